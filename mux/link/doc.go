@@ -1,0 +1,32 @@
+// Package link carries one ordered byte stream in each direction between two
+// peers over a succession of carriers, and loses nothing when a carrier dies.
+//
+// A [Link] keeps every byte it was given until the peer has acknowledged it.
+// When the carrier dies, the client dials another one; both sides say in the
+// handshake how much they have received, the rest is sent again, and whoever
+// reads and writes the link (the mux) never notices. A link ends when it is
+// closed, when the peer closes it, when the peer no longer knows it ([ErrGone])
+// or when it has been without a carrier for longer than the resume window
+// ([ErrExpired]).
+//
+//	              Attach                      Close, peer's bye,
+//	[detached] ───────────▶ [attached] ──────────────────────▶ [ended]
+//	     ▲  │                    │                                ▲
+//	     │  └── resume window ───┼────────────────────────────────┘
+//	     └──── carrier lost ─────┘
+//
+// Who calls it: the client side runs [Link.Maintain], which dials, attaches and
+// dials again; the server side keeps a [Registry], which an HTTP handler asks
+// before each upgrade. The wire format is in mux/PROTOCOL.md.
+//
+// Invariants:
+//   - Data is identified by its offset in the stream. What arrives twice is
+//     recognised and dropped; a gap is a broken carrier, never delivered.
+//   - At most one carrier is attached. Attaching another one first ends the old
+//     one and waits for its goroutines, so a message in the replay buffer is
+//     never rewritten while somebody still sends it.
+//   - Each attachment has one reader and one writer goroutine, which the link
+//     joins. Nothing else touches the carrier's read and write methods.
+//   - Memory is bounded: unacknowledged bytes by Config.ReplayBuffer, received
+//     and unread ones by a few messages. Who would exceed it waits.
+package link

@@ -1,0 +1,42 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors that end a link or refuse a handshake.
+var (
+	// ErrClosed is returned after this side closed the link.
+	ErrClosed = errors.New("link closed")
+	// ErrExpired ends a link that had no carrier for the resume window.
+	ErrExpired = errors.New("resume window passed without a carrier")
+	// ErrGone says that the peer does not know the session that was to be
+	// resumed: it restarted, or its resume window passed.
+	ErrGone = errors.New("session unknown to the server")
+	// ErrLimit says that the server has as many sessions as it may have.
+	ErrLimit = errors.New("session limit reached")
+	// ErrMalformed is a hello or reply that cannot be decoded.
+	ErrMalformed = errors.New("malformed handshake")
+	// ErrVersion is a hello or reply of another protocol version.
+	ErrVersion = errors.New("protocol version not supported")
+	// ErrStopping says that the server is shutting down.
+	ErrStopping = errors.New("server is stopping")
+
+	// ErrDisplaced ends a carrier because another one took its place.
+	ErrDisplaced = errors.New("displaced by a newer carrier")
+	// ErrChecksum ends a carrier that delivered a message whose CRC-32C is
+	// wrong.
+	ErrChecksum = errors.New("message checksum mismatch")
+	// ErrProtocol ends a carrier that delivered something the protocol does
+	// not allow: a short message, an unknown type, a gap, an acknowledgement
+	// of bytes never sent.
+	ErrProtocol = errors.New("link protocol violation")
+)
+
+// ClosedByPeerError ends a link that the peer closed on purpose.
+type ClosedByPeerError struct {
+	Reason string // the peer's words, at most 200 bytes; quote before logging
+}
+
+func (e *ClosedByPeerError) Error() string { return fmt.Sprintf("closed by peer: %q", e.Reason) }

@@ -1,0 +1,356 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Carrier is what a link rides on: a transport of whole messages, in order.
+type Carrier interface {
+	// ReadMessage reads one message into p, which holds the largest one
+	// allowed. One goroutine of the link calls it.
+	ReadMessage(p []byte) (int, error)
+	// WriteMessage sends one message and may block. It neither keeps nor
+	// changes p. One goroutine of the link calls it.
+	WriteMessage(p []byte) error
+	// Close ends the carrier after what was written; Abort ends it at once.
+	// Both unblock reader and writer and may be called at any time.
+	Close(reason string) error
+	Abort(cause error)
+	// Secure says whether this end of the carrier is under TLS.
+	Secure() bool
+	// RemoteAddr is the peer's address, for logs.
+	RemoteAddr() string
+	// SetUnsentLimit bounds the bytes that wait unsent in the socket, 0 for
+	// the system's default. It is a hint.
+	SetUnsentLimit(bytes int)
+}
+
+// Config of a link. Zero values mean the defaults.
+type Config struct {
+	// ResumeWindow is how long the link waits, without a carrier, for the
+	// next one. 60 s.
+	ResumeWindow time.Duration
+	// ReplayBuffer bounds the unacknowledged bytes kept to be sent again,
+	// overheads included; writers wait when it is full. 16 MiB.
+	ReplayBuffer int
+	// MaxMessage is the largest message accepted from the peer, in bytes,
+	// between 4 KiB and 128 KiB. 128 KiB.
+	MaxMessage int
+	Logger     *slog.Logger // nil: discarded
+}
+
+// Defaults of Config.
+const (
+	DefaultResumeWindow = 60 * time.Second
+	DefaultReplayBuffer = 16 << 20
+)
+
+func (c Config) withDefaults() Config {
+	if c.ResumeWindow <= 0 {
+		c.ResumeWindow = DefaultResumeWindow
+	}
+	if c.ReplayBuffer <= 0 {
+		c.ReplayBuffer = DefaultReplayBuffer
+	}
+	c.ReplayBuffer = max(c.ReplayBuffer, 2*minUnsent)
+	if c.MaxMessage <= 0 || c.MaxMessage > MaxMessage {
+		c.MaxMessage = MaxMessage
+	}
+	c.MaxMessage = max(c.MaxMessage, minMaxMessage)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+const (
+	ackEvery   = 256 << 10             // received bytes that are acknowledged at once
+	ackDelay   = 20 * time.Millisecond // and the rest at the latest
+	checkEvery = time.Second           // how often a sender without progress says its offset
+	inboxMax   = 4                     // messages received and not yet read
+	writePiece = 64 << 10              // a writer overshoots the limits by at most this
+)
+
+// Link is one session's byte stream in each direction. Read, Write and
+// WriteBuffers may each be called by one goroutine at a time, everything else by
+// any. It is made by [New] or by a [Registry].
+type Link struct {
+	id    SessionID
+	cfg   Config
+	ended context.Context // ends with the link, its cause is err
+	stop  context.CancelCauseFunc
+
+	attachMu sync.Mutex  // held while one carrier takes the place of another
+	last     *attachment // guarded by attachMu
+
+	mu       sync.Mutex
+	space    sync.Cond // for writers: room in out
+	work     sync.Cond // for the writer goroutine: something to send
+	arrived  sync.Cond // for the reader: something in inbox
+	room     sync.Cond // for the reader goroutine: room in inbox
+	settled  sync.Cond // for Flush: everything acknowledged
+	out      outbox
+	pace     pace
+	att      *attachment // nil while detached
+	started  bool        // had a carrier
+	claims   int         // handshakes under way: do not expire
+	lostAt   time.Time
+	window   time.Duration
+	received uint64 // bytes of the peer's stream in order, delivered or in inbox
+	ackSent  uint64 // what the peer was last told of received
+	ackDue   bool
+	checked  uint64 // out.acked at the last checkProgress
+	bye      string // reason to tell the peer once everything was sent
+	closing  bool
+	err      error // why the link ended
+
+	expiry   *time.Timer // runs while detached
+	ackTimer *time.Timer // runs while something received is unacknowledged
+	ackArmed bool
+	check    *time.Timer // runs while something sent is unacknowledged
+	checkOn  bool
+
+	inbox []*inMessage // filled by the reader goroutine, guarded by mu
+	cur   *inMessage   // owned by Read
+}
+
+// inMessage is a received payload on its way to Read.
+type inMessage struct {
+	buf        [MaxMessage]byte
+	start, end int // of what is not yet read
+}
+
+var inMessages = sync.Pool{New: func() any { return new(inMessage) }}
+
+// New makes the client's end of a new session. It opens nothing; see
+// [Link.Maintain].
+func New(cfg Config) *Link { return newLink(newSessionID(), cfg) }
+
+func newLink(id SessionID, cfg Config) *Link {
+	cfg = cfg.withDefaults()
+	l := &Link{id: id, cfg: cfg, window: cfg.ResumeWindow}
+	l.ended, l.stop = context.WithCancelCause(context.Background())
+	l.out.maxMessage = cfg.MaxMessage
+	for _, c := range []*sync.Cond{&l.space, &l.work, &l.arrived, &l.room, &l.settled} {
+		c.L = &l.mu
+	}
+	l.expiry = stopped(l.expire)
+	l.ackTimer = stopped(l.acknowledge)
+	l.check = stopped(l.checkProgress)
+	return l
+}
+
+// ID is the session's short name for logs.
+func (l *Link) ID() string { return l.id.String() }
+
+// Done is closed when the link has ended; Err then says why.
+func (l *Link) Done() <-chan struct{} { return l.ended.Done() }
+
+// Err is why the link ended, nil while it has not.
+func (l *Link) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Attached says whether the link has a carrier at the moment.
+func (l *Link) Attached() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.att != nil
+}
+
+// Carrier is the carrier that the link rides on at the moment, or nil.
+func (l *Link) Carrier() Carrier {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.att == nil {
+		return nil
+	}
+	return l.att.carrier
+}
+
+// RoundTrip is the shortest time lately from sending a message to its
+// acknowledgement, and Bandwidth the largest rate of delivery lately in bytes
+// per second; 0 while unknown.
+func (l *Link) RoundTrip() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pace.roundTrip()
+}
+
+// Bandwidth is described at [Link.RoundTrip].
+func (l *Link) Bandwidth() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pace.bandwidth()
+}
+
+// Read reads received bytes in order. It blocks while there are none, also
+// while the link has no carrier, and fails only when the link has ended and
+// everything received was read.
+func (l *Link) Read(p []byte) (int, error) {
+	if l.cur == nil {
+		l.mu.Lock()
+		for len(l.inbox) == 0 && l.err == nil {
+			l.arrived.Wait()
+		}
+		if len(l.inbox) == 0 {
+			err := l.err
+			l.mu.Unlock()
+			return 0, err
+		}
+		l.cur = l.inbox[0]
+		l.inbox = l.inbox[:copy(l.inbox, l.inbox[1:])]
+		l.room.Signal()
+		l.mu.Unlock()
+	}
+	n := copy(p, l.cur.buf[l.cur.start:l.cur.end])
+	l.cur.start += n
+	if l.cur.start == l.cur.end {
+		inMessages.Put(l.cur)
+		l.cur = nil
+	}
+	return n, nil
+}
+
+// Write queues p to be sent and returns. It waits while too much is queued or
+// unacknowledged, also while the link has no carrier, and fails only when the
+// link has ended.
+func (l *Link) Write(p []byte) (int, error) {
+	n := 0
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for n < len(p) {
+		if err := l.waitSpace(); err != nil {
+			return n, err
+		}
+		piece := p[n:min(n+writePiece, len(p))]
+		l.out.append(piece)
+		n += len(piece)
+		l.work.Signal()
+	}
+	return n, nil
+}
+
+// WriteBuffers is Write for several buffers at once; smux hands each frame's
+// header and payload over like this, and they need no copy to be joined.
+func (l *Link) WriteBuffers(v [][]byte) (int, error) {
+	n := 0
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.waitSpace(); err != nil {
+		return 0, err
+	}
+	for _, p := range v {
+		l.out.append(p)
+		n += len(p)
+	}
+	l.work.Signal()
+	return n, nil
+}
+
+func (l *Link) waitSpace() error {
+	for l.err == nil && !l.closing && (l.out.unsent >= l.pace.unsentLimit() || l.out.held >= l.cfg.ReplayBuffer) {
+		l.space.Wait()
+	}
+	if l.err != nil {
+		return l.err
+	}
+	if l.closing {
+		return ErrClosed
+	}
+	return nil
+}
+
+// Flush waits until the peer has acknowledged everything that was written, and
+// returns nil, or until the link has ended or stop is closed.
+func (l *Link) Flush(stop <-chan struct{}) error {
+	quit := make(chan struct{})
+	defer close(quit)
+	go func() {
+		select {
+		case <-stop:
+			l.mu.Lock()
+			l.settled.Broadcast()
+			l.mu.Unlock()
+		case <-quit:
+		}
+	}()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.err == nil && l.out.outstanding() > 0 {
+		select {
+		case <-stop:
+			return fmt.Errorf("flush: %d bytes unacknowledged", l.out.outstanding())
+		default:
+		}
+		l.settled.Wait()
+	}
+	return l.err
+}
+
+// Close tells the peer that the link ends, with a reason of at most 200 bytes,
+// and ends it. What is queued is sent first if there is a carrier that takes
+// it; without one, or when it does not within a second, the link ends at once.
+func (l *Link) Close(reason string) error {
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
+		return nil
+	}
+	if l.att == nil {
+		l.end(ErrClosed)
+		l.mu.Unlock()
+		l.Wait()
+		return nil
+	}
+	l.bye, l.closing = reason[:min(len(reason), maxReason)], true
+	l.space.Broadcast()
+	l.work.Broadcast()
+	l.mu.Unlock()
+
+	timer := time.AfterFunc(time.Second, func() {
+		l.mu.Lock()
+		l.end(ErrClosed)
+		l.mu.Unlock()
+	})
+	defer timer.Stop()
+	<-l.Done()
+	l.Wait()
+	return nil
+}
+
+// end makes err the reason of the link's end, once. Called with mu held.
+func (l *Link) end(err error) {
+	if l.err != nil {
+		return
+	}
+	l.err = err
+	l.expiry.Stop()
+	l.ackTimer.Stop()
+	l.check.Stop()
+	if att := l.att; att != nil {
+		l.detach(att)
+		att.carrier.Abort(err)
+	}
+	l.out.discard()
+	for _, c := range []*sync.Cond{&l.space, &l.work, &l.arrived, &l.room, &l.settled} {
+		c.Broadcast()
+	}
+	l.stop(err)
+}
+
+// Wait waits until the goroutines of the last attachment have returned, which
+// they do when the link has ended.
+func (l *Link) Wait() {
+	l.attachMu.Lock()
+	defer l.attachMu.Unlock()
+	if l.last != nil {
+		l.last.running.Wait()
+	}
+}

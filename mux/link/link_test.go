@@ -1,0 +1,645 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"culvert/mux/link/linktest"
+)
+
+// ends is a client and a server link with the pipes between them, and what a
+// test can do to them. It lives in a synctest bubble.
+type ends struct {
+	t          *testing.T
+	registry   *Registry
+	client     *Link
+	server     *Link
+	pipes      []*linktest.Pipe
+	refuse     error // what dial returns
+	resumed    []bool
+	lost       []error
+	pauses     []time.Duration
+	maintained chan error
+	mu         sync.Mutex
+}
+
+// connect makes the ends and waits until they are attached.
+func connect(t *testing.T, client, server Config) *ends {
+	e := &ends{t: t, maintained: make(chan error, 1)}
+	opened := make(chan *Link, 8)
+	e.registry = NewRegistry(RegistryConfig{Config: server, Open: func(l *Link, _, _ string) {
+		opened <- l
+		<-l.Done()
+	}})
+	e.client = New(client)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		e.maintained <- e.client.Maintain(ctx, Redial{
+			Dial: e.dial,
+			Attached: func(resumed bool, _ Carrier) {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				e.resumed = append(e.resumed, resumed)
+			},
+			Lost: func(err error, next time.Duration) {
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				e.lost = append(e.lost, err)
+				e.pauses = append(e.pauses, next)
+			},
+		})
+	}()
+	e.server = <-opened
+	t.Cleanup(func() {
+		e.client.Close("over")
+		cancel()
+		e.registry.Stop()
+		e.registry.Wait()
+	})
+	return e
+}
+
+func (e *ends) dial(_ context.Context, hello []byte) (Carrier, []byte, error) {
+	e.mu.Lock()
+	refuse := e.refuse
+	e.mu.Unlock()
+	if refuse != nil {
+		return nil, nil, refuse
+	}
+	reply, attach, _, err := e.registry.Admit("alice", "test", false, hello)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := linktest.NewPipe(8, false)
+	e.mu.Lock()
+	e.pipes = append(e.pipes, p)
+	e.mu.Unlock()
+	attach(p.Server)
+	return p.Client, reply, nil
+}
+
+func (e *ends) pipe() *linktest.Pipe {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pipes[len(e.pipes)-1]
+}
+
+func (e *ends) setRefuse(err error) {
+	e.mu.Lock()
+	e.refuse = err
+	e.mu.Unlock()
+}
+
+// say sends text from one end and expects it at the other.
+func (e *ends) say(from, to *Link, text string) {
+	e.t.Helper()
+	if _, err := io.WriteString(from, text); err != nil {
+		e.t.Fatalf("write: %v", err)
+	}
+	e.hear(to, text)
+}
+
+func (e *ends) hear(to *Link, text string) {
+	e.t.Helper()
+	buf := make([]byte, len(text))
+	if _, err := io.ReadFull(to, buf); err != nil || string(buf) != text {
+		e.t.Fatalf("read %q, %v; want %q", buf, err, text)
+	}
+}
+
+// bubble runs a test under a fake clock.
+func bubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
+
+func TestResumeSendsTheRest(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.say(e.client, e.server, "hello")
+		time.Sleep(time.Second) // acknowledged: the carrier was good for something
+		e.pipe().Hold(true, true)
+		io.WriteString(e.client, " world") // under way when the carrier is cut
+		synctest.Wait()
+		e.pipe().Cut()
+		e.hear(e.server, " world")
+		e.say(e.server, e.client, "back")
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if len(e.resumed) != 2 || e.resumed[0] || !e.resumed[1] {
+			t.Errorf("attached %v, want first and resumed", e.resumed)
+		}
+		if len(e.pauses) != 1 || e.pauses[0] != 0 {
+			t.Errorf("redial after %v, want at once", e.pauses)
+		}
+	})
+}
+
+// Without a carrier for the resume window, both ends end.
+func TestExpiry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{ResumeWindow: time.Hour}, Config{ResumeWindow: 7 * time.Second})
+		e.say(e.client, e.server, "x")
+		e.setRefuse(errors.New("no route"))
+		start := time.Now()
+		e.pipe().Cut()
+		for name, l := range map[string]*Link{"client": e.client, "server": e.server} {
+			<-l.Done()
+			if took := time.Since(start); took != 7*time.Second || !errors.Is(l.Err(), ErrExpired) {
+				t.Errorf("%s ended after %v with %v", name, took, l.Err())
+			}
+			if _, err := l.Read(make([]byte, 1)); !errors.Is(err, ErrExpired) {
+				t.Errorf("%s: read %v", name, err)
+			}
+			if _, err := l.Write([]byte("x")); !errors.Is(err, ErrExpired) {
+				t.Errorf("%s: write %v", name, err)
+			}
+		}
+		if err := <-e.maintained; !errors.Is(err, ErrExpired) {
+			t.Errorf("Maintain: %v", err)
+		}
+	})
+}
+
+// A full replay buffer makes writers wait and loses nothing.
+func TestBackPressure(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const limit = 256 << 10
+		e := connect(t, Config{ReplayBuffer: limit}, Config{})
+		e.say(e.client, e.server, "x")
+		e.setRefuse(errors.New("no route"))
+		e.pipe().Cut()
+		data := bytes.Repeat([]byte("0123456789"), 100_000)
+		written := make(chan int, 1)
+		go func() {
+			n, err := e.client.Write(data)
+			if err != nil {
+				t.Errorf("write: %v", err)
+			}
+			written <- n
+		}()
+		synctest.Wait()
+		e.client.mu.Lock()
+		held := e.client.out.held
+		e.client.mu.Unlock()
+		if held > limit+writePiece+overhead {
+			t.Errorf("%d bytes held, limit %d", held, limit)
+		}
+		select {
+		case <-written:
+			t.Fatal("writer did not wait")
+		default:
+		}
+		e.setRefuse(nil)
+		e.hear(e.server, string(data))
+		if n := <-written; n != len(data) {
+			t.Errorf("%d of %d bytes written", n, len(data))
+		}
+	})
+}
+
+// A refused resumption ends the link and says so.
+func TestGone(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.say(e.client, e.server, "x")
+		e.server.abandon(errors.New("server crashed"))
+		if err := <-e.maintained; !errors.Is(err, ErrGone) {
+			t.Errorf("Maintain: %v, want gone", err)
+		}
+		if !errors.Is(e.client.Err(), ErrGone) {
+			t.Errorf("link: %v, want gone", e.client.Err())
+		}
+	})
+}
+
+// The peer learns that the link was closed, and why, after all that was sent.
+func TestClose(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		io.WriteString(e.server, "last words")
+		e.server.Close("maintenance")
+		e.hear(e.client, "last words")
+		_, err := e.client.Read(make([]byte, 1))
+		var closed *ClosedByPeerError
+		if !errors.As(err, &closed) || closed.Reason != "maintenance" {
+			t.Errorf("read: %v", err)
+		}
+	})
+}
+
+func TestFlush(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.pipe().Hold(true, true)
+		io.WriteString(e.client, "slow")
+		stop := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(stop) })
+		if err := e.client.Flush(stop); err == nil {
+			t.Error("flushed although nothing arrived")
+		}
+		e.pipe().Hold(true, false)
+		if err := e.client.Flush(nil); err != nil {
+			t.Errorf("flush: %v", err)
+		}
+	})
+}
+
+// A new carrier takes over from one that still looks alive to the server.
+func TestDisplace(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.say(e.client, e.server, "x")
+		e.pipe().CutUnnoticed()
+		e.say(e.client, e.server, "y")
+		e.say(e.server, e.client, "z")
+		if got := e.registry.Len(); got != 1 {
+			t.Errorf("%d sessions, want 1", got)
+		}
+	})
+}
+
+// Lost, repeated and damaged messages cost a carrier at most, never a byte.
+func TestBrokenCarriers(t *testing.T) {
+	faults := map[string]func(m []byte) [][]byte{
+		"flip":      func(m []byte) [][]byte { m[len(m)/2] ^= 4; return [][]byte{m} },
+		"flip head": func(m []byte) [][]byte { m[3] ^= 1; return [][]byte{m} },
+		"drop":      func([]byte) [][]byte { return nil },
+		"duplicate": func(m []byte) [][]byte { return [][]byte{m, m} },
+		"truncate":  func(m []byte) [][]byte { return [][]byte{m[:len(m)-1]} },
+		"empty":     func([]byte) [][]byte { return [][]byte{{}} },
+		"garbage":   func([]byte) [][]byte { return [][]byte{bytes.Repeat([]byte{1}, 100)} },
+	}
+	for name, fault := range faults {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				e := connect(t, Config{}, Config{})
+				e.say(e.client, e.server, "before")
+				once := false
+				e.pipe().Filter(true, func(m []byte) [][]byte {
+					if once {
+						return [][]byte{m}
+					}
+					once = true
+					return fault(m)
+				})
+				start := time.Now()
+				e.say(e.client, e.server, "during")
+				e.say(e.client, e.server, "after")
+				if took := time.Since(start); took > 3*time.Second {
+					t.Errorf("noticed after %v", took)
+				}
+				if want := 2 - b2i(name == "duplicate"); len(e.pipes) != want {
+					t.Errorf("%d carriers used, want %d", len(e.pipes), want)
+				}
+			})
+		})
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// The back-off grows to its cap with jitter, and is forgotten only after a
+// carrier that was good for something.
+func TestBackoff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{ResumeWindow: time.Hour}, Config{ResumeWindow: time.Hour})
+		e.say(e.client, e.server, "x")
+		time.Sleep(time.Second)
+		e.setRefuse(&net.OpError{Op: "dial", Err: errors.New("refused")})
+		e.pipe().Cut()
+		time.Sleep(10 * time.Minute)
+		e.mu.Lock()
+		pauses := e.pauses
+		e.pauses = nil
+		e.mu.Unlock()
+		if pauses[0] != 0 {
+			t.Errorf("first pause %v, want none", pauses[0])
+		}
+		var sum time.Duration
+		for i, p := range pauses[1:] {
+			if limit := min(defaultMaxBackoff, defaultMinBackoff<<min(i, 20)); p > limit {
+				t.Errorf("pause %d is %v, at most %v", i, p, limit)
+			}
+			sum += p
+		}
+		if n := len(pauses); n < 30 || n > 120 {
+			t.Errorf("%d attempts in ten minutes (pauses of %v in all)", n, sum)
+		}
+	})
+}
+
+func TestMaintainFatal(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		refused := errors.New("401")
+		l := New(Config{})
+		tries := 0
+		err := l.Maintain(t.Context(), Redial{
+			Dial: func(context.Context, []byte) (Carrier, []byte, error) {
+				if tries++; tries < 3 {
+					return nil, nil, errors.New("no route")
+				}
+				return nil, nil, refused
+			},
+			Fatal: func(err error) bool { return errors.Is(err, refused) },
+		})
+		if !errors.Is(err, refused) || tries != 3 {
+			t.Errorf("Maintain: %v after %d tries", err, tries)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		err = l.Maintain(ctx, Redial{Dial: func(context.Context, []byte) (Carrier, []byte, error) {
+			return nil, nil, refused
+		}})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Maintain: %v, want the context's end", err)
+		}
+	})
+}
+
+// hello of a session that nobody has heard of.
+func strangeHello(resume bool) []byte {
+	return hello{id: newSessionID(), resume: resume, maxMessage: MaxMessage}.encode()
+}
+
+func TestAdmit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		known := hello{id: e.client.id, resume: true, maxMessage: MaxMessage}
+		if _, _, _, err := e.registry.Admit("mallory", "test", false, known.encode()); !errors.Is(err, ErrGone) {
+			t.Errorf("another identity resumes: %v", err)
+		}
+		if _, _, _, err := e.registry.Admit("alice", "test", false, strangeHello(true)); !errors.Is(err, ErrGone) {
+			t.Errorf("unknown session resumes: %v", err)
+		}
+		flipped := strangeHello(false)
+		flipped[20] ^= 1
+		if _, _, _, err := e.registry.Admit("alice", "test", false, flipped); !errors.Is(err, ErrMalformed) {
+			t.Errorf("flipped bit: %v", err)
+		}
+		future := strangeHello(false)[:helloSize-trailerSize]
+		future[0] = 9
+		if _, _, _, err := e.registry.Admit("alice", "test", false, seal(future, true)); !errors.Is(err, ErrVersion) {
+			t.Errorf("future version: %v", err)
+		}
+		// An offset that was never sent ends the carrier, not the session.
+		known.received = 1 << 40
+		_, attach, _, err := e.registry.Admit("alice", "test", false, known.encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := linktest.NewPipe(1, false)
+		attach(p.Server)
+		if _, err := p.Client.ReadMessage(make([]byte, MaxMessage)); !errors.Is(err, ErrProtocol) {
+			t.Errorf("carrier with a made-up offset: %v", err)
+		}
+		e.say(e.client, e.server, "still there")
+
+		e.registry.Stop()
+		if _, _, _, err := e.registry.Admit("alice", "test", false, strangeHello(false)); !errors.Is(err, ErrStopping) {
+			t.Errorf("new session while stopping: %v", err)
+		}
+		e.pipe().Cut()
+		e.say(e.client, e.server, "resumed while stopping")
+	})
+}
+
+func TestSessionLimits(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{MaxSessions: 3, MaxPerIdentity: 2})
+		open := func(identity string) (*linktest.Pipe, error) {
+			_, attach, _, err := r.Admit(identity, "test", false, strangeHello(false))
+			if err != nil {
+				return nil, err
+			}
+			p := linktest.NewPipe(8, false)
+			attach(p.Server)
+			synctest.Wait()
+			return p, nil
+		}
+		first, _ := open("alice")
+		if _, err := open("alice"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := open("alice"); !errors.Is(err, ErrLimit) {
+			t.Errorf("third session of an identity: %v", err)
+		}
+		if _, err := open("bob"); err != nil {
+			t.Errorf("another identity: %v", err)
+		}
+		if _, err := open("carol"); !errors.Is(err, ErrLimit) {
+			t.Errorf("fourth session: %v", err)
+		}
+		// What a client left behind does not lock it out.
+		first.Cut()
+		synctest.Wait()
+		if _, err := open("alice"); err != nil {
+			t.Errorf("instead of a detached session: %v", err)
+		}
+		if n := r.Len(); n != 3 {
+			t.Errorf("%d sessions", n)
+		}
+		// An upgrade that fails leaves nothing behind.
+		r2 := NewRegistry(RegistryConfig{})
+		_, _, cancel, err := r2.Admit("alice", "test", false, strangeHello(false))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if n := r2.Len(); n != 0 {
+			t.Errorf("%d sessions after a failed upgrade", n)
+		}
+		r.mu.Lock()
+		for _, s := range r.sessions {
+			s.link.abandon(errors.New("over"))
+		}
+		r.mu.Unlock()
+		r.Wait()
+	})
+}
+
+func TestHandshakeVectors(t *testing.T) {
+	h := hello{resume: true, secure: true, received: 0x0102030405060708, maxMessage: 131072}
+	for i := range h.id {
+		h.id[i] = byte(i)
+	}
+	r := reply{resumed: true, received: 0x1112131415161718, maxMessage: 65536, window: time.Minute}
+	for _, v := range []struct {
+		name, want string
+		got        []byte
+	}{
+		{"hello", "0103000102030405060708090a0b0c0d0e0f010203040506070800020000", h.encode()},
+		{"reply", "0101111213141516171800010000" + "0000ea60", r.encode()},
+	} {
+		if got := fmt.Sprintf("%x", v.got[:len(v.got)-trailerSize]); got != v.want {
+			t.Errorf("%s: %s, want %s", v.name, got, v.want)
+		}
+	}
+	if got, err := decodeHello(h.encode()); err != nil || got != h {
+		t.Errorf("hello: %+v, %v", got, err)
+	}
+	if got, err := decodeReply(r.encode()); err != nil || got != r {
+		t.Errorf("reply: %+v, %v", got, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	m := make([]byte, headerSize, 64)
+	putHeader(m, typeData, 7, 9)
+	f.Add(append(m, "payload"...), false)
+	f.Add(seal(append([]byte(nil), m...), true), true)
+	f.Add([]byte{}, true)
+	f.Fuzz(func(t *testing.T, b []byte, checksum bool) {
+		m, err := parse(b, checksum)
+		if err != nil {
+			if !errors.Is(err, ErrProtocol) && !errors.Is(err, ErrChecksum) {
+				t.Errorf("error of no known kind: %v", err)
+			}
+			return
+		}
+		again := make([]byte, headerSize, len(b)+trailerSize)
+		putHeader(again, m.kind, m.offset, m.ack)
+		if again = seal(append(again, m.payload...), checksum); !bytes.Equal(again, b) {
+			t.Errorf("%x became %x", b, again)
+		}
+	})
+}
+
+func FuzzHandshake(f *testing.F) {
+	f.Add(strangeHello(true))
+	f.Add(reply{maxMessage: MaxMessage}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, sealed := range [][]byte{b, seal(bytes.Clone(b), true)} {
+			if h, err := decodeHello(sealed); err == nil && len(sealed) == helloSize {
+				if again, err := decodeHello(h.encode()); err != nil || again != h {
+					t.Errorf("hello %+v became %+v, %v", h, again, err)
+				}
+			}
+			if r, err := decodeReply(sealed); err == nil && len(sealed) == replySize {
+				if again, err := decodeReply(r.encode()); err != nil || again != r {
+					t.Errorf("reply %+v became %+v, %v", r, again, err)
+				}
+			}
+		}
+	})
+}
+
+// FuzzOutbox drives an outbox with arbitrary operations beside a model that
+// keeps the whole stream.
+func FuzzOutbox(f *testing.F) {
+	f.Add([]byte{0, 200, 1, 0, 2, 3, 0, 0, 255, 1, 1, 3, 9, 2, 7})
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		o := outbox{maxMessage: minMaxMessage}
+		var stream []byte // all that was appended
+		arrived := 0      // what the peer has, in order
+		maxSent := 0
+		for i := 0; i+1 < len(ops); i += 2 {
+			arg := int(ops[i+1])
+			switch ops[i] % 4 {
+			case 0: // append
+				p := make([]byte, arg*37)
+				for j := range p {
+					p[j] = byte(len(stream) + j)
+				}
+				o.append(p)
+				stream = append(stream, p...)
+			case 1: // send one message, which arrives or not
+				b, s, ok := o.take(0, time.Time{}, 0)
+				if !ok {
+					if o.unsent != 0 {
+						t.Fatalf("%d bytes unsent, but nothing to take", o.unsent)
+					}
+					continue
+				}
+				if len(b)+trailerSize > minMaxMessage {
+					t.Fatalf("message of %d bytes", len(b))
+				}
+				m, err := parse(b, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				end := int(m.offset) + len(m.payload)
+				if !bytes.Equal(m.payload, stream[m.offset:end]) {
+					t.Fatalf("wrong bytes at %d", m.offset)
+				}
+				maxSent = max(maxSent, end)
+				if arg%2 == 0 && int(m.offset) <= arrived {
+					arrived = max(arrived, end)
+				}
+				s.release()
+			case 2: // acknowledge something that arrived
+				acked := int(o.acked) + (arrived-int(o.acked))*arg/255
+				if _, err := o.ack(uint64(acked)); err != nil {
+					t.Fatal(err)
+				}
+			case 3: // cut and resume
+				if err := o.rewind(uint64(arrived)); err != nil {
+					t.Fatal(err)
+				}
+				if o.unsent < len(stream)-arrived {
+					t.Fatalf("%d of %d bytes to be sent again", o.unsent, len(stream)-arrived)
+				}
+			}
+			if _, err := o.ack(uint64(maxSent) + 1); err == nil {
+				t.Fatal("acknowledged bytes never sent")
+			}
+		}
+		o.discard()
+	})
+}
+
+func BenchmarkLink(b *testing.B) {
+	for _, size := range []int{64, 32 << 10} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			r := NewRegistry(RegistryConfig{})
+			l := New(Config{})
+			hello := hello{id: l.id, secure: true, maxMessage: MaxMessage}.encode()
+			rep, attach, _, err := r.Admit("alice", "bench", true, hello)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p := linktest.NewPipe(8, true)
+			attach(p.Server)
+			got, err := decodeReply(rep)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := l.attach(p.Client, terms{got.received, MaxMessage, false}); err != nil {
+				b.Fatal(err)
+			}
+			r.mu.Lock()
+			var server *Link
+			for _, s := range r.sessions {
+				server = s.link
+			}
+			r.mu.Unlock()
+			buf := make([]byte, size)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			var reader sync.WaitGroup
+			b.ResetTimer()
+			reader.Go(func() {
+				io.CopyN(io.Discard, struct{ io.Reader }{server}, int64(size)*int64(b.N))
+			})
+			for range b.N {
+				if _, err := l.Write(buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+			reader.Wait()
+			b.StopTimer()
+			l.Close("over")
+			r.Wait()
+		})
+	}
+}

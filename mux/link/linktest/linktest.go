@@ -1,0 +1,189 @@
+// Package linktest has carriers in memory, for tests of links and of what is
+// above them.
+package linktest
+
+import (
+	"errors"
+	"sync"
+)
+
+// ErrCut is what both ends of a carrier see after [Pipe.Cut].
+var ErrCut = errors.New("carrier cut")
+
+var errClosed = errors.New("carrier closed")
+
+// Carrier is one end of a pipe of messages. It is a link.Carrier.
+type Carrier struct {
+	out, in *queue
+	secure  bool
+	name    string
+}
+
+// Pipe is a carrier in memory, with both its ends.
+type Pipe struct {
+	Client, Server *Carrier
+}
+
+// NewPipe returns a pipe that holds up to depth messages in each direction.
+func NewPipe(depth int, secure bool) *Pipe {
+	up, down := newQueue(depth), newQueue(depth)
+	return &Pipe{
+		Client: &Carrier{out: up, in: down, secure: secure, name: "server"},
+		Server: &Carrier{out: down, in: up, secure: secure, name: "client"},
+	}
+}
+
+// Cut ends the pipe at once; messages under way are lost.
+func (p *Pipe) Cut() {
+	p.Client.out.fail(ErrCut, true)
+	p.Client.in.fail(ErrCut, true)
+}
+
+// CutUnnoticed cuts the pipe in a way that only the client notices: what the
+// server writes vanishes, and it waits for more to read.
+func (p *Pipe) CutUnnoticed() {
+	p.Client.in.deafen()
+	q := p.Client.out
+	q.mu.Lock()
+	q.mute, q.messages = true, nil
+	q.cond.Broadcast()
+	q.mu.Unlock()
+}
+
+// Hold makes messages of one direction wait in the pipe until it is called
+// again with false.
+func (p *Pipe) Hold(toServer, on bool) {
+	q := p.Client.in
+	if toServer {
+		q = p.Client.out
+	}
+	q.mu.Lock()
+	q.held = on
+	q.cond.Broadcast()
+	q.mu.Unlock()
+}
+
+// Filter has f look at each message of one direction before it is delivered; it
+// returns the messages to deliver instead.
+func (p *Pipe) Filter(toServer bool, f func(m []byte) [][]byte) {
+	q := p.Client.in
+	if toServer {
+		q = p.Client.out
+	}
+	q.mu.Lock()
+	q.filter = f
+	q.mu.Unlock()
+}
+
+// ReadMessage reads the next message into p.
+func (c *Carrier) ReadMessage(p []byte) (int, error) { return c.in.pop(p) }
+
+// WriteMessage queues a copy of p and waits while the pipe is full.
+func (c *Carrier) WriteMessage(p []byte) error { return c.out.push(p) }
+
+// Close lets the peer read what was written, and then end; what the peer still
+// writes is dropped.
+func (c *Carrier) Close(string) error {
+	c.out.fail(errClosed, false)
+	c.in.deafen()
+	return nil
+}
+
+// Abort ends both directions at once.
+func (c *Carrier) Abort(cause error) {
+	c.out.fail(cause, true)
+	c.in.fail(cause, true)
+}
+
+// Secure is what NewPipe was told.
+func (c *Carrier) Secure() bool { return c.secure }
+
+// RemoteAddr names the other end.
+func (c *Carrier) RemoteAddr() string { return c.name }
+
+// SetUnsentLimit does nothing.
+func (c *Carrier) SetUnsentLimit(int) {}
+
+// queue is one direction.
+type queue struct {
+	mu       sync.Mutex
+	cond     sync.Cond
+	depth    int
+	messages [][]byte
+	held     bool
+	filter   func([]byte) [][]byte
+	deaf     bool // the reader is gone, the writer need not know
+	mute     bool // the writer is gone, the reader need not know
+	err      error
+}
+
+func newQueue(depth int) *queue {
+	q := &queue{depth: depth}
+	q.cond.L = &q.mu
+	return q
+}
+
+func (q *queue) fail(err error, lose bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err != nil {
+		return
+	}
+	q.err = err
+	if lose {
+		q.messages = nil
+	}
+	q.cond.Broadcast()
+}
+
+func (q *queue) deafen() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.deaf, q.messages = true, nil
+	q.cond.Broadcast()
+}
+
+func (q *queue) push(p []byte) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.messages) >= q.depth && q.err == nil && !q.deaf && !q.mute {
+		q.cond.Wait()
+	}
+	switch {
+	case q.err != nil:
+		return q.err
+	case q.mute:
+		return ErrCut
+	case q.deaf:
+		return nil
+	}
+	m := append([]byte(nil), p...)
+	if q.filter != nil {
+		q.messages = append(q.messages, q.filter(m)...)
+	} else {
+		q.messages = append(q.messages, m)
+	}
+	q.cond.Broadcast()
+	return nil
+}
+
+func (q *queue) pop(p []byte) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for (len(q.messages) == 0 || q.held) && (q.err == nil || q.held && len(q.messages) > 0) && !q.deaf {
+		q.cond.Wait()
+	}
+	if q.deaf {
+		return 0, errClosed
+	}
+	if len(q.messages) == 0 {
+		return 0, q.err
+	}
+	m := q.messages[0]
+	q.messages = q.messages[:copy(q.messages, q.messages[1:])]
+	q.cond.Broadcast()
+	if len(m) > len(p) {
+		return 0, errors.New("message does not fit")
+	}
+	return copy(p, m), nil
+}
