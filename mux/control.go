@@ -1,0 +1,257 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/xtaci/smux"
+)
+
+// control is what waits to be written to the control stream. It is bounded by
+// the number of streams: each has at most one window and two resets in it.
+type control struct {
+	ready   sync.Cond // something to write; on Session.mu
+	idle    bool      // everything was written
+	records []byte
+	windows []*Stream      // that grant their senders more
+	closes  []*smux.Stream // whose reset is settled
+}
+
+func (s *Session) queueRecord(r record) {
+	s.queue.records = r.append(s.queue.records)
+	s.queue.ready.Broadcast()
+}
+
+func (s *Session) queueWindow(st *Stream) {
+	if !st.queued && s.err == nil {
+		st.queued = true
+		s.queue.windows = append(s.queue.windows, st)
+		s.queue.ready.Broadcast()
+	}
+}
+
+// queueClose has the smux stream below st closed, and forgets st.
+func (s *Session) queueClose(st *Stream) {
+	st.confirmed = true
+	s.finishLocked(st)
+	if st.raw != nil {
+		s.queue.closes = append(s.queue.closes, st.raw)
+		s.queue.ready.Broadcast()
+	}
+}
+
+// control starts what serves the control stream.
+func (s *Session) control(raw *smux.Stream) {
+	s.running.Go(func() { s.writeControl(raw) })
+	s.running.Go(func() { s.readControl(raw) })
+}
+
+func (s *Session) writeControl(raw *smux.Stream) {
+	q := &s.queue
+	var b []byte
+	for {
+		s.mu.Lock()
+		for len(q.records) == 0 && len(q.windows) == 0 && len(q.closes) == 0 && s.err == nil {
+			q.idle = true
+			q.ready.Broadcast()
+			q.ready.Wait()
+		}
+		if s.err != nil {
+			s.mu.Unlock()
+			return
+		}
+		q.idle = false
+		b = append(b[:0], q.records...)
+		q.records = q.records[:0]
+		for _, st := range q.windows {
+			st.queued = false
+			if !st.finished && st.reset == nil {
+				b = record{kind: recordWindow, id: st.id, bytes: st.granted}.append(b)
+			}
+		}
+		q.windows = q.windows[:0]
+		closes := q.closes
+		q.closes = nil
+		s.mu.Unlock()
+
+		if len(b) > 0 {
+			if _, err := raw.Write(b); err != nil {
+				s.end(err, "control stream")
+				return
+			}
+		}
+		for _, c := range closes {
+			c.Close()
+		}
+	}
+}
+
+// drainQueue waits until everything that is queued was handed to the link.
+func (s *Session) drainQueue(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		s.queue.ready.Broadcast()
+		s.mu.Unlock()
+	})()
+	q := &s.queue
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for (!q.idle || len(q.records)+len(q.windows)+len(q.closes) > 0) && s.err == nil && ctx.Err() == nil {
+		q.ready.Wait()
+	}
+}
+
+func (s *Session) readControl(raw *smux.Stream) {
+	buf := make([]byte, maxRecordBody)
+	for {
+		r, err := readRecord(raw, buf)
+		if err != nil {
+			s.end(err, "control stream")
+			return
+		}
+		s.handle(r)
+	}
+}
+
+// handle processes a record. It never blocks.
+func (s *Session) handle(r record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return
+	}
+	switch r.kind {
+	case recordWindow:
+		if st := s.streams[r.id]; st != nil && r.bytes > st.credit {
+			st.credit = r.bytes
+			st.writable.Broadcast()
+		}
+	case recordReset:
+		st := s.streams[r.id]
+		if st == nil {
+			// It ended cleanly here while the reset was under way. The peer
+			// waits for the confirmation all the same.
+			s.queueRecord(record{kind: recordReset, id: r.id, code: Cancelled})
+			return
+		}
+		if st.reset == nil {
+			s.resetLocked(st, &Error{Code: r.code, Reason: clip(r.reason)})
+			s.queueRecord(record{kind: recordReset, id: r.id, code: r.code})
+		}
+		s.queueClose(st)
+	case recordGoAway:
+		select {
+		case <-s.peerGone:
+		default:
+			s.peerWhy = r.reason
+			close(s.peerGone)
+		}
+	case recordListen:
+		s.running.Go(func() { s.listen(r.id, r.reason) })
+	case recordListening, recordListenFailed:
+		if c := s.listening[r.id]; c != nil {
+			select {
+			case c.answer <- r:
+			default: // answered before
+			}
+		}
+	case recordUnlisten:
+		if stop := s.stops[r.id]; stop != nil {
+			delete(s.stops, r.id)
+			s.running.Go(stop)
+		}
+	}
+}
+
+// GoAway tells the peer that this end takes no new streams; those that there
+// are go on.
+func (s *Session) GoAway(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.leaving && s.err == nil {
+		s.leaving = true
+		s.queueRecord(record{kind: recordGoAway, reason: clip(reason)})
+	}
+}
+
+// PeerGoingAway is closed when the peer takes no new streams.
+func (s *Session) PeerGoingAway() <-chan struct{} { return s.peerGone }
+
+// Listen asks the peer, a server, to listen at bind, "host:port", and to open a
+// [KindForward] stream, whose Target is the forward in decimal, for each
+// connection. It returns the address that the peer listens at. The error is an
+// *[Error], or ctx's.
+func (s *Session) Listen(ctx context.Context, bind string) (forward uint32, address string, err error) {
+	call := &listenCall{answer: make(chan record, 1)}
+	s.mu.Lock()
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return 0, "", s.lostLocked(s.err)
+	}
+	s.nextID++
+	forward = s.nextID
+	s.listening[forward] = call
+	s.queueRecord(record{kind: recordListen, id: forward, reason: bind})
+	s.mu.Unlock()
+
+	forget := func() {
+		s.mu.Lock()
+		delete(s.listening, forward)
+		s.mu.Unlock()
+	}
+	select {
+	case r := <-call.answer:
+		if r.kind == recordListenFailed {
+			forget()
+			return 0, "", &Error{Code: r.code, Reason: clip(r.reason)}
+		}
+		return forward, r.reason, nil
+	case <-s.ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return 0, "", s.lostLocked(s.err)
+	case <-ctx.Done():
+		s.Unlisten(forward)
+		return 0, "", context.Cause(ctx)
+	}
+}
+
+// Unlisten ends a forward that Listen made.
+func (s *Session) Unlisten(forward uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.listening[forward] != nil {
+		delete(s.listening, forward)
+		s.queueRecord(record{kind: recordUnlisten, id: forward})
+	}
+}
+
+// listen serves a peer's request.
+func (s *Session) listen(forward uint32, bind string) {
+	var address string
+	var stop func()
+	err := error(&Error{Code: Denied, Reason: "this end does not listen for others"})
+	if s.cfg.Listen != nil {
+		address, stop, err = s.cfg.Listen(s.ctx, forward, bind)
+	}
+	s.mu.Lock()
+	if err == nil {
+		if s.err == nil && s.stops[forward] == nil {
+			s.stops[forward] = stop
+			s.queueRecord(record{kind: recordListening, id: forward, reason: address})
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
+		stop() // the session ended meanwhile, or the forward exists
+		return
+	}
+	defer s.mu.Unlock()
+	answer := record{kind: recordListenFailed, id: forward, code: CodeOf(err), reason: clip(err.Error())}
+	var e *Error
+	if errors.As(err, &e) {
+		answer.reason = e.Reason
+	}
+	s.queueRecord(answer)
+}

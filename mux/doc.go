@@ -1,0 +1,26 @@
+// Package mux carries many streams over one link: a session.
+//
+// Each end opens streams with a [Header] that says what for, and accepts those
+// of the other. A stream is TCP-like: bytes in order, back-pressure, half-close
+// in each direction, and a reset with a reason. Its bytes travel as frames of
+// smux (version 2), which this package alone imports. What smux does not have
+// travels on a control stream that the client opens first: resets, windows that
+// grow with what a reader drains, requests to listen, and the announcement that
+// an end is about to stop. The wire format is in PROTOCOL.md beside this file.
+//
+// Who calls it: the tunnel makes a session with [Client] or [Server] on a
+// [Link], opens, accepts and relays streams, and closes the session.
+//
+// Invariants:
+//   - Nobody blocks anybody: smux always reads on, whatever a stream's reader
+//     does. A stream's sender is bounded by the window that its reader granted;
+//     all bytes received and unread are bounded by the session's and the
+//     process's budget, past which the stream that is stuck for longest is
+//     reset.
+//   - A stream ends cleanly only if both ends closed their direction. Anything
+//     else, the session's end included, is an [Error] on both ends. The sender
+//     of a reset keeps its end open until the peer has confirmed it, so that a
+//     reset is never taken for an end of file.
+//   - What the peer sends is policed before smux sees it: stream identifiers,
+//     number of streams, windows.
+package mux

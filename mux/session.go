@@ -1,0 +1,462 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xtaci/smux"
+)
+
+// Link is what a session needs of the byte stream below it; *link.Link is one.
+type Link interface {
+	// Read, Write and WriteBuffers block while the link has no carrier and
+	// fail when it has ended.
+	Read(p []byte) (int, error)
+	Write(p []byte) (int, error)
+	WriteBuffers(v [][]byte) (int, error)
+	// Flush waits until all was acknowledged, or stop is closed.
+	Flush(stop <-chan struct{}) error
+	// Close ends the link and tells the peer why.
+	Close(reason string) error
+	// Done is closed when the link has ended, Err says why.
+	Done() <-chan struct{}
+	Err() error
+	// RoundTrip and Bandwidth, in bytes per second, are measured on the path;
+	// 0 while unknown.
+	RoundTrip() time.Duration
+	Bandwidth() float64
+}
+
+// Config of a session. Zero values mean the defaults.
+type Config struct {
+	// MaxStreams bounds the streams that are open at once, opened by either
+	// end. 16,384.
+	MaxStreams int
+	// OpenTimeout bounds the time until a stream's header has arrived, and
+	// until the control stream has. 10 s.
+	OpenTimeout time.Duration
+	// MaxWindow bounds the bytes that one stream may hold unread, to which its
+	// window grows from 256 KiB. 16 MiB.
+	MaxWindow int
+	// Memory bounds the bytes received and unread in the session. 64 MiB.
+	Memory int64
+	// Budget does so for the process; nil sets no limit.
+	Budget *Budget
+	// Listen is called when the peer asks to listen at bind, "host:port"; it
+	// returns the address and a function that ends it. The error's *Error, or
+	// Internal, is told to the peer. nil refuses. It runs on a goroutine of
+	// its own; ctx ends with the session.
+	Listen func(ctx context.Context, forward uint32, bind string) (addr string, stop func(), err error)
+	Logger *slog.Logger // nil: discarded
+}
+
+// Defaults of Config.
+const (
+	DefaultMaxStreams  = 16384
+	DefaultOpenTimeout = 10 * time.Second
+	DefaultMaxWindow   = 16 << 20
+	DefaultMemory      = 64 << 20
+)
+
+// initialWindow is how much a stream may send before it is granted more. It is
+// also what smux assumes before it has heard from the peer.
+const initialWindow = 256 << 10
+
+func (c Config) withDefaults() Config {
+	if c.MaxStreams <= 0 {
+		c.MaxStreams = DefaultMaxStreams
+	}
+	if c.OpenTimeout <= 0 {
+		c.OpenTimeout = DefaultOpenTimeout
+	}
+	if c.MaxWindow <= 0 {
+		c.MaxWindow = DefaultMaxWindow
+	}
+	c.MaxWindow = max(c.MaxWindow, initialWindow)
+	if c.Memory <= 0 {
+		c.Memory = DefaultMemory
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// maxFrame is the payload of the largest frame. What smux allocates for one is
+// rounded up to a power of two.
+const maxFrame = 32 << 10
+
+// config of smux, whose own windows must never bind: ours do. A window of twice
+// the largest of ours suffices, since smux reports reading at each half of it.
+func (c Config) smux() *smux.Config {
+	return &smux.Config{
+		Version:           2,
+		KeepAliveDisabled: true, // the carrier's heartbeats
+		MaxFrameSize:      maxFrame,
+		MaxReceiveBuffer:  math.MaxInt32,
+		MaxStreamBuffer:   2*c.MaxWindow + initialWindow,
+	}
+}
+
+// controlID is the first stream that an smux client opens.
+const controlID = 3
+
+// Session is one end of a session.
+type Session struct {
+	cfg        Config
+	log        *slog.Logger
+	link       Link
+	smux       *smux.Session
+	client     bool
+	peerParity uint32 // of the identifiers of streams that the peer opens
+
+	ctx    context.Context // ends with the session
+	cancel context.CancelCauseFunc
+
+	accepted chan *Stream
+	held     atomic.Int64 // bytes received and unread
+
+	mu        sync.Mutex
+	err       error
+	streams   map[uint32]*Stream
+	leaving   bool // GoAway was sent
+	peerGone  chan struct{}
+	peerWhy   string
+	listening map[uint32]*listenCall // client: remote forwards
+	nextID    uint32
+	stops     map[uint32]func() // server: to end its listeners
+
+	queue control
+
+	running sync.WaitGroup
+}
+
+// listenCall is a remote forward that this end asked for.
+type listenCall struct {
+	answer chan record // one answer
+}
+
+// Client makes the client's end of a session on a new link.
+func Client(l Link, cfg Config) (*Session, error) { return newSession(l, cfg, true) }
+
+// Server makes the server's end.
+func Server(l Link, cfg Config) (*Session, error) { return newSession(l, cfg, false) }
+
+func newSession(l Link, cfg Config, client bool) (*Session, error) {
+	cfg = cfg.withDefaults()
+	s := &Session{
+		cfg: cfg, log: cfg.Logger, link: l, client: client,
+		accepted:  make(chan *Stream),
+		streams:   map[uint32]*Stream{},
+		peerGone:  make(chan struct{}),
+		listening: map[uint32]*listenCall{},
+		stops:     map[uint32]func(){},
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.queue.ready.L = &s.mu
+	open := smux.Server
+	s.peerParity = 1
+	if client {
+		open, s.peerParity = smux.Client, 0
+	}
+	var err error
+	if s.smux, err = open(&tap{sess: s, Link: l}, cfg.smux()); err != nil {
+		return nil, err
+	}
+	if client { // before anybody can open a stream of his own
+		raw, err := s.smux.OpenStream()
+		if err != nil {
+			s.smux.Close()
+			return nil, err
+		}
+		s.control(raw)
+	}
+	if cfg.Budget != nil {
+		cfg.Budget.join(s)
+	}
+	s.running.Go(s.watch)
+	s.running.Go(s.acceptLoop)
+	return s, nil
+}
+
+// Open opens a stream. It does not wait for the peer's reply: what is written
+// arrives with the header. It waits while the link is full, and fails with an
+// *[Error] when a limit is reached or the session has ended, and with
+// [ErrGoingAway] when the peer takes no new streams.
+func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
+	if len(h.Target) > maxTarget {
+		return nil, &Error{Code: Internal, Reason: fmt.Sprintf("target of %d bytes, at most %d", len(h.Target), maxTarget)}
+	}
+	s.mu.Lock()
+	err := s.openable()
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	raw, err := s.smux.OpenStream()
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return nil, s.lostLocked(err)
+	}
+	s.mu.Lock()
+	st := newStream(s, raw.ID(), true)
+	st.raw, st.header = raw, h
+	s.register(st)
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return nil, s.lostLocked(s.err)
+	}
+	s.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() { st.Reset(Cancelled, "open cancelled") })
+	defer stop()
+	if _, err := st.Write(h.append(nil)); err != nil {
+		st.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+func (s *Session) openable() error {
+	select {
+	case <-s.peerGone:
+		return fmt.Errorf("%w: %q", ErrGoingAway, s.peerWhy)
+	default:
+	}
+	if s.err != nil {
+		return s.lostLocked(s.err)
+	}
+	if len(s.streams) >= s.cfg.MaxStreams {
+		s.log.Warn("limit reached", "limit", "max_streams", "value", s.cfg.MaxStreams)
+		return &Error{Code: Limit, Reason: "too many streams in this session"}
+	}
+	return nil
+}
+
+// Accept waits for a stream that the peer opened and whose header has arrived.
+func (s *Session) Accept(ctx context.Context) (*Stream, error) {
+	select {
+	case st := <-s.accepted:
+		return st, nil
+	case <-s.ctx.Done():
+		return nil, s.Err()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// acceptLoop never waits for anybody: smux stops reading when nobody accepts.
+func (s *Session) acceptLoop() {
+	for first := !s.client; ; first = false {
+		if first {
+			s.smux.SetDeadline(time.Now().Add(s.cfg.OpenTimeout))
+		}
+		raw, err := s.smux.AcceptStream()
+		if err != nil {
+			if first && errors.Is(err, smux.ErrTimeout) {
+				err = fmt.Errorf("%w: no control stream within %v", errProtocol, s.cfg.OpenTimeout)
+			}
+			s.end(err, "session ended")
+			return
+		}
+		if first {
+			s.smux.SetDeadline(time.Time{})
+			if raw.ID() != controlID {
+				s.end(fmt.Errorf("%w: first stream is %d", errProtocol, raw.ID()), "protocol violation")
+				return
+			}
+			s.control(raw)
+			continue
+		}
+		s.mu.Lock()
+		st := s.streams[raw.ID()]
+		if st == nil || st.raw != nil { // closed on the way
+			s.mu.Unlock()
+			raw.Close()
+			continue
+		}
+		st.raw = raw
+		dead := st.reset != nil
+		if dead {
+			s.queueClose(st)
+		}
+		excess := len(s.streams) > s.cfg.MaxStreams
+		leaving := s.leaving
+		s.mu.Unlock()
+		if !dead {
+			s.running.Go(func() { s.greet(st, excess, leaving) })
+		}
+	}
+}
+
+// greet reads the header of an accepted stream and hands the stream out.
+func (s *Session) greet(st *Stream, excess, leaving bool) {
+	late := time.AfterFunc(s.cfg.OpenTimeout, func() { st.Reset(TimedOut, "no header in time") })
+	h, err := readHeader(readerFunc(st.read))
+	late.Stop()
+	switch {
+	case err != nil:
+		s.log.Debug("stream without a valid header", "stream", st.id, "error", err)
+		st.Reset(Protocol, "no valid header")
+	case excess:
+		s.log.Warn("limit reached", "limit", "max_streams", "value", s.cfg.MaxStreams)
+		st.Refuse(Limit, "too many streams in this session")
+	case leaving:
+		st.Refuse(Stopping, "shutting down")
+	default:
+		st.header = h
+		select {
+		case s.accepted <- st:
+		case <-st.ctx.Done():
+		}
+	}
+}
+
+// spawn runs f on a goroutine that the session joins, unless it has ended.
+func (s *Session) spawn(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.running.Go(f)
+	}
+}
+
+// register adds a stream. Called with mu held.
+func (s *Session) register(st *Stream) { s.streams[st.id] = st }
+
+// finishLocked removes a stream that has ended in both directions, or whose
+// reset the peer has confirmed. Called with mu held.
+func (s *Session) finishLocked(st *Stream) {
+	clean := st.readDone && st.writeDone
+	if st.finished || !clean && !st.confirmed {
+		return
+	}
+	st.finished = true
+	s.chargeLocked(st, -st.charge)
+	delete(s.streams, st.id)
+	if st.deadlineFor != nil {
+		st.deadlineFor.Stop()
+	}
+	st.cancel(nil)
+}
+
+// resetLocked makes e the end of st and wakes everybody who waits for it. It
+// does not tell the peer. Called with mu held.
+func (s *Session) resetLocked(st *Stream, e *Error) {
+	st.reset = e
+	st.cancel(e)
+	st.writable.Broadcast()
+	if st.raw != nil {
+		st.raw.SetReadDeadline(time.Now())
+		st.raw.SetWriteDeadline(time.Now())
+	}
+}
+
+// lostLocked is the end that the session's end means to a stream. Called with mu
+// held.
+func (s *Session) lostLocked(err error) error {
+	if s.err != nil {
+		err = s.err
+	}
+	return &Error{Code: SessionLost, Reason: clip(err.Error())}
+}
+
+// frameSize is how much one stream sends before others get their turn: less on
+// slow paths, where it is what an interactive stream waits for.
+func (s *Session) frameSize() int {
+	if rate := s.link.Bandwidth(); rate > 0 && rate < slowRate {
+		return slowFrame
+	}
+	return maxFrame
+}
+
+const (
+	slowRate  = 16 << 20 // bytes per second
+	slowFrame = 8 << 10
+)
+
+// NumStreams is the number of streams that have not ended.
+func (s *Session) NumStreams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams)
+}
+
+// Done is closed when the session has ended; Err says why.
+func (s *Session) Done() <-chan struct{} { return s.ctx.Done() }
+
+// Err is why the session ended, nil while it has not.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Close ends the session and all its streams. What was written before is given
+// up to flush to reach the peer. It returns when everything has ended.
+func (s *Session) Close(reason string, flush time.Duration) {
+	if flush > 0 {
+		s.flush(flush)
+	}
+	s.end(ErrClosed, reason)
+	s.running.Wait()
+}
+
+// flush waits, at most d, until the queued records are written and everything
+// is acknowledged.
+func (s *Session) flush(d time.Duration) {
+	ctx, cancel := context.WithTimeout(s.ctx, d)
+	defer cancel()
+	s.drainQueue(ctx)
+	s.link.Flush(ctx.Done())
+}
+
+// watch ends the session when its link ends.
+func (s *Session) watch() {
+	select {
+	case <-s.link.Done():
+		s.end(s.link.Err(), "")
+	case <-s.ctx.Done():
+	}
+}
+
+// end ends the session once. It does not wait for the session's goroutines.
+func (s *Session) end(err error, reason string) {
+	s.mu.Lock()
+	if s.err != nil {
+		s.mu.Unlock()
+		return
+	}
+	s.err = err
+	lost := s.lostLocked(err).(*Error)
+	for _, st := range s.streams {
+		st.finished = true
+		st.cancel(lost)
+		s.chargeLocked(st, -st.charge)
+		st.writable.Broadcast()
+		if st.deadlineFor != nil {
+			st.deadlineFor.Stop()
+		}
+	}
+	clear(s.streams)
+	stops := s.stops
+	s.stops = nil
+	s.queue.ready.Broadcast()
+	s.cancel(err)
+	s.mu.Unlock()
+
+	for _, stop := range stops {
+		stop()
+	}
+	if s.cfg.Budget != nil {
+		s.cfg.Budget.leave(s)
+	}
+	s.link.Close(reason)
+	s.smux.Close()
+}

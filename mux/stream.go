@@ -1,0 +1,371 @@
+package mux
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/xtaci/smux"
+)
+
+// Stream is one stream of a session. It is a net.Conn whose addresses are the
+// session's. Reads may go on beside writes, each by one goroutine at a time;
+// everything else may be called by any.
+//
+// Its owner must end it: by reading to the end of file and CloseWrite, or by
+// Close or Reset.
+type Stream struct {
+	sess   *Session
+	id     uint32
+	ours   bool // opened by this end
+	header Header
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	raw *smux.Stream // set before the stream is handed out
+
+	replied sync.Once // opener: the reply was read
+	refusal error
+
+	// Guarded by Session.mu. Bytes count from the stream's first, header and
+	// reply included.
+	received     uint64 // from the peer
+	consumed     uint64 // thereof read here
+	granted      uint64 // that the peer may send
+	grantedAt    time.Time
+	window       int
+	charge       int64 // to the budgets
+	blockedSince time.Time
+	queued       bool // a window record waits to be written
+	sent         uint64
+	credit       uint64 // that we may send
+	writable     sync.Cond
+	deadline     time.Time // of writes
+	deadlineFor  *time.Timer
+	readDone     bool // end of file was read
+	writeDone    bool // CloseWrite was called
+	reset        *Error
+	confirmed    bool // the peer knows of the reset
+	finished     bool // no longer in Session.streams
+}
+
+var _ net.Conn = (*Stream)(nil)
+
+func newStream(s *Session, id uint32, ours bool) *Stream {
+	st := &Stream{
+		sess: s, id: id, ours: ours,
+		granted: initialWindow, credit: initialWindow, window: initialWindow, grantedAt: time.Now(),
+	}
+	st.writable.L = &s.mu
+	st.ctx, st.cancel = context.WithCancelCause(s.ctx)
+	return st
+}
+
+// ID names the stream within its session, for logs.
+func (st *Stream) ID() uint64 { return uint64(st.id) }
+
+// Header says what the stream was opened for.
+func (st *Stream) Header() Header { return st.header }
+
+// Context ends when the stream was reset by either end, has ended cleanly, or
+// its session ended. The cause of all but the clean end is an *[Error].
+func (st *Stream) Context() context.Context { return st.ctx }
+
+// LocalAddr and RemoteAddr are placeholders: a stream has no address of its own.
+func (st *Stream) LocalAddr() net.Addr  { return addr{} }
+func (st *Stream) RemoteAddr() net.Addr { return addr{} }
+
+type addr struct{}
+
+func (addr) Network() string { return "culvert" }
+func (addr) String() string  { return "culvert" }
+
+// Accept tells the opener that its stream is served. It comes first of what the
+// acceptor writes.
+func (st *Stream) Accept() error {
+	_, err := st.Write(appendReply(nil, nil))
+	return err
+}
+
+// Refuse tells the opener why its stream is not served, and ends the stream.
+func (st *Stream) Refuse(code Code, reason string) error {
+	_, err := st.Write(appendReply(nil, &Error{Code: code, Reason: reason}))
+	if err == nil {
+		err = st.CloseWrite()
+	}
+	st.discard()
+	return err
+}
+
+// discard reads what the opener sent before it learned of the refusal, without
+// keeping anybody waiting.
+func (st *Stream) discard() {
+	st.sess.spawn(func() {
+		stop := time.AfterFunc(st.sess.cfg.OpenTimeout, func() { st.Reset(TimedOut, "refused stream not closed") })
+		defer stop.Stop()
+		st.WriteTo(io.Discard)
+	})
+}
+
+// Reply waits for the acceptor's word: nil if the stream is served, an *[Error]
+// if it was refused or reset. The end of ctx resets the stream, as TimedOut if
+// it was a deadline and as Cancelled otherwise. Reading from the stream does the
+// same implicitly, without a limit.
+func (st *Stream) Reply(ctx context.Context) error {
+	defer context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			st.Reset(TimedOut, "no reply in time")
+		} else {
+			st.Reset(Cancelled, "user left before the reply")
+		}
+	})()
+	return st.awaitReply()
+}
+
+func (st *Stream) awaitReply() error {
+	if !st.ours {
+		return nil
+	}
+	st.replied.Do(func() {
+		refusal, err := readReply(readerFunc(st.read))
+		switch {
+		case refusal != nil:
+			st.refusal = refusal
+			st.CloseWrite()
+			st.discard()
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			st.refusal = &Error{Code: Protocol, Reason: "stream closed without a reply"}
+			st.Close()
+		default:
+			st.refusal = err
+		}
+	})
+	return st.refusal
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// Read reads received bytes. It returns io.EOF after the peer's CloseWrite and
+// an *[Error] after a refusal, a reset or the session's end.
+func (st *Stream) Read(p []byte) (int, error) {
+	if err := st.awaitReply(); err != nil {
+		return 0, err
+	}
+	return st.read(p)
+}
+
+// read is Read without the reply.
+func (st *Stream) read(p []byte) (int, error) {
+	n, err := st.raw.Read(p)
+	st.sess.consumed(st, n)
+	if n > 0 { // an error beside it is the window record's and comes again
+		return n, nil
+	}
+	return 0, st.readError(err)
+}
+
+// WriteTo writes received bytes to w until the end of file, when it returns nil,
+// or an error, as Read does. It holds no buffer while it waits.
+func (st *Stream) WriteTo(w io.Writer) (int64, error) {
+	if err := st.awaitReply(); err != nil {
+		return 0, err
+	}
+	to := &countedWriter{w: w, st: st}
+	n, err := st.raw.WriteTo(to)
+	switch {
+	case to.err != nil:
+		return n, to.err
+	case err != nil:
+		return n, st.readError(err)
+	}
+	if err := st.readError(io.EOF); !errors.Is(err, io.EOF) {
+		return n, err
+	}
+	return n, nil
+}
+
+// countedWriter tells the stream what w took.
+type countedWriter struct {
+	w   io.Writer
+	st  *Stream
+	err error
+}
+
+func (c *countedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.st.sess.consumed(c.st, n)
+	c.err = err
+	return n, err
+}
+
+// readError makes an error of smux one of ours, and notes the end of file.
+func (st *Stream) readError(err error) error {
+	s := st.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		return nil
+	case st.reset != nil:
+		return st.reset
+	case errors.Is(err, io.EOF):
+		st.readDone = true
+		s.finishLocked(st)
+		return io.EOF
+	case errors.Is(err, smux.ErrTimeout) && s.err == nil:
+		return &Error{Code: TimedOut, Reason: "read deadline"}
+	default:
+		return s.lostLocked(err)
+	}
+}
+
+// Write sends p. It waits while the peer's window is used up or the link is
+// full, and fails with an *[Error] after a reset or the session's end, and with
+// io.ErrClosedPipe after CloseWrite.
+func (st *Stream) Write(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		k, err := st.spend(len(p) - n)
+		if err != nil {
+			return n, err
+		}
+		k, err = st.raw.Write(p[n : n+k])
+		n += k
+		if err != nil {
+			return n, st.writeError(err)
+		}
+	}
+	return n, nil
+}
+
+// spend waits for credit and takes up to n bytes of it, but no more than what
+// the path carries in a moment, so that other streams get their turn.
+func (st *Stream) spend(n int) (int, error) {
+	s := st.sess
+	piece := s.frameSize()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		switch {
+		case st.reset != nil:
+			return 0, st.reset
+		case s.err != nil:
+			return 0, s.lostLocked(s.err)
+		case st.writeDone:
+			return 0, io.ErrClosedPipe
+		case !st.deadline.IsZero() && !time.Now().Before(st.deadline):
+			return 0, &Error{Code: TimedOut, Reason: "write deadline"}
+		case st.credit > st.sent:
+			n = int(min(uint64(n), uint64(piece), st.credit-st.sent))
+			st.sent += uint64(n)
+			return n, nil
+		}
+		st.writable.Wait()
+	}
+}
+
+func (st *Stream) writeError(err error) error {
+	s := st.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case st.reset != nil:
+		return st.reset
+	case st.writeDone:
+		return io.ErrClosedPipe
+	case errors.Is(err, smux.ErrTimeout) && s.err == nil:
+		return &Error{Code: TimedOut, Reason: "write deadline"}
+	default:
+		return s.lostLocked(err)
+	}
+}
+
+// CloseWrite tells the peer that no more bytes follow; reading goes on. It waits
+// while the link is full.
+func (st *Stream) CloseWrite() error {
+	s := st.sess
+	s.mu.Lock()
+	switch {
+	case st.reset != nil:
+		defer s.mu.Unlock()
+		return st.reset
+	case s.err != nil:
+		defer s.mu.Unlock()
+		return s.lostLocked(s.err)
+	case st.writeDone:
+		s.mu.Unlock()
+		return nil
+	}
+	st.writeDone = true
+	st.writable.Broadcast()
+	s.mu.Unlock()
+
+	err := st.raw.CloseWrite()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.reset != nil {
+		return st.reset
+	}
+	s.finishLocked(st)
+	if err != nil {
+		return s.lostLocked(err)
+	}
+	return nil
+}
+
+// Close ends the stream: cleanly if both directions have ended, and otherwise
+// with a reset that says Cancelled.
+func (st *Stream) Close() error {
+	st.Reset(Cancelled, "closed")
+	return nil
+}
+
+// Reset ends the stream abruptly, unless it has ended already. Reads and writes
+// of both ends fail with an *[Error]. It does not block.
+func (st *Stream) Reset(code Code, reason string) {
+	s := st.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if st.finished || st.reset != nil || s.err != nil {
+		return
+	}
+	s.resetLocked(st, &Error{Code: code, Reason: clip(reason)})
+	s.queueRecord(record{kind: recordReset, id: st.id, code: code, reason: clip(reason)})
+}
+
+// SetDeadline is SetReadDeadline and SetWriteDeadline.
+func (st *Stream) SetDeadline(t time.Time) error {
+	st.SetReadDeadline(t)
+	return st.SetWriteDeadline(t)
+}
+
+// SetReadDeadline makes reads fail at t with an *[Error] of code TimedOut.
+func (st *Stream) SetReadDeadline(t time.Time) error { return st.raw.SetReadDeadline(t) }
+
+// SetWriteDeadline makes writes fail at t likewise.
+func (st *Stream) SetWriteDeadline(t time.Time) error {
+	s := st.sess
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.deadline = t
+	if st.deadlineFor != nil {
+		st.deadlineFor.Stop()
+		st.deadlineFor = nil
+	}
+	if !t.IsZero() {
+		st.deadlineFor = time.AfterFunc(time.Until(t), func() {
+			s.mu.Lock()
+			st.writable.Broadcast()
+			s.mu.Unlock()
+		})
+	}
+	st.writable.Broadcast()
+	return st.raw.SetWriteDeadline(t)
+}

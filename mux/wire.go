@@ -1,0 +1,173 @@
+package mux
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Kind says what a stream is opened for.
+type Kind uint8
+
+const (
+	// KindDial asks the acceptor, a server, to dial Target, "host:port".
+	KindDial Kind = 1
+	// KindForward announces a connection that a remote forward accepted;
+	// Target is the forward's identifier, and the client dials the target
+	// that it configured for it.
+	KindForward Kind = 2
+)
+
+// Header is the first thing on a stream, written by its opener:
+//
+//	kind (1) | target length (2) | target
+type Header struct {
+	Kind   Kind
+	Target string // at most 512 bytes
+}
+
+const maxTarget = 512
+
+func (h Header) append(b []byte) []byte {
+	b = append(b, byte(h.Kind))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(h.Target)))
+	return append(b, h.Target...)
+}
+
+func readHeader(r io.Reader) (Header, error) {
+	var b [3 + maxTarget]byte
+	if _, err := io.ReadFull(r, b[:3]); err != nil {
+		return Header{}, err
+	}
+	n := int(binary.BigEndian.Uint16(b[1:]))
+	if n > maxTarget {
+		return Header{}, fmt.Errorf("%w: target of %d bytes", errProtocol, n)
+	}
+	if _, err := io.ReadFull(r, b[3:3+n]); err != nil {
+		return Header{}, err
+	}
+	h := Header{Kind: Kind(b[0]), Target: string(b[3 : 3+n])}
+	if h.Kind != KindDial && h.Kind != KindForward {
+		return Header{}, fmt.Errorf("%w: stream of kind %d", errProtocol, h.Kind)
+	}
+	return h, nil
+}
+
+// The reply is the first thing that the acceptor writes:
+//
+//	code (1), and unless it is OK: reason length (1) | reason
+func appendReply(b []byte, e *Error) []byte {
+	if e == nil {
+		return append(b, byte(OK))
+	}
+	reason := clip(e.Reason)
+	b = append(b, byte(e.Code), byte(len(reason)))
+	return append(b, reason...)
+}
+
+// readReply returns the refusal that the acceptor sent, nil if it accepted.
+func readReply(r io.Reader) (refusal *Error, err error) {
+	var b [2 + maxReason]byte
+	if _, err := io.ReadFull(r, b[:1]); err != nil {
+		return nil, err
+	}
+	if Code(b[0]) == OK {
+		return nil, nil
+	}
+	if _, err := io.ReadFull(r, b[1:2]); err != nil {
+		return nil, err
+	}
+	n := int(b[1])
+	if _, err := io.ReadFull(r, b[2:2+n]); err != nil {
+		return nil, err
+	}
+	return &Error{Code: Code(b[0]), Reason: string(b[2 : 2+n])}, nil
+}
+
+// A record on the control stream:
+//
+//	type (1) | body length (2) | body
+//
+// A record of an unknown type is skipped.
+const (
+	recordWindow       byte = 1 // stream (4) | bytes granted since the stream began (8)
+	recordReset        byte = 2 // stream (4) | code (1) | reason
+	recordGoAway       byte = 3 // reason
+	recordListen       byte = 4 // forward (4) | bind address, "host:port"
+	recordListening    byte = 5 // forward (4) | address, "host:port"
+	recordListenFailed byte = 6 // forward (4) | code (1) | reason
+	recordUnlisten     byte = 7 // forward (4)
+
+	recordHeader  = 3
+	maxRecordBody = 1024
+)
+
+type record struct {
+	kind   byte
+	id     uint32 // stream or forward
+	bytes  uint64
+	code   Code
+	reason string // or address
+}
+
+func (r record) append(b []byte) []byte {
+	start := len(b)
+	b = append(b, r.kind, 0, 0)
+	if r.kind != recordGoAway {
+		b = binary.BigEndian.AppendUint32(b, r.id)
+	}
+	switch r.kind {
+	case recordWindow:
+		b = binary.BigEndian.AppendUint64(b, r.bytes)
+	case recordReset, recordListenFailed:
+		b = append(b, byte(r.code))
+	}
+	b = append(b, r.reason[:min(len(r.reason), maxTarget)]...)
+	binary.BigEndian.PutUint16(b[start+1:], uint16(len(b)-start-recordHeader))
+	return b
+}
+
+// readRecord reads one record. buf holds maxRecordBody bytes.
+func readRecord(r io.Reader, buf []byte) (record, error) {
+	if _, err := io.ReadFull(r, buf[:recordHeader]); err != nil {
+		return record{}, err
+	}
+	rec := record{kind: buf[0]}
+	n := int(binary.BigEndian.Uint16(buf[1:]))
+	if n > maxRecordBody {
+		return record{}, fmt.Errorf("%w: record of %d bytes", errProtocol, n)
+	}
+	b := buf[:n]
+	if _, err := io.ReadFull(r, b); err != nil {
+		return record{}, err
+	}
+	fixed := fixedSize(rec.kind)
+	if len(b) < fixed {
+		return record{}, fmt.Errorf("%w: record %d of %d bytes", errProtocol, rec.kind, n)
+	}
+	if fixed > 0 {
+		rec.id = binary.BigEndian.Uint32(b)
+	}
+	switch rec.kind {
+	case recordWindow:
+		rec.bytes = binary.BigEndian.Uint64(b[4:])
+	case recordReset, recordListenFailed:
+		rec.code = Code(b[4])
+	}
+	rec.reason = string(b[fixed:])
+	return rec, nil
+}
+
+// fixedSize is the length of a record's body before the text.
+func fixedSize(kind byte) int {
+	switch kind {
+	case recordWindow:
+		return 12
+	case recordReset, recordListenFailed:
+		return 5
+	case recordListen, recordListening, recordUnlisten:
+		return 4
+	default:
+		return 0
+	}
+}
