@@ -166,9 +166,11 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 		open, s.peerParity = smux.Client, 0
 	}
 	var err error
-	if s.smux, err = open(&tap{sess: s, Link: l}, cfg.smux()); err != nil {
+	ready := make(chan struct{})
+	if s.smux, err = open(&tap{sess: s, ready: ready, Link: l}, cfg.smux()); err != nil {
 		return nil, err
 	}
+	close(ready)
 	if client { // before anybody can open a stream of his own
 		raw, err := s.smux.OpenStream()
 		if err != nil {

@@ -26,7 +26,8 @@ const (
 // identifiers, how many streams there are, and that nobody sends more than was
 // granted. It runs on smux's receiving goroutine only.
 type tap struct {
-	sess *Session
+	sess  *Session
+	ready chan struct{} // closed when sess is complete; smux reads earlier
 	Link
 
 	header  [frameHeader]byte
@@ -35,6 +36,7 @@ type tap struct {
 }
 
 func (t *tap) Read(p []byte) (int, error) {
+	<-t.ready
 	n, err := t.Link.Read(p)
 	for b := p[:n]; len(b) > 0; {
 		if t.payload > 0 {

@@ -468,31 +468,6 @@ func TestSessionLimits(t *testing.T) {
 	})
 }
 
-func TestHandshakeVectors(t *testing.T) {
-	h := hello{resume: true, secure: true, received: 0x0102030405060708, maxMessage: 131072}
-	for i := range h.id {
-		h.id[i] = byte(i)
-	}
-	r := reply{resumed: true, received: 0x1112131415161718, maxMessage: 65536, window: time.Minute}
-	for _, v := range []struct {
-		name, want string
-		got        []byte
-	}{
-		{"hello", "0103000102030405060708090a0b0c0d0e0f010203040506070800020000", h.encode()},
-		{"reply", "0101111213141516171800010000" + "0000ea60", r.encode()},
-	} {
-		if got := fmt.Sprintf("%x", v.got[:len(v.got)-trailerSize]); got != v.want {
-			t.Errorf("%s: %s, want %s", v.name, got, v.want)
-		}
-	}
-	if got, err := decodeHello(h.encode()); err != nil || got != h {
-		t.Errorf("hello: %+v, %v", got, err)
-	}
-	if got, err := decodeReply(r.encode()); err != nil || got != r {
-		t.Errorf("reply: %+v, %v", got, err)
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	m := make([]byte, headerSize, 64)
 	putHeader(m, typeData, 7, 9)

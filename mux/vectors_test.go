@@ -1,0 +1,122 @@
+package mux
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"regexp"
+	"testing"
+)
+
+// vector returns a byte example of PROTOCOL.md.
+func vector(t testing.TB, name string) []byte {
+	t.Helper()
+	page, err := os.ReadFile("PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?m)^    ` + name + ` ([0-9a-f]+)$`).FindSubmatch(page)
+	if m == nil {
+		t.Fatalf("PROTOCOL.md has no vector %q", name)
+	}
+	b, err := hex.DecodeString(string(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestVectors(t *testing.T) {
+	header := Header{KindDial, "db.internal:5432"}
+	if got := header.append(nil); !bytes.Equal(got, vector(t, "header")) {
+		t.Errorf("header %x", got)
+	}
+	if got, err := readHeader(bytes.NewReader(vector(t, "header"))); err != nil || got != header {
+		t.Errorf("header %+v, %v", got, err)
+	}
+	reply := &Error{Refused, "no"}
+	if got := appendReply(nil, reply); !bytes.Equal(got, vector(t, "reply")) {
+		t.Errorf("reply %x", got)
+	}
+	if got, err := readReply(bytes.NewReader(vector(t, "reply"))); err != nil || *got != *reply {
+		t.Errorf("reply %v, %v", got, err)
+	}
+	reset := record{kind: recordReset, id: 5, code: ResetByPeer, reason: "rst"}
+	if got := reset.append(nil); !bytes.Equal(got, vector(t, "record")) {
+		t.Errorf("record %x", got)
+	}
+	if got, err := readRecord(bytes.NewReader(vector(t, "record")), make([]byte, maxRecordBody)); err != nil || got != reset {
+		t.Errorf("record %+v, %v", got, err)
+	}
+}
+
+func FuzzReadHeader(f *testing.F) {
+	f.Add(vector(f, "header"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readHeader(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if again := h.append(nil); !bytes.HasPrefix(b, again) {
+			t.Errorf("%x became %x", b, again)
+		}
+	})
+}
+
+func FuzzReadReply(f *testing.F) {
+	f.Add(vector(f, "reply"))
+	f.Add([]byte{0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		refusal, err := readReply(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		if again := appendReply(nil, refusal); !bytes.HasPrefix(b, again) {
+			t.Errorf("%x became %x", b, again)
+		}
+	})
+}
+
+func FuzzReadRecord(f *testing.F) {
+	f.Add(vector(f, "record"))
+	f.Add(record{kind: recordWindow, id: 7, bytes: 1 << 40}.append(nil))
+	f.Add(record{kind: recordGoAway, reason: "bye"}.append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := readRecord(bytes.NewReader(b), make([]byte, maxRecordBody))
+		if err != nil {
+			if !errors.Is(err, errProtocol) && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("error of no known kind: %v", err)
+			}
+			return
+		}
+		if r.kind < recordWindow || r.kind > recordUnlisten || len(r.reason) > maxTarget {
+			return // skipped, or longer than we send
+		}
+		again, err := readRecord(bytes.NewReader(r.append(nil)), make([]byte, maxRecordBody))
+		if err != nil || (r.kind != recordWindow && r.kind != recordUnlisten && again != r) {
+			t.Errorf("%+v became %+v, %v", r, again, err)
+		}
+	})
+}
+
+// FuzzTap feeds arbitrary bytes to a server session, as a peer would that knows
+// smux but means no good.
+func FuzzTap(f *testing.F) {
+	syn := []byte{2, frameSYN, 0, 0, 3, 0, 0, 0}
+	f.Add(append(bytes.Clone(syn), 2, framePSH, 3, 0, 3, 0, 0, 0, 7, 0, 0))
+	f.Add(append(bytes.Clone(syn), 2, frameSYN, 0, 0, 5, 0, 0, 0, 2, framePSH, 4, 0, 5, 0, 0, 0, 1, 0, 1, 'x', 2, frameFIN, 0, 0, 5, 0, 0, 0))
+	f.Add([]byte{2, frameUPD, 8, 0, 3, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 2, frameNOP, 0, 0, 0, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := Server(newScript(b), Config{MaxStreams: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-s.Done() // the script ends the link
+		s.Close("", 0)
+		if n := s.held.Load(); n != 0 {
+			t.Errorf("%d bytes charged after the end", n)
+		}
+	})
+}
