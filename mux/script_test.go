@@ -12,6 +12,7 @@ import (
 type script struct {
 	mu   sync.Mutex
 	left []byte
+	hold bool // wait for Close instead of being lost at the end
 	once sync.Once
 	done chan struct{}
 	err  error
@@ -25,6 +26,9 @@ func (s *script) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.left) == 0 {
+		if s.hold {
+			<-s.done
+		}
 		s.end(errScriptOver)
 		return 0, errScriptOver
 	}

@@ -134,6 +134,8 @@ type Session struct {
 
 	queue control
 
+	limitLogged atomic.Int64 // when limitReached last wrote, Unix nanoseconds
+
 	running sync.WaitGroup
 }
 
@@ -235,7 +237,7 @@ func (s *Session) openable() error {
 		return s.lostLocked(s.err)
 	}
 	if len(s.streams) >= s.cfg.MaxStreams {
-		s.log.Warn("limit reached", "limit", "max_streams", "value", s.cfg.MaxStreams)
+		s.limitReached("max_streams", "value", s.cfg.MaxStreams)
 		return &Error{Code: Limit, Reason: "too many streams in this session"}
 	}
 	return nil
@@ -307,7 +309,7 @@ func (s *Session) greet(st *Stream, excess, leaving bool) {
 		s.log.Debug("stream without a valid header", "stream", st.id, "error", err)
 		st.Reset(Protocol, "no valid header")
 	case excess:
-		s.log.Warn("limit reached", "limit", "max_streams", "value", s.cfg.MaxStreams)
+		s.limitReached("max_streams", "value", s.cfg.MaxStreams)
 		st.Refuse(Limit, "too many streams in this session")
 	case leaving:
 		st.Refuse(Stopping, "shutting down")
@@ -317,6 +319,14 @@ func (s *Session) greet(st *Stream, excess, leaving bool) {
 		case s.accepted <- st:
 		case <-st.ctx.Done():
 		}
+	}
+}
+
+// limitReached logs that a limit has bitten, at most once a second.
+func (s *Session) limitReached(limit string, args ...any) {
+	now, last := time.Now().UnixNano(), s.limitLogged.Load()
+	if now-last >= int64(time.Second) && s.limitLogged.CompareAndSwap(last, now) {
+		s.log.Warn("limit reached", append([]any{"limit", limit}, args...)...)
 	}
 }
 

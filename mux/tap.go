@@ -202,7 +202,7 @@ func (s *Session) resetLongestBlocked() bool {
 	held, since := victim.charge, victim.blockedSince
 	s.chargeLocked(victim, -victim.charge)
 	s.mu.Unlock()
-	s.log.Warn("limit reached", "limit", "memory", "stream", victim.id, "bytes", held, "blocked", time.Since(since).Round(time.Millisecond))
+	s.limitReached("memory", "stream", victim.id, "bytes", held, "blocked", time.Since(since).Round(time.Millisecond))
 	victim.Reset(OverBudget, "memory budget exceeded by unread data")
 	return true
 }
