@@ -339,6 +339,27 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
+// A path that cuts idle carriers soon does not make the client stay away long.
+func TestBackoffOfShortCarriers(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		for range 50 {
+			time.Sleep(900 * time.Millisecond)
+			e.pipe().Cut()
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if n := len(e.pauses); n < 20 {
+			t.Errorf("%d carriers lost", n)
+		}
+		for i, p := range e.pauses {
+			if p > defaultMinBackoff<<attachedFailures {
+				t.Errorf("pause %d is %v", i, p)
+			}
+		}
+	})
+}
+
 func TestMaintainFatal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		refused := errors.New("401")

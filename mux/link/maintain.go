@@ -42,6 +42,7 @@ const (
 // The first attempt after a carrier that carried anything is made at once. The
 // n-th after that waits a random time up to Min·2ⁿ, at most Max ("full jitter"),
 // so that the clients of a server that restarts do not come back all at once.
+// While carriers can be attached but are lost soon, the wait stays below Min·2³.
 func (l *Link) Maintain(ctx context.Context, r Redial) error {
 	defer l.Wait()
 	if r.Min <= 0 {
@@ -58,6 +59,8 @@ func (l *Link) Maintain(ctx context.Context, r Redial) error {
 			}
 			if l.worked(att) {
 				failures = -1
+			} else {
+				failures = min(failures, attachedFailures)
 			}
 		}
 		switch {
@@ -142,9 +145,15 @@ func (l *Link) ride(ctx context.Context, att *attachment) error {
 	}
 }
 
-// settledAfter is how long a carrier must last to count as a success although
-// it carried nothing.
-const settledAfter = 5 * time.Second
+const (
+	// settledAfter is how long a carrier must last to count as a success
+	// although it carried nothing.
+	settledAfter = 5 * time.Second
+	// attachedFailures is as many failures as carriers that were attached and
+	// lost soon can count for: the server is there, and who opens a stream
+	// must not wait for the whole of Max.
+	attachedFailures = 3
+)
 
 // worked says whether an attachment was good for anything, so that the next
 // dial need not wait.
