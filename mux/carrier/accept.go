@@ -1,0 +1,248 @@
+package carrier
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Handler makes carriers as a server. Use it with [Server], or with another
+// http.Server that leaves Hijack to it.
+//
+// A request that is not an upgrade of ours to the right path is answered 404 as
+// http.NotFound does, one with an Origin 403, and one without a good credential
+// 401: nothing that only this program would say.
+type Handler struct {
+	// Path is the one path that is served, matched exactly. Default "/".
+	Path string
+
+	// Authenticate says who the client is. It should use [BearerToken] and
+	// compare in constant time. Any error is answered with 401. Nil lets
+	// everybody in, with the identity "".
+	Authenticate func(r *http.Request) (identity string, err error)
+
+	// Admit decides on an authenticated client before the upgrade, and must not
+	// block for long. A [*Refusal] is the answer; any other error is logged and
+	// answered with 500. Required.
+	Admit func(Request) (Admission, error)
+
+	// Logger gets a debug line for each request that is refused, and an error for
+	// each that Admit fails on. Nil discards them.
+	Logger *slog.Logger
+
+	Options
+}
+
+// Request is what a client with a good credential asks.
+type Request struct {
+	Identity string
+	Remote   string // address of the socket's other end
+	Secure   bool   // over TLS
+	Hello    []byte // at most 1024 bytes
+}
+
+// Admission is the answer to a Request that is accepted.
+type Admission struct {
+	// Reply is sent with the 101; at most 1024 bytes.
+	Reply []byte
+	// Attach is given the carrier, which is then the callee's to end. It must not
+	// block, neither on the carrier's peer nor for long. Required.
+	Attach func(*Conn)
+	// Cancel, if there is one, is called instead of Attach when the upgrade
+	// failed.
+	Cancel func()
+}
+
+// Refusal is an error of Handler.Admit: why a client with a good credential is
+// not let in.
+type Refusal struct {
+	Status int    // HTTP status, 400 or more
+	Token  string // for the Culvert-Refusal header; one of the Refusal constants
+	Text   string // one line for people, sent as the body
+}
+
+func (e *Refusal) Error() string {
+	return fmt.Sprintf("refused with %d, %s: %s", e.Status, e.Token, e.Text)
+}
+
+// ServeHTTP upgrades the request, or refuses it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case len(r.Header.Values("Origin")) > 0:
+		h.debug(r, "origin", nil)
+		http.Error(w, "Forbidden", http.StatusForbidden)
+		return
+	case r.URL.Path != cmp.Or(h.Path, "/") || !isUpgrade(r):
+		h.debug(r, "not an upgrade", nil)
+		http.NotFound(w, r)
+		return
+	}
+
+	var identity string
+	if h.Authenticate != nil {
+		var err error
+		if identity, err = h.Authenticate(r); err != nil {
+			h.debug(r, "credential", err)
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			return
+		}
+	}
+
+	admission, err := h.admit(r, identity)
+	if err != nil {
+		refusal, ok := errors.AsType[*Refusal](err)
+		if !ok {
+			h.log(slog.LevelError, r, "not admitted", err)
+			http.Error(w, "Internal Server Error", http.StatusInternalServerError)
+			return
+		}
+		h.debug(r, "not admitted", err)
+		w.Header().Set(refusalHeader, refusal.Token)
+		http.Error(w, refusal.Text, refusal.Status)
+		return
+	}
+
+	conn, err := h.upgrade(w, r, admission.Reply)
+	if err != nil {
+		h.debug(r, "upgrade", err)
+		if admission.Cancel != nil {
+			admission.Cancel()
+		}
+		return
+	}
+	admission.Attach(conn)
+}
+
+func (h *Handler) admit(r *http.Request, identity string) (Admission, error) {
+	hello, err := decodeHello(r.Header)
+	if err != nil {
+		return Admission{}, &Refusal{http.StatusBadRequest, RefusalMalformed, err.Error()}
+	}
+	return h.Admit(Request{
+		Identity: identity,
+		Remote:   r.RemoteAddr,
+		Secure:   r.TLS != nil,
+		Hello:    hello,
+	})
+}
+
+// upgrade answers 101 and returns the carrier. On an error it has answered what
+// there is to answer.
+func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte) (*Conn, error) {
+	w.Header().Set(helloHeader, encodeHello(reply))
+	hw := &hijackWriter{ResponseWriter: w}
+	var pinged func(context.Context, []byte) bool // set before anything is read
+	ws, err := websocket.Accept(hw, r, &websocket.AcceptOptions{
+		Subprotocols:   []string{Subprotocol},
+		OnPingReceived: func(ctx context.Context, p []byte) bool { return pinged(ctx, p) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := newConn(hw.cork, h.Options, r.TLS != nil)
+	pinged = c.pinged
+	c.start(ws)
+	return c, nil
+}
+
+func (h *Handler) debug(r *http.Request, reason string, err error) {
+	h.log(slog.LevelDebug, r, reason, err)
+}
+
+func (h *Handler) log(level slog.Level, r *http.Request, reason string, err error) {
+	if h.Logger == nil {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("reason", reason), slog.String("remote", r.RemoteAddr), slog.String("path", r.URL.Path),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("error", err))
+	}
+	h.Logger.LogAttrs(r.Context(), level, "request refused", attrs...)
+}
+
+// isUpgrade reports whether r is the upgrade of version 1, so that the WebSocket
+// library will not have to refuse it, which it does in its own words.
+func isUpgrade(r *http.Request) bool {
+	key := r.Header.Values("Sec-WebSocket-Key")
+	if len(key) != 1 {
+		return false
+	}
+	nonce, err := base64.StdEncoding.DecodeString(strings.TrimSpace(key[0]))
+	return err == nil && len(nonce) == 16 &&
+		r.Method == http.MethodGet && r.ProtoAtLeast(1, 1) && r.ProtoMajor == 1 && r.ContentLength == 0 &&
+		hasToken(r.Header, "Connection", "Upgrade") &&
+		hasToken(r.Header, "Upgrade", "websocket") &&
+		r.Header.Get("Sec-WebSocket-Version") == "13" &&
+		slices.Contains(headerTokens(r.Header, "Sec-WebSocket-Protocol"), Subprotocol)
+}
+
+func hasToken(h http.Header, key, token string) bool {
+	return slices.ContainsFunc(headerTokens(h, key), func(t string) bool { return strings.EqualFold(t, token) })
+}
+
+func headerTokens(h http.Header, key string) []string {
+	tokens := strings.Split(strings.Join(h.Values(key), ","), ",")
+	for i, t := range tokens {
+		tokens[i] = strings.TrimSpace(t)
+	}
+	return tokens
+}
+
+// hijackWriter gives the WebSocket library a cork for the connection.
+type hijackWriter struct {
+	http.ResponseWriter
+	cork *cork // set by Hijack
+}
+
+const (
+	// writeBuffer holds a frame's header and any control frame; the cork does the
+	// gathering.
+	writeBuffer = 256
+	readBuffer  = 4 << 10
+)
+
+func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	// http.Server's time-outs.
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	found := findWire(conn)
+	if found == nil && !isTLS(conn) { // another http.Server than ours
+		found = newWire(conn)
+		conn = found
+	}
+	if found != nil {
+		found.uncounted()
+	}
+	w.cork = newCork(conn, false)
+	w.cork.prefix, _ = rw.Reader.Peek(rw.Reader.Buffered()) // rw is not used again
+	return w.cork, bufio.NewReadWriter(
+		bufio.NewReaderSize(w.cork, readBuffer),
+		bufio.NewWriterSize(w.cork, writeBuffer),
+	), nil
+}
+
+// isTLS reports whether conn is TLS, and so can find the conn below itself.
+func isTLS(conn net.Conn) bool {
+	_, ok := conn.(interface{ NetConn() net.Conn })
+	return ok
+}

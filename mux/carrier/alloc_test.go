@@ -1,0 +1,32 @@
+//go:build !race
+
+package carrier_test
+
+import (
+	"testing"
+
+	"culvert/mux/carrier/carriertest"
+)
+
+// The race detector allocates, so it does not build this.
+func TestSteadyStateAllocatesNothing(t *testing.T) {
+	for _, way := range []string{"up", "down"} {
+		client, server := carriertest.Pair(t, carriertest.Config{TCP: true})
+		from, to := client, server
+		if way == "down" {
+			from, to = server, client
+		}
+		message, buf := make([]byte, 60<<10), make([]byte, maxMessage)
+		allocs := testing.AllocsPerRun(200, func() {
+			if err := from.WriteMessage(message); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := to.ReadMessage(buf); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if allocs != 0 {
+			t.Errorf("%s: %v allocations a message", way, allocs)
+		}
+	}
+}

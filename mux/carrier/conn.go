@@ -1,0 +1,345 @@
+package carrier
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+)
+
+// lastWords bounds the time that a Conn which ends politely, or for a reason the
+// peer should be told, takes for it.
+const lastWords = time.Second
+
+// Close codes that a Conn sends by itself (RFC 6455, 7.4.1); the WebSocket
+// library adds 1002 for frames that break the protocol.
+const (
+	closeUnsupported = 1003
+	closeTooBig      = 1009
+)
+
+// Conn is one carrier. It is made by [Dialer.Dial] and by [Handler], and it must
+// be ended with Close or Abort.
+//
+// One goroutine may read while another writes; all other methods may be called
+// by anybody at any time. Somebody has to be in ReadMessage most of the time:
+// heartbeats are answered and noticed there.
+type Conn struct {
+	// Set at construction.
+	ws     *websocket.Conn
+	cork   *cork
+	opt    Options
+	secure bool
+	remote string
+
+	pongs bucket  // owned by the reader
+	spare [1]byte // owned by the reader: where a byte too much goes
+
+	cause    atomic.Pointer[error] // what the Conn died of; the first one counts
+	writeErr atomic.Pointer[error] // the same, if the reader has nothing better to say
+	linger   atomic.Bool           // the peer is to be told why before the socket is closed
+
+	finishOnce sync.Once
+	done       chan struct{} // closed when the Conn is dead
+	cut        *time.Timer   // closes the socket when lastWords are over; set before done is closed
+
+	closeOnce sync.Once
+	wg        sync.WaitGroup // flush loop and pulse
+}
+
+// newConn makes a Conn that has yet to be started. k's onClose and the pings'
+// callback of ws are to be those of the Conn.
+func newConn(k *cork, opt Options, secure bool) *Conn {
+	return &Conn{
+		cork:   k,
+		opt:    opt.withDefaults(),
+		secure: secure,
+		remote: k.RemoteAddr().String(),
+		pongs:  bucket{tokens: pongBurst},
+		done:   make(chan struct{}),
+	}
+}
+
+func (c *Conn) start(ws *websocket.Conn) {
+	c.ws = ws
+	ws.SetReadLimit(int64(c.opt.MaxMessage))
+	c.cork.vitals.wrote(false) // the upgrade
+	c.cork.start(c.finish)
+	c.wg.Go(c.flushLoop)
+	c.wg.Go(c.pulse)
+}
+
+// ReadMessage reads one whole message into p and returns its length. A message
+// longer than p or than Options.MaxMessage is [ErrMessageTooLarge]; so p should
+// hold MaxMessage bytes. Only one goroutine may read at a time.
+//
+// After any error the Conn is dead and every later call returns an error with
+// the same cause: a [*CloseError] if the peer said goodbye, io.EOF or another
+// error of the network if the connection was cut, ErrHeartbeat, ErrProtocol, or
+// what was given to Abort; net.ErrClosed after Close.
+func (c *Conn) ReadMessage(p []byte) (int, error) {
+	if c.dead() { // the WebSocket library would read on after some errors
+		return 0, c.died("read")
+	}
+	typ, r, err := c.ws.Reader(context.Background())
+	if err != nil {
+		return 0, c.readFailed(err)
+	}
+	if typ != websocket.MessageBinary {
+		c.cork.putClose(closeUnsupported, "binary messages only")
+		return 0, c.tellThenDie(fmt.Errorf("%w: text message", ErrProtocol))
+	}
+
+	// Fragments may be as small as a byte, or empty, and each has a header.
+	c.cork.budget.Store(int64(4*c.opt.MaxMessage + 64<<10))
+	n := 0
+	for {
+		into := p[n:]
+		if len(into) == 0 {
+			into = c.spare[:]
+		}
+		m, err := r.Read(into)
+		n += m
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return 0, c.readFailed(err)
+		}
+		if n > len(p) || n > c.opt.MaxMessage {
+			c.cork.putClose(closeTooBig, "message too large")
+			return 0, c.tellThenDie(ErrMessageTooLarge)
+		}
+	}
+	c.cork.budget.Store(noBudget)
+	return n, nil
+}
+
+// WriteMessage sends p as one message. It may block while the peer does not
+// read, until the Conn ends. p is neither modified nor used after the return.
+// One message of more than Options.MaxMessage is refused with
+// [ErrMessageTooLarge] and nothing happens; after any other error the Conn is
+// dead, as with ReadMessage. Only one goroutine may write at a time.
+func (c *Conn) WriteMessage(p []byte) error {
+	if len(p) > c.opt.MaxMessage {
+		return fmt.Errorf("carrier: write: %w: %d bytes", ErrMessageTooLarge, len(p))
+	}
+	if c.dead() {
+		return c.died("write")
+	}
+	c.cork.beginMessage()
+	err := c.ws.Write(context.Background(), websocket.MessageBinary, p)
+	c.cork.endMessage()
+	if err == nil {
+		err = c.cork.flush()
+	}
+	if err != nil {
+		c.writeFailed(err)
+		c.cork.drop() // p may be in it
+		return c.died("write")
+	}
+	return nil
+}
+
+// Close ends the Conn politely: it sends a WebSocket close frame with code 1000
+// and reason, of which 123 bytes at most are sent, waits for the peer's for at
+// most a second and closes the socket. It unblocks whoever reads or writes and
+// returns when the Conn's own goroutines have ended. It may be called again, by
+// anybody and after Abort; the error is always nil.
+func (c *Conn) Close(reason string) error {
+	c.setCause(net.ErrClosed)
+	c.closeOnce.Do(func() {
+		if !c.dead() {
+			// The library waits for the peer longer than we like.
+			cut := time.AfterFunc(lastWords, c.cork.closeSocket)
+			_ = c.ws.Close(websocket.StatusNormalClosure, closeReason(reason))
+			cut.Stop()
+			c.finish()
+		}
+		c.wg.Wait()
+		_ = c.ws.CloseNow() // gives its buffers back
+	})
+	c.wg.Wait()
+	return nil
+}
+
+// Abort ends the Conn at once, without a close frame: what was not sent yet is
+// lost. Reads and writes return with an error that wraps cause (net.ErrClosed if
+// nil), unless the Conn was dead before. It does not block and joins nothing;
+// that is what a Close after it is for.
+func (c *Conn) Abort(cause error) {
+	if cause == nil {
+		cause = net.ErrClosed
+	}
+	c.setCause(cause)
+	c.finish()
+	// What waits in the system would otherwise be sent for many minutes, to a
+	// peer that may be gone.
+	if tcp, ok := c.cork.socket.(interface{ SetLinger(int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
+	c.cork.closeSocket()
+}
+
+// Secure reports whether this end speaks TLS with whatever it is connected to.
+func (c *Conn) Secure() bool { return c.secure }
+
+// RemoteAddr returns the address that the socket is connected to, which may be
+// that of a proxy.
+func (c *Conn) RemoteAddr() string { return c.remote }
+
+// Probe sends a ping and returns nil as soon as any byte is received after it.
+// Otherwise it returns the error of ctx, or what the Conn died of. Somebody has
+// to be in ReadMessage meanwhile.
+func (c *Conn) Probe(ctx context.Context) error {
+	next := c.cork.vitals.nextByte()
+	c.cork.put(finalPing, nil)
+	select {
+	case <-next:
+		return nil
+	case <-c.done:
+		return c.died("probe")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// SetUnsentLimit bounds the bytes that the system takes ahead of what it has
+// sent to the network (TCP_NOTSENT_LOWAT, on Linux and macOS; elsewhere and on
+// other sockets than TCP's it does nothing). 0 or less is the system's default,
+// which is megabytes. A low limit keeps interactive traffic from waiting behind
+// bulk, at the price of more wake-ups.
+func (c *Conn) SetUnsentLimit(n int) {
+	setUnsentLimit(c.cork.socket, max(n, 0))
+}
+
+func (c *Conn) dead() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *Conn) setCause(err error) { c.cause.CompareAndSwap(nil, &err) }
+
+// finish makes the Conn dead and leaves the rest to the flush loop, which has
+// lastWords to send what waits and to close the socket. It does not block.
+func (c *Conn) finish() {
+	c.finishOnce.Do(func() {
+		c.cut = time.AfterFunc(lastWords, c.cork.closeSocket)
+		close(c.done)
+	})
+}
+
+func (c *Conn) fail(err error) {
+	c.setCause(err)
+	c.finish()
+}
+
+// writeFailed ends the Conn after an error of a write. What the reader finds is
+// the cause rather: a write fails because the peer has left, and the reader may
+// know why.
+func (c *Conn) writeFailed(err error) {
+	if !errors.Is(err, net.ErrClosed) { // which is what a dead cork says
+		c.writeErr.CompareAndSwap(nil, &err)
+	}
+	c.finish()
+}
+
+// tellThenDie ends the Conn for something that the peer did and has been sent a
+// close frame about.
+func (c *Conn) tellThenDie(err error) error {
+	c.linger.Store(true)
+	c.fail(err)
+	return c.died("read")
+}
+
+// readFailed ends the Conn after an error of the WebSocket library's reader.
+func (c *Conn) readFailed(err error) error {
+	readErr := c.cork.readErr.Load()
+	ce, closed := errors.AsType[websocket.CloseError](err)
+	switch {
+	case closed:
+		c.fail(&CloseError{Code: int(ce.Code), Reason: ce.Reason})
+	case errors.Is(err, websocket.ErrMessageTooBig):
+		return c.tellThenDie(ErrMessageTooLarge)
+	case readErr != nil && errors.Is(*readErr, ErrMessageTooLarge):
+		c.cork.putClose(closeTooBig, "message too large")
+		return c.tellThenDie(fmt.Errorf("%w: too many fragments", ErrMessageTooLarge))
+	case readErr != nil && !errors.Is(*readErr, net.ErrClosed):
+		c.fail(*readErr)
+		c.cork.closeSocket() // there is nobody to say a last word to
+	case readErr != nil, errors.Is(err, net.ErrClosed): // this side has closed the socket, and knows why
+		c.finish()
+	default:
+		return c.tellThenDie(fmt.Errorf("%w: %w", ErrProtocol, err))
+	}
+	return c.died("read")
+}
+
+// died returns the error of an operation on a dead Conn.
+func (c *Conn) died(op string) error {
+	err := net.ErrClosed
+	if cause := cmp.Or(c.cause.Load(), c.writeErr.Load()); cause != nil {
+		err = *cause
+	}
+	return fmt.Errorf("carrier: %s: %w", op, err)
+}
+
+// flushLoop sends the frames that the WebSocket library and the pulse write, so
+// that neither waits for the socket, and in the end closes it.
+func (c *Conn) flushLoop() {
+	for {
+		select {
+		case <-c.cork.kick:
+			if err := c.cork.flush(); err != nil {
+				c.writeFailed(err)
+			}
+		case <-c.done:
+			// c.cut ends everything here that blocks.
+			err := c.cork.flush()
+			if err == nil && c.linger.Load() {
+				c.drain()
+			}
+			c.cork.drop()
+			c.cork.Conn.Close()
+			c.cork.closeSocket()
+			c.cut.Stop()
+			return
+		}
+	}
+}
+
+// drain reads what the peer is still sending: closing a TCP socket with unread
+// bytes resets the connection, and the peer would not see the close frame.
+func (c *Conn) drain() {
+	if half, ok := c.cork.socket.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_, _ = io.CopyN(io.Discard, c.cork.Conn, 1<<20)
+}
+
+// closeReason cuts reason to what fits into a close frame.
+func closeReason(reason string) string {
+	const limit = 123
+	reason = strings.ToValidUTF8(reason, "?")
+	if len(reason) <= limit {
+		return reason
+	}
+	end := limit
+	for !utf8.RuneStart(reason[end]) {
+		end--
+	}
+	return reason[:end]
+}

@@ -1,0 +1,454 @@
+package carrier_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"culvert/mux/carrier"
+	"culvert/mux/carrier/carriertest"
+)
+
+const maxMessage = 128<<10 + 64
+
+// exchange sends one message of size bytes and checks it.
+func exchange(t *testing.T, from, to *carrier.Conn, size int) {
+	t.Helper()
+	message := make([]byte, size)
+	random := rand.NewChaCha8([32]byte{byte(size), byte(size >> 8), byte(size >> 16)})
+	_, _ = random.Read(message)
+	want := bytes.Clone(message)
+	sent := make(chan error, 1)
+	go func() { sent <- from.WriteMessage(message) }()
+	buf := make([]byte, maxMessage)
+	n, err := to.ReadMessage(buf)
+	if err != nil {
+		t.Fatalf("%d bytes: %v", size, err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatalf("%d bytes: %v", size, err)
+	}
+	if !bytes.Equal(buf[:n], want) {
+		t.Fatalf("%d bytes: got %d others", size, n)
+	}
+	if !bytes.Equal(message, want) {
+		t.Fatalf("%d bytes: the sender's were changed", size)
+	}
+}
+
+func TestMessages(t *testing.T) {
+	sizes := []int{0, 1, 7, 125, 126, 127, 245, 246, 247, 248, 250, 256, 257, 4082, 4083, 4096, 16<<10 - 1, 16 << 10, 16<<10 + 1,
+		65535, 65536, 128 << 10, maxMessage - 1, maxMessage}
+	for _, cfg := range []carriertest.Config{{}, {TLS: true}, {TCP: true}, {TCP: true, TLS: true}} {
+		t.Run(fmt.Sprintf("tcp=%t,tls=%t", cfg.TCP, cfg.TLS), func(t *testing.T) {
+			client, server := carriertest.Pair(t, cfg)
+			for _, size := range sizes {
+				exchange(t, client, server, size)
+				exchange(t, server, client, size)
+			}
+		})
+	}
+}
+
+// A message leaves with one system call, whatever its size and with TLS too.
+// (Without TLS, the header and the payload of a server are two pieces of one
+// writev, which a path in memory sees as two.)
+func TestMessageIsOneWrite(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		path := carriertest.NewPath()
+		client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
+		for _, size := range []int{1, 1000, 5000, 128 << 10} {
+			up, down := path.Writes()
+			exchange(t, client, server, size)
+			exchange(t, server, client, size)
+			up2, down2 := path.Writes()
+			limit := 1
+			if !secure && size >= 16<<10 {
+				limit = 2
+			}
+			if up2-up != 1 || down2-down > limit {
+				t.Errorf("tls=%t, %d bytes: %d writes up, %d down", secure, size, up2-up, down2-down)
+			}
+		}
+	}
+}
+
+// Many messages and control frames both ways at once: nothing is lost, mixed up
+// or out of order.
+func TestConcurrency(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tls=%t", secure), func(t *testing.T) {
+			client, server := carriertest.Pair(t, carriertest.Config{TCP: true, TLS: secure})
+			const rounds = 300
+			size := func(i int) int { return (i * 7919) % (maxMessage - 4) }
+			var wg sync.WaitGroup
+			stop := make(chan struct{})
+			for _, ends := range [][2]*carrier.Conn{{client, server}, {server, client}} {
+				wg.Go(func() {
+					p := make([]byte, maxMessage)
+					for i := range rounds {
+						n := 4 + size(i)
+						for j := range p[:n] {
+							p[j] = byte(i + j)
+						}
+						if err := ends[0].WriteMessage(p[:n]); err != nil {
+							t.Error(err)
+							return
+						}
+						clear(p[:n]) // it is ours again
+					}
+				})
+				wg.Go(func() {
+					p := make([]byte, maxMessage)
+					for i := range rounds {
+						n, err := ends[1].ReadMessage(p)
+						if err != nil {
+							t.Error(err)
+							return
+						}
+						if n != 4+size(i) {
+							t.Errorf("message %d has %d bytes", i, n)
+							return
+						}
+						for j, b := range p[:n] {
+							if b != byte(i+j) {
+								t.Errorf("message %d, byte %d", i, j)
+								return
+							}
+						}
+					}
+				})
+			}
+			var probes sync.WaitGroup
+			for _, c := range []*carrier.Conn{client, server} {
+				probes.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+							_ = c.Probe(ctx)
+							cancel()
+							c.SetUnsentLimit(16 << 10)
+							c.SetUnsentLimit(0)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			close(stop)
+			client.Abort(nil)
+			probes.Wait()
+		})
+	}
+}
+
+func TestMessageTooLarge(t *testing.T) {
+	small := carrier.Options{MaxMessage: 1000}
+	for _, size := range []int{1001, 1002, 5000, 100_000} {
+		for _, way := range []string{"up", "down"} {
+			t.Run(fmt.Sprintf("%s/%d", way, size), func(t *testing.T) {
+				client, server := unequalPair(t, carrier.Options{MaxMessage: 200_000}, small, way)
+				exchange(t, client, server, 1000)
+				if err := server.WriteMessage(make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+					t.Errorf("written: %v", err)
+				}
+				exchange(t, server, client, 1000) // it is none the worse for it
+
+				sent := make(chan error, 1)
+				go func() { sent <- client.WriteMessage(make([]byte, size)) }()
+				buf := make([]byte, maxMessage)
+				if _, err := server.ReadMessage(buf); !errors.Is(err, carrier.ErrMessageTooLarge) {
+					t.Errorf("read: %v", err)
+				}
+				<-sent
+				_, err := client.ReadMessage(buf)
+				if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Code != 1009 {
+					t.Errorf("the sender was told %v", err)
+				}
+				if _, err := server.ReadMessage(buf); !errors.Is(err, carrier.ErrMessageTooLarge) {
+					t.Errorf("read again: %v", err)
+				}
+				if err := server.WriteMessage(nil); !errors.Is(err, carrier.ErrMessageTooLarge) {
+					t.Errorf("written after death: %v", err)
+				}
+			})
+		}
+	}
+	t.Run("short buffer", func(t *testing.T) {
+		client, server := carriertest.Pair(t, carriertest.Config{})
+		go func() { _ = client.WriteMessage(make([]byte, 11)) }()
+		if _, err := server.ReadMessage(make([]byte, 10)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+			t.Errorf("read: %v", err)
+		}
+	})
+}
+
+// A peer in the middle of a message that is refused is let finish, so that it sees
+// why.
+func TestPeerIsToldWhy(t *testing.T) {
+	client, server := carriertest.Pair(t, carriertest.Config{
+		Options:       carrier.Options{MaxMessage: 1 << 20},
+		ServerOptions: &carrier.Options{MaxMessage: 1000},
+	})
+	done := read(server)
+	if err := client.WriteMessage(make([]byte, 900_000)); err != nil {
+		t.Error(err)
+	}
+	_, err := client.ReadMessage(make([]byte, maxMessage))
+	if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Code != 1009 {
+		t.Errorf("got %v", err)
+	}
+	if err := <-done; !errors.Is(err, carrier.ErrMessageTooLarge) {
+		t.Error(err)
+	}
+}
+
+// unequalPair returns a pair whose first end has the options big and whose
+// second has small; the first is the client if way is "up".
+func unequalPair(t *testing.T, big, small carrier.Options, way string) (*carrier.Conn, *carrier.Conn) {
+	t.Helper()
+	if way == "up" {
+		return carriertest.Pair(t, carriertest.Config{TCP: true, Options: big, ServerOptions: &small})
+	}
+	client, server := carriertest.Pair(t, carriertest.Config{TCP: true, Options: small, ServerOptions: &big})
+	return server, client
+}
+
+// read starts a ReadMessage and returns where its error will be.
+func read(c *carrier.Conn) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := c.ReadMessage(make([]byte, maxMessage)); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	return done
+}
+
+func TestClose(t *testing.T) {
+	for _, cfg := range []carriertest.Config{{}, {TCP: true, TLS: true}} {
+		for _, way := range []string{"client closes", "server closes"} {
+			t.Run(fmt.Sprintf("tls=%t,%s", cfg.TLS, way), func(t *testing.T) {
+				near, far := carriertest.Pair(t, cfg)
+				if way == "server closes" {
+					near, far = far, near
+				}
+				nearDone, farDone := read(near), read(far)
+				var wg sync.WaitGroup
+				for range 3 {
+					wg.Go(func() {
+						if err := near.Close("going home"); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				if err := <-nearDone; !errors.Is(err, net.ErrClosed) {
+					t.Errorf("here: %v", err)
+				}
+				err := <-farDone
+				if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Code != 1000 || ce.Reason != "going home" {
+					t.Errorf("there: %v", err)
+				}
+				wg.Wait()
+				if err := near.WriteMessage([]byte{1}); !errors.Is(err, net.ErrClosed) {
+					t.Errorf("write here: %v", err)
+				}
+				if err := far.WriteMessage([]byte{1}); err == nil {
+					t.Error("write there went through")
+				}
+				if err := far.Close(""); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// When Close has returned, nothing of the Conn runs.
+func TestCloseJoins(t *testing.T) {
+	for range 20 {
+		client, server := carriertest.Pair(t, carriertest.Config{})
+		done := read(client)
+		_ = server.Close("")
+		_ = client.Close("")
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		for _, loop := range []string{"flushLoop", "pulse"} {
+			if bytes.Contains(stacks, []byte("carrier.(*Conn)."+loop)) {
+				t.Fatalf("%s still runs", loop)
+			}
+		}
+		<-done
+	}
+}
+
+// Everything that was written before Close arrives before the close.
+func TestCloseAfterMessages(t *testing.T) {
+	client, server := carriertest.Pair(t, carriertest.Config{TCP: true})
+	clientDone := read(client)
+	go func() {
+		for range 50 {
+			_ = client.WriteMessage(make([]byte, 1000))
+		}
+		_ = client.Close(strings.Repeat("é", 100))
+	}()
+	buf := make([]byte, maxMessage)
+	for range 50 {
+		if n, err := server.ReadMessage(buf); err != nil || n != 1000 {
+			t.Fatal(n, err)
+		}
+	}
+	_, err := server.ReadMessage(buf)
+	if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Reason != strings.Repeat("é", 61) {
+		t.Error(err)
+	}
+	<-clientDone
+}
+
+// Close ends within a second whatever the peer does, and with it everything that
+// is in progress.
+func TestCloseIsBounded(t *testing.T) {
+	faults := map[string]func(*carriertest.Path){
+		"peer does not read": func(*carriertest.Path) {},
+		"path is dead":       func(p *carriertest.Path) { p.Stall() },
+	}
+	for name, fault := range faults {
+		for _, secure := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,tls=%t", name, secure), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					path := carriertest.NewPath()
+					client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
+					fault(path)
+					reads, writes := read(client), writeForever(client)
+					synctest.Wait()
+					start := time.Now()
+					_ = client.Close("enough")
+					if took := time.Since(start); took > time.Second {
+						t.Errorf("took %v", took)
+					}
+					if err := <-reads; !errors.Is(err, net.ErrClosed) {
+						t.Errorf("read: %v", err)
+					}
+					if err := <-writes; !errors.Is(err, net.ErrClosed) {
+						t.Errorf("write: %v", err)
+					}
+					server.Abort(nil)
+					_ = server.Close("")
+				})
+			})
+		}
+	}
+}
+
+func writeForever(c *carrier.Conn) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		message := make([]byte, 50_000)
+		for {
+			if err := c.WriteMessage(message); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	return done
+}
+
+func TestAbort(t *testing.T) {
+	cause := errors.New("displaced")
+	for _, secure := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := carriertest.Pair(t, carriertest.Config{TLS: secure})
+			reads, writes := read(server), writeForever(server)
+			synctest.Wait()
+			start := time.Now()
+			server.Abort(cause)
+			server.Abort(errors.New("too late"))
+			if err := <-reads; !errors.Is(err, cause) {
+				t.Errorf("read: %v", err)
+			}
+			if err := <-writes; !errors.Is(err, cause) {
+				t.Errorf("write: %v", err)
+			}
+			if err := server.Probe(t.Context()); !errors.Is(err, cause) {
+				t.Errorf("probe: %v", err)
+			}
+			_ = server.Close("")
+			if took := time.Since(start); took != 0 {
+				t.Errorf("took %v", took)
+			}
+			// The other end sees what was on its way, and then a cut.
+			err := <-read(client)
+			if _, ok := errors.AsType[*carrier.CloseError](err); ok || errors.Is(err, carrier.ErrProtocol) {
+				t.Errorf("there: %v", err)
+			}
+			_ = client.Close("")
+		})
+	}
+}
+
+// A cut between two frames and one in the middle of a frame are the same.
+func TestCut(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			path := carriertest.NewPath()
+			client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
+			clientDone, serverDone := read(client), read(server)
+			path.Cut()
+			for _, err := range []error{<-clientDone, <-serverDone} {
+				if _, ok := errors.AsType[*carrier.CloseError](err); ok || errors.Is(err, carrier.ErrProtocol) || errors.Is(err, net.ErrClosed) {
+					t.Errorf("got %v", err)
+				}
+			}
+			_ = client.Close("")
+			_ = server.Close("")
+		})
+	}
+	client, server := carriertest.Pair(t, carriertest.Config{TCP: true})
+	go client.Abort(nil)
+	if err := <-read(server); !errors.Is(err, syscall.ECONNRESET) { // nothing is left in the system
+		t.Errorf("got %v, want a reset", err)
+	}
+}
+
+func TestProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := carriertest.NewPath()
+		client, server := carriertest.Pair(t, carriertest.Config{Path: path})
+		clientDone, serverDone := read(client), read(server)
+		for _, c := range []*carrier.Conn{client, server, client} {
+			start := time.Now()
+			if err := c.Probe(t.Context()); err != nil || time.Since(start) != 0 {
+				t.Errorf("%v after %v", err, time.Since(start))
+			}
+		}
+		path.Stall()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := client.Probe(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		client.Abort(nil)
+		server.Abort(nil)
+		<-clientDone
+		<-serverDone
+		_ = client.Close("")
+		_ = server.Close("")
+	})
+}

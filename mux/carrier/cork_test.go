@@ -1,0 +1,285 @@
+package carrier
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// sink is a conn that keeps what is written, and counts the calls.
+type sink struct {
+	net.Conn
+	got   bytes.Buffer
+	calls int
+	block chan struct{} // if not nil, Write waits for it
+	err   error
+}
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.calls++
+	if s.block != nil {
+		<-s.block
+	}
+	if s.err != nil {
+		return 0, s.err
+	}
+	return s.got.Write(p)
+}
+
+func (s *sink) Close() error { return nil }
+
+func startedCork(conn net.Conn) *cork {
+	k := newCork(newWire(conn), true)
+	k.start(func() {})
+	return k
+}
+
+func write(t *testing.T, k *cork, p []byte) {
+	t.Helper()
+	if n, err := k.Write(p); n != len(p) || err != nil {
+		t.Fatal(n, err)
+	}
+}
+
+func TestCorkPassesThroughUntilStarted(t *testing.T) {
+	s := &sink{}
+	k := newCork(newWire(s), true)
+	write(t, k, []byte("GET /"))
+	if s.got.String() != "GET /" {
+		t.Errorf("got %q", s.got.String())
+	}
+	k.start(func() {})
+	write(t, k, []byte("later"))
+	if s.got.String() != "GET /" {
+		t.Errorf("got %q", s.got.String())
+	}
+}
+
+// A client reads nothing before it has spoken: http.Transport would tell the
+// standard logger about a server that speaks first.
+func TestCorkSpeaksFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		k := newCork(newWire(near), true)
+		go func() { _, _ = far.Write([]byte("220 mail.example")) }()
+		read := make(chan string, 2)
+		go func() {
+			p := make([]byte, 100)
+			n, _ := k.Read(p)
+			read <- string(p[:n])
+		}()
+		synctest.Wait()
+		if len(read) != 0 {
+			t.Errorf("read %q", <-read)
+		}
+		go func() { _, _ = far.Read(make([]byte, 100)) }()
+		write(t, k, []byte("GET /"))
+		if got := <-read; got != "220 mail.example" || string(k.answered()) != got {
+			t.Errorf("read %q, answered %q", got, k.answered())
+		}
+
+		// An end ends the wait.
+		for _, end := range []func(k *cork){(*cork).closeSocket, func(k *cork) { _ = k.Close() }} {
+			near, _ := net.Pipe()
+			k := newCork(newWire(near), true)
+			failed := make(chan error)
+			go func() {
+				_, err := k.Read(make([]byte, 1))
+				failed <- err
+			}()
+			synctest.Wait()
+			end(k)
+			if err := <-failed; err == nil {
+				t.Error("read from a closed conn")
+			}
+		}
+	})
+}
+
+func TestCorkGathers(t *testing.T) {
+	s := &sink{}
+	k := startedCork(s)
+	var want []byte
+	for i := range 40 { // a message of a client, as the library writes it
+		p := bytes.Repeat([]byte{byte(i)}, 4096)
+		write(t, k, p)
+		want = append(want, p...)
+		clear(p) // small ones are copied
+	}
+	if s.calls != 0 {
+		t.Errorf("%d writes before the flush", s.calls)
+	}
+	if err := k.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if s.calls != 1 || !bytes.Equal(s.got.Bytes(), want) {
+		t.Errorf("%d bytes with %d writes", s.got.Len(), s.calls)
+	}
+	if err := k.flush(); err != nil || s.calls != 1 {
+		t.Errorf("nothing was flushed with %d writes, %v", s.calls, err)
+	}
+}
+
+func TestCorkKeepsOrder(t *testing.T) {
+	large := func(b byte) []byte { return bytes.Repeat([]byte{b}, refSize) }
+	for _, pieces := range [][][]byte{
+		{[]byte("h"), large('1')},
+		{large('1'), []byte("t")},
+		{[]byte("h"), large('1'), []byte("m"), []byte("n"), large('2'), large('3'), []byte("t")},
+		{large('1'), large('2')},
+	} {
+		s := &sink{}
+		k := startedCork(s)
+		for range 3 { // buffers are reused
+			s.got.Reset()
+			var want []byte
+			for _, p := range pieces {
+				write(t, k, p)
+				want = append(want, p...)
+			}
+			if err := k.flush(); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(s.got.Bytes(), want) {
+				t.Errorf("pieces are out of order: %d bytes", s.got.Len())
+			}
+		}
+		if len(k.leaving.refs) != 0 || cap(k.leaving.vec) > 0 && k.leaving.vec[:1][0] != nil {
+			t.Error("bytes are kept by reference after the flush")
+		}
+	}
+}
+
+// Writes and puts do not wait for a flush that is blocked, and what they write is
+// bounded by the caller asking congested.
+func TestCorkDoesNotBlock(t *testing.T) {
+	s := &sink{block: make(chan struct{})}
+	k := startedCork(s)
+	write(t, k, []byte("first"))
+	flushed := make(chan error)
+	go func() { flushed <- k.flush() }()
+	s.block <- struct{}{} // the flush is in Write
+	go func() { flushed <- k.flush() }()
+	n := 0
+	for !k.congested() {
+		write(t, k, []byte("pong"))
+		k.put(finalPing, nil)
+		n++
+	}
+	if n < 100 || n > maxControl {
+		t.Errorf("congested after %d", n)
+	}
+	close(s.block)
+	for range 2 {
+		if err := <-flushed; err != nil {
+			t.Error(err)
+		}
+	}
+	if err := k.flush(); err != nil || k.congested() {
+		t.Errorf("still congested, %v", err)
+	}
+}
+
+func TestCorkKicks(t *testing.T) {
+	kicked := func(k *cork) bool {
+		select {
+		case <-k.kick:
+			return true
+		default:
+			return false
+		}
+	}
+	k := startedCork(&sink{})
+	k.beginMessage()
+	write(t, k, []byte("message"))
+	if kicked(k) {
+		t.Error("kicked for a message, which is flushed by its writer")
+	}
+	k.endMessage()
+	if err := k.flush(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, k, []byte("pong"))
+	if !kicked(k) {
+		t.Error("not kicked for a control frame of the library")
+	}
+	k.put(finalPing, nil)
+	if !kicked(k) {
+		t.Error("not kicked for a ping")
+	}
+}
+
+func TestCorkDies(t *testing.T) {
+	broken := errors.New("broken")
+	k := startedCork(&sink{err: broken})
+	write(t, k, make([]byte, refSize))
+	if err := k.flush(); !errors.Is(err, broken) {
+		t.Error(err)
+	}
+	if _, err := k.Write([]byte("x")); err == nil {
+		t.Error("written after death")
+	}
+	k.put(finalPing, nil)
+	if err := k.flush(); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	if !k.filling.empty() || !k.leaving.empty() {
+		t.Error("something is kept")
+	}
+}
+
+func TestCorkPuts(t *testing.T) {
+	for _, client := range []bool{true, false} {
+		s := &sink{}
+		k := newCork(newWire(s), client)
+		k.start(func() {})
+		k.putClose(1009, "large")
+		if err := k.flush(); err != nil {
+			t.Fatal(err)
+		}
+		got := s.got.Bytes()
+		if client {
+			if len(got) != 13 || got[1] != 0x80|7 {
+				t.Fatalf("got %x", got)
+			}
+			mask, payload := got[2:6], got[6:]
+			for i := range payload {
+				payload[i] ^= mask[i%4]
+			}
+			got = append(got[:1:1], append([]byte{7}, payload...)...)
+		}
+		if want := append([]byte{0x88, 7, 0x03, 0xf1}, "large"...); !bytes.Equal(got, want) {
+			t.Errorf("got %x, want %x", got, want)
+		}
+	}
+}
+
+func TestVitalsNextByte(t *testing.T) {
+	v := newVitals()
+	first := v.nextByte()
+	if second := v.nextByte(); first != second {
+		t.Error("two channels for one byte")
+	}
+	v.readBegins()
+	v.readEnds(0)
+	select {
+	case <-first:
+		t.Error("no byte was received")
+	default:
+	}
+	v.readBegins()
+	v.readEnds(1)
+	<-first
+	next := v.nextByte()
+	select {
+	case <-next:
+		t.Error("the byte before counts as the next")
+	default:
+	}
+	if v.reading.Load() != 0 || v.now() <= 0 || v.now() > int64(time.Hour) {
+		t.Error("odd times")
+	}
+}

@@ -1,0 +1,489 @@
+package carrier_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"culvert/mux/carrier"
+	"culvert/mux/carrier/carriertest"
+)
+
+func parseURL(t *testing.T, s string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func token(s string) func() (string, error) { return func() (string, error) { return s, nil } }
+
+// phaseOf fails unless err is a DialError of phase.
+func phaseOf(t *testing.T, err error, phase carrier.Phase) {
+	t.Helper()
+	dialErr, ok := errors.AsType[*carrier.DialError](err)
+	if !ok || dialErr.Phase != phase || dialErr.Addr == "" {
+		t.Errorf("got %v (%T), want a DialError of phase %s", err, err, phase)
+	}
+}
+
+func TestDialRefused(t *testing.T) {
+	long := strings.Repeat("x", 5000)
+	tests := []struct {
+		name    string
+		handler http.HandlerFunc
+		want    carrier.RefusedError
+		is      error
+		text    string
+	}{
+		{"401", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "Unauthorized", 401)
+		}, carrier.RefusedError{Status: 401, Body: "Unauthorized"}, carrier.ErrUnauthorized, "answered 401 Unauthorized"},
+		{"403 of a proxy", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Server", "squid")
+			http.Error(w, "no", 403)
+		}, carrier.RefusedError{Status: 403, Server: "squid", Body: "no"}, nil, `answered 403 Forbidden from "squid": "no"`},
+		{"404", http.NotFound, carrier.RefusedError{Status: 404, Body: "404 page not found"}, carrier.ErrNotCulvert, "not a culvert server"},
+		{"302", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "https://login.example/")
+			w.WriteHeader(302)
+		}, carrier.RefusedError{Status: 302, Location: "https://login.example/"}, carrier.ErrNotCulvert, `redirected to "https://login.example/"`},
+		{"200", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, "hello")
+		}, carrier.RefusedError{Status: 200, Body: "hello"}, carrier.ErrNotCulvert, "not a culvert server"},
+		{"502", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Server", "nginx")
+			w.WriteHeader(502)
+		}, carrier.RefusedError{Status: 502, Server: "nginx"}, nil, "answered 502 Bad Gateway"},
+		{"refusal", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Culvert-Refusal", "gone")
+			http.Error(w, "session expired", 410)
+		}, carrier.RefusedError{Status: 410, Token: "gone", Body: "session expired"}, nil, `refusal "gone"`},
+		{"the credential said back", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Location", "/?"+r.Header.Get("Authorization"))
+			http.Error(w, strings.Repeat("-", 197)+r.Header.Get("Authorization")[7:], 500)
+		}, carrier.RefusedError{Status: 500, Location: "/?Bearer [credential]", Body: strings.Repeat("-", 197) + "[cr"}, nil, ""},
+		{"endless body", func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, long); err != nil {
+					return
+				}
+			}
+		}, carrier.RefusedError{Status: 200, Body: long[:200]}, carrier.ErrNotCulvert, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := httptest.NewServer(tt.handler)
+			defer srv.Close()
+			d := carrier.Dialer{URL: parseURL(t, srv.URL), Credential: token("secret")}
+			c, _, err := d.Dial(t.Context(), nil)
+			if err == nil {
+				c.Abort(nil)
+				t.Fatal("dialled")
+			}
+			phaseOf(t, err, carrier.PhaseUpgrade)
+			got, ok := errors.AsType[*carrier.RefusedError](err)
+			if !ok {
+				t.Fatalf("%v is no RefusedError", err)
+			}
+			if *got != tt.want {
+				t.Errorf("got %+v, want %+v", *got, tt.want)
+			}
+			for _, target := range []error{carrier.ErrUnauthorized, carrier.ErrNotCulvert} {
+				if errors.Is(err, target) != (tt.is == target) {
+					t.Errorf("%v: is %v: %t", err, target, errors.Is(err, target))
+				}
+			}
+			if !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("%q does not say %q", err, tt.text)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("%q tells the credential", err)
+			}
+		})
+	}
+}
+
+func TestDialDoesNotFollowRedirects(t *testing.T) {
+	followed := false
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed = true }))
+	defer other.Close()
+	srv := httptest.NewServer(http.RedirectHandler(other.URL, http.StatusTemporaryRedirect))
+	defer srv.Close()
+	d := carrier.Dialer{URL: parseURL(t, srv.URL), Credential: token("secret")}
+	if _, _, err := d.Dial(t.Context(), nil); !errors.Is(err, carrier.ErrNotCulvert) {
+		t.Error(err)
+	}
+	if followed {
+		t.Error("the credential was taken to where the redirect led")
+	}
+}
+
+// 101 answers that are not ours.
+func TestDialNotCulvert(t *testing.T) {
+	upgrade := func(hello string, protocols ...string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			if hello != "" {
+				w.Header().Set("Culvert-Hello", hello)
+			}
+			c, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: protocols})
+			if err != nil {
+				return
+			}
+			_, _, _ = c.Read(r.Context())
+			_ = c.CloseNow()
+		}
+	}
+	tests := []struct {
+		name    string
+		handler http.HandlerFunc
+		phase   carrier.Phase
+	}{
+		{"no subprotocol", upgrade("AA"), carrier.PhaseHello},
+		{"no hello", upgrade("", carrier.Subprotocol), carrier.PhaseHello},
+		{"malformed hello", upgrade("A", carrier.Subprotocol), carrier.PhaseHello},
+		{"oversized hello", upgrade(strings.Repeat("A", 1367), carrier.Subprotocol), carrier.PhaseHello},
+		{"wrong subprotocol", func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Set("Sec-WebSocket-Protocol", "chat")
+			upgrade("AA", "chat")(w, r)
+		}, carrier.PhaseHello},
+		{"wrong accept key", func(w http.ResponseWriter, r *http.Request) {
+			r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
+			upgrade("AA", carrier.Subprotocol)(hangUp{w}, r)
+		}, carrier.PhaseUpgrade},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := httptest.NewServer(tt.handler)
+			defer srv.Close()
+			d := carrier.Dialer{URL: parseURL(t, srv.URL)}
+			_, _, err := d.Dial(t.Context(), []byte("hello"))
+			phaseOf(t, err, tt.phase)
+			if !errors.Is(err, carrier.ErrNotCulvert) {
+				t.Errorf("%v is not ErrNotCulvert", err)
+			}
+		})
+	}
+}
+
+// hangUp closes the connection once it is upgraded.
+type hangUp struct{ http.ResponseWriter }
+
+func (w hangUp) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		conn.Close()
+	}
+	return conn, rw, err
+}
+
+// answering returns the address of a server that says the same to everybody who
+// connects, whatever they say, and then waits for them to leave.
+func answering(t *testing.T, answer string) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, answer)
+			if answer == "" {
+				_, _ = bufio.NewReader(conn).ReadByte()
+				conn.Close()
+				continue
+			}
+			_, _ = io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() {
+		ln.Close()
+		<-done
+	})
+	return ln.Addr().String()
+}
+
+func TestDialSomethingElse(t *testing.T) {
+	ssh := answering(t, "SSH-2.0-OpenSSH_9.9\r\n")
+	_, _, err := (&carrier.Dialer{URL: parseURL(t, "ws://"+ssh)}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseUpgrade)
+	if !errors.Is(err, carrier.ErrNotCulvert) || !strings.Contains(err.Error(), "SSH-2.0") {
+		t.Error(err)
+	}
+
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, "wss://"+ssh)}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseTLS)
+	if !errors.Is(err, carrier.ErrNotCulvert) {
+		t.Error(err)
+	}
+
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, "ws://"+answering(t, ""))}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseUpgrade)
+	if carrier.Permanent(err) {
+		t.Errorf("a cut during the upgrade is permanent: %v", err)
+	}
+
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = discardLog()
+	secure.StartTLS()
+	defer secure.Close()
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, strings.Replace(secure.URL, "https", "ws", 1))}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseUpgrade)
+	if !errors.Is(err, carrier.ErrNotCulvert) || !strings.Contains(err.Error(), "HTTPS server") {
+		t.Error(err)
+	}
+}
+
+func TestDialCertificate(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = discardLog()
+	srv.StartTLS()
+	defer srv.Close()
+	pool := x509.NewCertPool()
+	pool.AddCert(srv.Certificate())
+
+	_, _, err := (&carrier.Dialer{URL: parseURL(t, srv.URL)}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseTLS)
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); !ok || !carrier.Permanent(err) {
+		t.Errorf("unknown authority: %v", err)
+	}
+
+	cfg := &tls.Config{RootCAs: pool, ServerName: "wrong.example"}
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, srv.URL), TLS: cfg}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseTLS)
+	if _, ok := errors.AsType[x509.HostnameError](err); !ok || !carrier.Permanent(err) {
+		t.Errorf("wrong name: %v", err)
+	}
+
+	// The right certificate reaches the handler.
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, srv.URL), TLS: &tls.Config{RootCAs: pool}}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseUpgrade)
+
+	// Versions before 1.2 are not spoken, whatever the caller says.
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.Config.ErrorLog = discardLog()
+	old.TLS = &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
+	old.StartTLS()
+	defer old.Close()
+	cfg = &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10}
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, old.URL), TLS: cfg}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseTLS)
+	if cfg.MinVersion != tls.VersionTLS10 {
+		t.Error("the caller's config was changed")
+	}
+}
+
+func TestDialNetworkErrors(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, "ws://"+ln.Addr().String())}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseConnect)
+	if carrier.Permanent(err) {
+		t.Error(err)
+	}
+
+	noSuchHost := func(context.Context, string, string) (net.Conn, error) {
+		return nil, &net.OpError{Op: "dial", Err: &net.DNSError{Name: "db.example", IsNotFound: true}}
+	}
+	_, _, err = (&carrier.Dialer{URL: parseURL(t, "wss://db.example"), NetDial: noSuchHost}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseResolve)
+	if !strings.Contains(err.Error(), "db.example:443") {
+		t.Error(err)
+	}
+}
+
+// A dial ends with its context or its Timeout, in every phase.
+func TestDialEnds(t *testing.T) {
+	silent := func(scheme string, opts ...func(*carrier.Dialer)) *carrier.Dialer {
+		ln, err := net.Listen("tcp", "127.0.0.1:0") // its backlog takes the connection
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ln.Close() })
+		d := &carrier.Dialer{URL: parseURL(t, scheme+"://"+ln.Addr().String())}
+		for _, o := range opts {
+			o(d)
+		}
+		return d
+	}
+	never := func(d *carrier.Dialer) {
+		d.NetDial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+	}
+	for phase, d := range map[carrier.Phase]*carrier.Dialer{
+		carrier.PhaseConnect: silent("ws", never),
+		carrier.PhaseTLS:     silent("wss"),
+		carrier.PhaseUpgrade: silent("ws"),
+	} {
+		t.Run(string(phase), func(t *testing.T) {
+			d.Timeout = 20 * time.Millisecond
+			_, _, err := d.Dial(t.Context(), nil)
+			phaseOf(t, err, phase)
+			if !errors.Is(err, context.DeadlineExceeded) || carrier.Permanent(err) {
+				t.Errorf("time-out: %v", err)
+			}
+
+			d.Timeout = time.Hour
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			_, _, err = d.Dial(ctx, nil)
+			phaseOf(t, err, phase)
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("context: %v", err)
+			}
+		})
+	}
+}
+
+func TestValidate(t *testing.T) {
+	tests := []struct {
+		name   string
+		url    string
+		dialer carrier.Dialer
+		want   error
+	}{
+		{"loopback", "ws://127.0.0.1:80", carrier.Dialer{Credential: token("t")}, nil},
+		{"loopback of IPv6", "ws://[::1]:80", carrier.Dialer{Credential: token("t")}, nil},
+		{"localhost", "ws://LocalHost:80", carrier.Dialer{Credential: token("t")}, nil},
+		{"wss", "wss://a.example", carrier.Dialer{Credential: token("t")}, nil},
+		{"plaintext", "ws://a.example", carrier.Dialer{Credential: token("t")}, carrier.ErrPlaintextCredential},
+		{"plaintext http", "http://a.example", carrier.Dialer{Credential: token("t")}, carrier.ErrPlaintextCredential},
+		{"plaintext to an address", "ws://192.0.2.1", carrier.Dialer{Credential: token("t")}, carrier.ErrPlaintextCredential},
+		{"looks like loopback", "ws://127.0.0.1.a.example", carrier.Dialer{Credential: token("t")}, carrier.ErrPlaintextCredential},
+		{"looks like localhost", "ws://localhost.a.example", carrier.Dialer{Credential: token("t")}, carrier.ErrPlaintextCredential},
+		{"allowed", "ws://a.example", carrier.Dialer{Credential: token("t"), AllowPlaintext: true}, nil},
+		{"no credential", "ws://a.example", carrier.Dialer{}, nil},
+		{"empty credential", "ws://a.example", carrier.Dialer{Credential: token("")}, nil},
+		{"credential in the header", "ws://a.example", carrier.Dialer{Header: http.Header{"Authorization": {"Basic x"}}}, carrier.ErrPlaintextCredential},
+		{"credential with a line break", "wss://a.example", carrier.Dialer{Credential: token("a\nb")}, carrier.ErrInvalidDialer},
+		{"credential that cannot be read", "wss://a.example", carrier.Dialer{Credential: func() (string, error) { return "", io.ErrNoProgress }}, io.ErrNoProgress},
+		{"scheme", "ftp://a.example", carrier.Dialer{}, carrier.ErrInvalidDialer},
+		{"no host", "ws:///x", carrier.Dialer{}, carrier.ErrInvalidDialer},
+		{"user", "wss://u:p@a.example", carrier.Dialer{}, carrier.ErrInvalidDialer},
+		{"origin", "wss://a.example", carrier.Dialer{Header: http.Header{"Origin": {"x"}}}, carrier.ErrInvalidDialer},
+		{"hello", "wss://a.example", carrier.Dialer{Header: http.Header{"culvert-hello": {"x"}}}, carrier.ErrInvalidDialer},
+		{"header name", "wss://a.example", carrier.Dialer{Header: http.Header{"A:": {"x"}}}, carrier.ErrInvalidDialer},
+		{"header value", "wss://a.example", carrier.Dialer{Header: http.Header{"A": {"x\r\nB: y"}}}, carrier.ErrInvalidDialer},
+		{"upgrade", "wss://a.example", carrier.Dialer{Header: http.Header{"Sec-Websocket-Extensions": {"x"}}}, carrier.ErrInvalidDialer},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			d := tt.dialer
+			d.URL = parseURL(t, tt.url)
+			d.NetDial = func(context.Context, string, string) (net.Conn, error) {
+				if tt.want != nil {
+					t.Error("the network was touched")
+				}
+				return nil, net.ErrClosed
+			}
+			if err := d.Validate(); !errors.Is(err, tt.want) {
+				t.Errorf("Validate: %v, want %v", err, tt.want)
+			}
+			_, _, err := d.Dial(t.Context(), nil)
+			if tt.want != nil {
+				phaseOf(t, err, carrier.PhaseSetup)
+				if !errors.Is(err, tt.want) {
+					t.Errorf("Dial: %v, want %v", err, tt.want)
+				}
+			}
+		})
+	}
+	if err := new(carrier.Dialer).Validate(); !errors.Is(err, carrier.ErrInvalidDialer) {
+		t.Errorf("no URL: %v", err)
+	}
+	_, _, err := new(carrier.Dialer).Dial(t.Context(), nil)
+	if !errors.Is(err, carrier.ErrInvalidDialer) {
+		t.Errorf("no URL: %v", err)
+	}
+}
+
+// A name that says loopback and leads elsewhere gets no credential.
+func TestDialPlaintextAddressIsChecked(t *testing.T) {
+	d := carrier.Dialer{
+		URL:        parseURL(t, "ws://localhost"),
+		Credential: token("secret"),
+		NetDial: func(context.Context, string, string) (net.Conn, error) {
+			client, server := carriertest.NewPath().Ends()
+			server.Close()
+			return elsewhere{client}, nil
+		},
+	}
+	_, _, err := d.Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseConnect)
+	if !errors.Is(err, carrier.ErrPlaintextCredential) {
+		t.Error(err)
+	}
+}
+
+type elsewhere struct{ net.Conn }
+
+func (elsewhere) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80} }
+
+// What goes out, word for word.
+func TestDialRequest(t *testing.T) {
+	requests := make(chan *http.Request, 1)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests <- r
+		http.NotFound(w, r)
+	}))
+	defer srv.Close()
+	d := carrier.Dialer{
+		URL:        parseURL(t, strings.Replace(srv.URL, "http", "ws", 1)+"/some%2Fpath?q=1#f"),
+		Header:     http.Header{"Host": {"front.example"}, "X-Extra": {"1"}},
+		Credential: token("secret"),
+	}
+	_, _, err := d.Dial(t.Context(), []byte{0xff, 0xfe, 0})
+	phaseOf(t, err, carrier.PhaseUpgrade)
+	r := <-requests
+	for name, want := range map[string]string{
+		"Connection":               "Upgrade",
+		"Upgrade":                  "websocket",
+		"Sec-Websocket-Version":    "13",
+		"Sec-Websocket-Protocol":   "culvert.v1",
+		"Sec-Websocket-Extensions": "",
+		"Authorization":            "Bearer secret",
+		"Culvert-Hello":            "__4A",
+		"X-Extra":                  "1",
+		"Origin":                   "",
+		"Accept-Encoding":          "",
+	} {
+		if got := strings.Join(r.Header.Values(name), "|"); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if r.Host != "front.example" || r.RequestURI != "/some%2Fpath?q=1" || r.Proto != "HTTP/1.1" {
+		t.Errorf("got %s %s to %s", r.Proto, r.RequestURI, r.Host)
+	}
+
+	if _, _, err = d.Dial(t.Context(), make([]byte, 1025)); !errors.Is(err, carrier.ErrInvalidDialer) {
+		t.Errorf("hello of 1025 bytes: %v", err)
+	}
+}

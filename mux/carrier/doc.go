@@ -1,0 +1,37 @@
+// Package carrier is one connection through the middleboxes: an HTTP/1.1
+// request that upgrades to a WebSocket, and after that whole binary messages in
+// both directions. It knows no sessions and no streams, and nothing of what a
+// message means; package link rides on it. Nothing else below tunnel imports
+// net/http or the WebSocket library.
+//
+// The two ends:
+//
+//   - [Dialer.Dial] makes a carrier as a client. Its errors say which phase
+//     failed and what answered; [Permanent] says whether dialling again can
+//     help.
+//   - [Handler] makes carriers as a server. It is an [http.Handler] that looks
+//     like an ordinary web site to anybody without a credential. [Server] is
+//     the http.Server around it with the time-outs and limits that an open port
+//     needs.
+//
+// Both give a [Conn]. Its layers, from the top:
+//
+//	Conn             messages, heartbeats, how it ended
+//	websocket.Conn   frames (RFC 6455)
+//	cork             gathers the frames of one message; one system call each
+//	tls.Conn         with wss only
+//	wire             notes every byte received; gathers TLS records
+//	net.Conn         the socket
+//
+// Invariants:
+//
+//   - The goroutine that reads never waits for a write: the WebSocket library
+//     answers pings and closes while it reads, and those frames only go to
+//     memory, from where a goroutine of the Conn sends them.
+//   - What waits in memory to be written is bounded by one message and 4 KiB.
+//   - A Conn is judged dead by the silence of the path alone, and never while
+//     this side was not reading or not running.
+//   - Whatever a peer sends can end its own Conn, nothing else.
+//   - Every Conn has two goroutines, and they end when it does: at the first
+//     error, [Conn.Abort], or [Conn.Close], which joins them.
+package carrier

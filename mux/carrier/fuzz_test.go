@@ -1,0 +1,123 @@
+package carrier
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/coder/websocket"
+)
+
+func FuzzHello(f *testing.F) {
+	f.Add("", []byte{})
+	f.Add("aGk", []byte("hi"))
+	f.Add("aGl", []byte{0xff})
+	f.Add("aGk=", []byte{0})
+	f.Add("a\nGk", []byte{0, 1, 2})
+	f.Add("+/+/", []byte("\xfb\xff"))
+	f.Fuzz(func(t *testing.T, value string, hello []byte) {
+		h := http.Header{}
+		h.Set(helloHeader, value)
+		if got, err := decodeHello(h); err == nil {
+			if len(got) > maxHello || encodeHello(got) != value {
+				t.Errorf("%q decodes to %d bytes that encode to %q", value, len(got), encodeHello(got))
+			}
+		}
+		h.Set(helloHeader, encodeHello(hello))
+		got, err := decodeHello(h)
+		if (err == nil) != (len(hello) <= maxHello) || err == nil && !bytes.Equal(got, hello) {
+			t.Errorf("%d bytes: got %x, %v", len(hello), got, err)
+		}
+		h.Add(helloHeader, value)
+		if _, err := decodeHello(h); err == nil {
+			t.Error("two hellos are read as one")
+		}
+	})
+}
+
+func FuzzBearerToken(f *testing.F) {
+	for _, s := range []string{"", "Bearer ", "Bearer secret", "bearer  secret ", "Bearer a b", "Basic secret", "Bearersecret", "Bearer\tx", "Bearer \x00", "Bearer é"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		r := &http.Request{Header: http.Header{"Authorization": {value}}}
+		token, ok := BearerToken(r)
+		if !ok {
+			if token != "" {
+				t.Errorf("%q: refused with %q", value, token)
+			}
+			return
+		}
+		if token == "" || len(token) > maxToken || strings.ContainsAny(token, " \t\r\n\x00") {
+			t.Errorf("%q: token %q", value, token)
+		}
+		if want := "bearer"; !strings.EqualFold(strings.Trim(value[:len(want)+1], " "), want) ||
+			strings.Trim(value[len(want):], " ") != token {
+			t.Errorf("%q: token %q", value, token)
+		}
+		r.Header["Authorization"] = []string{"Bearer " + token}
+		if again, ok := BearerToken(r); !ok || again != token {
+			t.Errorf("%q: token %q is read as %q", value, token, again)
+		}
+		r.Header.Add("Authorization", value)
+		if _, ok := BearerToken(r); ok {
+			t.Error("two headers are read as one")
+		}
+	})
+}
+
+// FuzzUpgrade checks that what isUpgrade takes for an upgrade is one to the
+// WebSocket library, which otherwise would answer for us.
+func FuzzUpgrade(f *testing.F) {
+	const good = "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
+		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: culvert.v1\r\n\r\n"
+	f.Add(good)
+	for _, change := range []struct{ old, by string }{
+		{"GET", "POST"},
+		{"HTTP/1.1", "HTTP/1.0"},
+		{"Connection: Upgrade", "Connection: a, upgrade\r\nConnection: b"},
+		{"websocket", "h2c"},
+		{"13", "013"},
+		{"culvert.v1", "chat, Culvert.v1"},
+		{"==", ""},
+		{"Host: a", "Host: a\r\nSec-WebSocket-Key: x"},
+		{"Host: a", "Host: a\r\nContent-Length: 5"},
+		{"Host: a", "Host: a\r\nTransfer-Encoding: chunked"},
+	} {
+		f.Add(strings.Replace(good, change.old, change.by, 1))
+	}
+	f.Fuzz(func(t *testing.T, request string) {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
+		if err != nil || !isUpgrade(r) || len(r.Header.Values("Origin")) > 0 {
+			return
+		}
+		client, server := net.Pipe()
+		defer client.Close()
+		w := &hijackable{ResponseRecorder: httptest.NewRecorder(), conn: server}
+		ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{Subprotocol}})
+		if err != nil {
+			t.Fatalf("%q: answered %d: %v", request, w.Code, err)
+		}
+		defer ws.CloseNow()
+		if ws.Subprotocol() != Subprotocol || w.Header().Get("Sec-WebSocket-Extensions") != "" {
+			t.Errorf("%q: answered %v", request, w.Header())
+		}
+		if key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(r.Header.Get("Sec-WebSocket-Key"))); err != nil || len(key) != 16 {
+			t.Errorf("%q: key %q", request, r.Header.Get("Sec-WebSocket-Key"))
+		}
+	})
+}
+
+type hijackable struct {
+	*httptest.ResponseRecorder
+	conn net.Conn
+}
+
+func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
+}

@@ -1,0 +1,81 @@
+package carrier
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+const (
+	helloHeader   = "Culvert-Hello"
+	refusalHeader = "Culvert-Refusal"
+
+	// maxHello is the largest hello in bytes, before it is encoded.
+	maxHello = 1024
+	// maxToken is the longest bearer token in bytes.
+	maxToken = 4096
+)
+
+var errHello = errors.New("malformed " + helloHeader + " header")
+
+// Strict: there is one encoding of each hello, so two parties cannot read the
+// same header differently.
+var helloEncoding = base64.RawURLEncoding.Strict()
+
+func encodeHello(hello []byte) string { return helloEncoding.EncodeToString(hello) }
+
+// decodeHello reads the one hello of a request or answer.
+func decodeHello(h http.Header) ([]byte, error) {
+	values := h.Values(helloHeader)
+	if len(values) != 1 {
+		return nil, fmt.Errorf("%w: %d of them", errHello, len(values))
+	}
+	v := values[0]
+	if len(v) > helloEncoding.EncodedLen(maxHello) {
+		return nil, fmt.Errorf("%w: more than %d bytes", errHello, maxHello)
+	}
+	if strings.ContainsAny(v, "\r\n") { // which package base64 skips
+		return nil, fmt.Errorf("%w: line break", errHello)
+	}
+	hello, err := helloEncoding.DecodeString(v)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errHello, err)
+	}
+	return hello, nil
+}
+
+// BearerToken returns the token of the request's Authorization header (RFC 6750,
+// 2.1), and whether there is exactly one such header and it holds a token of the
+// scheme Bearer and no more than 4096 bytes. It is the only place where a
+// credential is read from a request.
+func BearerToken(r *http.Request) (token string, ok bool) {
+	values := r.Header.Values("Authorization")
+	if len(values) != 1 {
+		return "", false
+	}
+	scheme, token, found := strings.Cut(values[0], " ")
+	if !found || !strings.EqualFold(scheme, "Bearer") {
+		return "", false
+	}
+	token = strings.Trim(token, " ")
+	if !validToken(token) {
+		return "", false
+	}
+	return token, true
+}
+
+// validToken reports whether token can stand in the header: printable ASCII
+// without spaces, which is wider than RFC 6750's b64token and as unambiguous.
+func validToken(token string) bool {
+	if token == "" || len(token) > maxToken {
+		return false
+	}
+	for i := range len(token) {
+		if token[i] <= ' ' || token[i] > '~' {
+			return false
+		}
+	}
+	return true
+}

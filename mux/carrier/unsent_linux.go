@@ -1,0 +1,3 @@
+package carrier
+
+const tcpNotsentLowat = 25 // include/uapi/linux/tcp.h

@@ -1,0 +1,7 @@
+//go:build !linux && !darwin
+
+package carrier
+
+import "net"
+
+func setUnsentLimit(net.Conn, int) {}

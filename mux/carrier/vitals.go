@@ -1,0 +1,76 @@
+package carrier
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// vitals are the signs of life of one connection. All times are nanoseconds
+// since its beginning, never 0; all methods may be called concurrently.
+type vitals struct {
+	born time.Time
+
+	reading  atomic.Int64 // when the Read of the socket that is in progress began; 0: none is
+	received atomic.Int64 // when a byte was last received
+	written  atomic.Int64 // when something was last written
+	pending  atomic.Int64 // when a message or ping was first written after the last byte received; 0: none was
+
+	inflow atomic.Int64 // bytes received since something was last written
+
+	waited atomic.Bool // somebody waits for the next byte
+	mu     sync.Mutex
+	next   chan struct{} // closed by the next byte; guarded by mu
+}
+
+func newVitals() *vitals {
+	v := &vitals{born: time.Now()}
+	v.received.Store(1)
+	v.written.Store(1)
+	return v
+}
+
+func (v *vitals) now() int64 { return int64(time.Since(v.born)) + 1 }
+
+func (v *vitals) readBegins() { v.reading.Store(v.now()) }
+
+// readEnds notes that the Read in progress has returned n bytes.
+func (v *vitals) readEnds(n int) {
+	if n > 0 {
+		v.received.Store(v.now())
+		v.pending.Store(0)
+		v.inflow.Add(int64(n))
+		if v.waited.Load() {
+			v.mu.Lock()
+			if v.next != nil {
+				close(v.next)
+				v.next = nil
+				v.waited.Store(false)
+			}
+			v.mu.Unlock()
+		}
+	}
+	v.reading.Store(0)
+}
+
+// wrote notes that bytes are on their way to the peer, and whether they are a
+// message or a ping, on which something may be expected to come back.
+func (v *vitals) wrote(asks bool) {
+	now := v.now()
+	v.written.Store(now)
+	v.inflow.Store(0)
+	if asks {
+		v.pending.CompareAndSwap(0, now)
+	}
+}
+
+// nextByte returns a channel that is closed when the next byte is received.
+func (v *vitals) nextByte() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.next == nil {
+		v.next = make(chan struct{})
+		v.waited.Store(true)
+	}
+	return v.next
+}
