@@ -1,0 +1,321 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Option is one row of an agent's table: a setting, with everything that there is
+// to say about it.
+type Option struct {
+	Name        string // of the flag, --name, and of the key in the file
+	Short       string // one-letter flag, "" for none
+	Placeholder string // for the value in help texts, "" for the kind's own
+	Default     string // as a user would write it, "" for none
+	Help        string // a sentence without a full stop
+	FlagOnly    bool   // not a key of the file
+
+	// Limits of a number: an int, a Size in bytes, a time.Duration. Both 0 means
+	// no limits.
+	min, max int64
+	choices  []string           // the only texts allowed, nil for any
+	check    func(string) error // of one value's text, nil for none
+
+	target any // points to the field of the agent's struct that takes the value
+}
+
+// Kind says how an option's values are written.
+type Kind string
+
+// The kinds of options.
+const (
+	KindBool     Kind = "bool"
+	KindText     Kind = "text"
+	KindNumber   Kind = "number"
+	KindDuration Kind = "duration"
+	KindSize     Kind = "size"
+	KindForwards Kind = "forwards" // repeatable
+	KindHeaders  Kind = "headers"  // repeatable
+)
+
+// Kind is that of the field which takes the option's value.
+func (o Option) Kind() Kind {
+	switch o.target.(type) {
+	case *bool:
+		return KindBool
+	case *int:
+		return KindNumber
+	case *time.Duration:
+		return KindDuration
+	case *Size:
+		return KindSize
+	case *[]Forward:
+		return KindForwards
+	case *map[string][]string:
+		return KindHeaders
+	default:
+		return KindText
+	}
+}
+
+// Repeatable reports whether an option can be given several times, each adding to
+// a list. Of other options the last one given counts.
+func (o Option) Repeatable() bool {
+	return o.Kind() == KindForwards || o.Kind() == KindHeaders
+}
+
+// Env is the name of the option's environment variable.
+func (o Option) Env() string {
+	return "CULVERT_" + strings.ReplaceAll(strings.ToUpper(o.Name), "-", "_")
+}
+
+// Flag is how the flag is written, with its short form and a placeholder for the
+// value.
+func (o Option) Flag() string {
+	s := "--" + o.Name
+	if o.Short != "" {
+		s = "-" + o.Short + ", " + s
+	}
+	if p := o.placeholder(); p != "" {
+		s += " " + p
+	}
+	return s
+}
+
+func (o Option) placeholder() string {
+	kind := map[Kind]string{
+		KindBool: "", KindText: "TEXT", KindNumber: "N", KindDuration: "DURATION", KindSize: "SIZE",
+		KindForwards: "[BIND:]PORT:HOST:PORT", KindHeaders: "'NAME: VALUE'",
+	}[o.Kind()]
+	if len(o.choices) > 0 {
+		kind = strings.Join(o.choices, "|")
+	}
+	return cmp.Or(o.Placeholder, kind)
+}
+
+// example is a value for messages.
+func (o Option) example() string {
+	return map[Kind]string{
+		KindBool:     "true or false",
+		KindText:     "a text",
+		KindNumber:   "a whole number",
+		KindDuration: "a duration like 20s or 1m30s",
+		KindSize:     "a size like 512KiB or 4MiB",
+		KindForwards: "a list of [BIND:]PORT:HOST:PORT",
+		KindHeaders:  "a list of NAME: VALUE",
+	}[o.Kind()]
+}
+
+// splitEnv cuts the value of an environment variable into the values of the
+// option: forwards at white space and commas, headers at the ends of lines.
+func (o Option) splitEnv(value string) []string {
+	switch o.Kind() {
+	case KindForwards:
+		return strings.FieldsFunc(value, func(r rune) bool { return strings.ContainsRune(" ,\t\r\n", r) })
+	case KindHeaders:
+		return slices.DeleteFunc(strings.FieldsFunc(value, func(r rune) bool { return r == '\n' || r == '\r' }),
+			func(line string) bool { return strings.TrimSpace(line) == "" })
+	default:
+		return []string{value}
+	}
+}
+
+// reset empties the field.
+func (o Option) reset() {
+	switch p := o.target.(type) {
+	case *bool:
+		*p = false
+	case *int:
+		*p = 0
+	case *time.Duration:
+		*p = 0
+	case *Size:
+		*p = 0
+	case *[]Forward:
+		*p = nil
+	case *map[string][]string:
+		*p = nil
+	case *string:
+		*p = ""
+	case *Secret:
+		*p = Secret{}
+	case **url.URL:
+		*p = nil
+	case *slog.Level:
+		*p = 0
+	}
+}
+
+// assign reads text into the field, or adds it to the field's list. A text that is
+// wrong gives a *fault and leaves the field alone.
+func (o Option) assign(text string) error {
+	if text == "" {
+		return wrong("give "+o.example()+" or leave it out", "is empty")
+	}
+	if len(o.choices) > 0 && !slices.Contains(o.choices, text) {
+		return wrong("give "+strings.Join(o.choices, " or "), "%q is not a choice", text)
+	}
+	if o.check != nil {
+		if err := o.check(text); err != nil {
+			return err
+		}
+	}
+	switch p := o.target.(type) {
+	case *bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return wrong("give true or false", "%q is not a yes or no", text)
+		}
+		*p = b
+	case *int:
+		n, err := parseDecimal(text)
+		if err != nil && !errors.Is(err, strconv.ErrRange) {
+			return wrong("give "+o.example(), "%q is not a number", text)
+		}
+		return store(p, n, o, func(n int64) string { return strconv.FormatInt(n, 10) })
+	case *time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return wrong("give "+o.example(), "%q is not a duration", text)
+		}
+		return store(p, int64(d), o, func(n int64) string { return shortDuration(time.Duration(n)) })
+	case *Size:
+		size, err := ParseSize(text)
+		if err != nil {
+			return err
+		}
+		return store(p, int64(size), o, func(n int64) string { return Size(n).String() })
+	case *[]Forward:
+		f, err := ParseForward(text)
+		if err != nil {
+			return err
+		}
+		*p = append(*p, f)
+	case *map[string][]string:
+		name, value, err := parseHeader(text)
+		if err != nil {
+			return err
+		}
+		if *p == nil {
+			*p = make(map[string][]string)
+		}
+		(*p)[name] = append((*p)[name], value)
+	case *string:
+		if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return wrong("remove it", "has a control character in it")
+		}
+		*p = text
+	case *Secret:
+		*p = NewSecret(text)
+	case **url.URL:
+		u, err := parseServer(text)
+		if err != nil {
+			return err
+		}
+		*p = u
+	case *slog.Level:
+		return p.UnmarshalText([]byte(text))
+	default:
+		panic(fmt.Sprintf("config: option %s has a field of type %T", o.Name, o.target))
+	}
+	return nil
+}
+
+// store puts n into a field of a numeric type when it is within the limits of o.
+func store[T ~int | ~int64](field *T, n int64, o Option, show func(int64) string) error {
+	if (o.min != 0 || o.max != 0) && (n < o.min || n > o.max) {
+		return wrong(fmt.Sprintf("give %s to %s", show(o.min), show(o.max)), "%s is out of range", show(n))
+	}
+	*field = T(n)
+	return nil
+}
+
+// shortDuration is d.String without zero minutes and seconds at its end.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// parseHeader reads "Name: value" of an HTTP request header that the carrier does
+// not set itself.
+func parseHeader(text string) (name, value string, err error) {
+	const hint = "write NAME: VALUE"
+	name, value, ok := strings.Cut(text, ":")
+	name, value = textproto.TrimString(name), textproto.TrimString(value)
+	if !ok || name == "" || strings.ContainsFunc(name, notToken) {
+		return "", "", wrong(hint, "does not begin with a header's name and a colon")
+	}
+	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+		return "", "", wrong("remove it", "%s has a control character in its value", name)
+	}
+	name = textproto.CanonicalMIMEHeaderKey(name)
+	switch {
+	case name == "Authorization":
+		return "", "", wrong("give the credential with --token-file", "Authorization is set by culvert")
+	case slices.Contains([]string{"Connection", "Content-Length", "Origin", "Transfer-Encoding", "Upgrade"}, name),
+		strings.HasPrefix(name, "Sec-Websocket-"), strings.HasPrefix(name, "Culvert-"):
+		return "", "", wrong("leave it out", "%s cannot be given", name)
+	}
+	return name, value, nil
+}
+
+// notToken reports characters that a header's name cannot have (RFC 9110, 5.6.2).
+func notToken(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
+}
+
+// parseServer reads the URL of a server. It never repeats the URL in an error,
+// since there may be a secret in it.
+func parseServer(text string) (*url.URL, error) {
+	const hint = "write it like wss://example.com or ws://127.0.0.1:8080/path"
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Opaque != "" || u.Host == "":
+		return nil, wrong(hint, "is not the URL of a server")
+	case !slices.Contains([]string{"ws", "wss", "http", "https"}, u.Scheme):
+		return nil, wrong(hint, "scheme %q is not ws or wss", u.Scheme)
+	case u.User != nil:
+		return nil, wrong("remove what stands before the @ and give the credential with --token-file", "has a credential in it")
+	case u.Fragment != "":
+		return nil, wrong("remove what follows the #", "has a fragment")
+	case u.Hostname() == "":
+		return nil, wrong(hint, "names no host")
+	}
+	if strings.HasSuffix(u.Host, ":") {
+		return nil, wrong(hint, "has a colon and no port")
+	}
+	if p := u.Port(); p != "" {
+		if _, err := (part{text: p}).port(1); err != nil {
+			return nil, err
+		}
+	}
+	return u, nil
+}
+
+// checkPath checks the path of the upgrade request.
+func checkPath(text string) error {
+	if u, err := url.Parse(text); err != nil || !strings.HasPrefix(text, "/") || u.Path != text {
+		return wrong("write it like / or /tunnel", "%q is not a path", text)
+	}
+	return nil
+}
+
+// checkListen checks an address to listen on.
+func checkListen(text string) error {
+	_, _, err := parseHostPort(text, 0)
+	return err
+}
