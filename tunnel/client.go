@@ -1,0 +1,430 @@
+package tunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"culvert/mux"
+	"culvert/mux/carrier"
+	"culvert/mux/link"
+)
+
+// ClientConfig is what a Client is made of.
+type ClientConfig struct {
+	Server         *url.URL               // ws or wss, path included; required
+	Header         http.Header            // extra, for the upgrade request
+	Credential     func() (string, error) // the bearer token, asked for at every dial; nil: none
+	TLS            *tls.Config            // for wss; nil: the system's roots
+	AllowPlaintext bool                   // permit a credential over ws to a host that is not loopback
+
+	Local  []Forward // listen here, dial from the server
+	Remote []Forward // listen at the server, dial from here
+
+	// RetryInitial goes on trying when the first attempt to connect fails, which
+	// otherwise ends Run. After a first success every failure is retried.
+	RetryInitial bool
+	MaxBackoff   time.Duration // between two attempts to connect; 30 s
+
+	Settings
+}
+
+// Client is the agent that connects. It is made by NewClient and runs once.
+type Client struct {
+	cfg    ClientConfig
+	dialer carrier.Dialer
+	log    events
+	budget *mux.Budget
+	remote []*remoteForward
+
+	connected atomic.Bool // there was a session that worked
+
+	mu      sync.Mutex
+	current *clientSession // takes new streams; nil while there is none
+	changed chan struct{}  // closed and replaced when current changes
+}
+
+// NewClient checks cfg. It opens nothing. Its errors wrap ErrConfig, or are the
+// carrier's for a server that must not be dialled.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	errs := []error{cfg.complete(), complete([]limit[time.Duration]{{"largest back-off", &cfg.MaxBackoff, 30 * time.Second}})}
+	if cfg.Server == nil {
+		errs = append(errs, fmt.Errorf("%w: no server", ErrConfig))
+	}
+	for _, f := range slices.Concat(cfg.Local, cfg.Remote) {
+		errs = append(errs, f.check())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	c := &Client{
+		cfg: cfg,
+		dialer: carrier.Dialer{
+			URL: cfg.Server, Header: cfg.Header, Credential: cfg.Credential, TLS: cfg.TLS,
+			AllowPlaintext: cfg.AllowPlaintext, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
+		},
+		log:     events{cfg.Logger},
+		budget:  mux.NewBudget(int64(cfg.Memory)),
+		changed: make(chan struct{}),
+	}
+	for _, f := range cfg.Remote {
+		c.remote = append(c.remote, &remoteForward{Forward: f})
+	}
+	if err := c.dialer.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Run listens, connects and stays connected until ctx ends; then streams have
+// the grace time to finish and Run returns nil. It fails when a forward cannot
+// listen (ErrListen) and, unless RetryInitial, when the first attempt to connect
+// does. When it returns, everything that it started has ended.
+func (c *Client) Run(ctx context.Context) error {
+	forwarders, err := c.listen(ctx)
+	if err != nil {
+		return err
+	}
+	accepting, stop := context.WithCancel(ctx)
+	var loops, conns sync.WaitGroup
+	for _, f := range forwarders {
+		loops.Go(func() { f.run(accepting, &conns) })
+	}
+	err = c.runSessions(ctx)
+	stop()
+	loops.Wait()
+	conns.Wait()
+	return err
+}
+
+// listen opens the listeners of all local forwards.
+func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
+	var forwarders []*forwarder
+	for _, f := range c.cfg.Local {
+		lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+		ln, err := lc.Listen(ctx, "tcp", strings.TrimPrefix(bindAddress(f.Bind, f.Port), "*"))
+		if err != nil {
+			for _, open := range forwarders {
+				open.listener.Close()
+			}
+			return nil, fmt.Errorf("%w for local forward %s: %w", ErrListen, f, err)
+		}
+		c.log.Info("forward listening", keyForward, "local "+f.String(), keyAddress, ln.Addr().String())
+		header := mux.Header{Kind: mux.KindDial, Target: f.Target}
+		forwarders = append(forwarders, &forwarder{
+			listener: ln, target: f.Target,
+			open:        func(ctx context.Context) (stream, string, error) { return c.open(ctx, header) },
+			connectWait: c.cfg.ConnectWait, openTimeout: c.cfg.OpenTimeout,
+			pending: make(chan struct{}, c.cfg.MaxPending),
+			log:     c.log.with(keyForward, "local "+f.String()),
+		})
+	}
+	return forwarders, nil
+}
+
+// open opens a stream on the session of the moment, for which it waits.
+func (c *Client) open(ctx context.Context, h mux.Header) (stream, string, error) {
+	for {
+		c.mu.Lock()
+		s, changed := c.current, c.changed
+		c.mu.Unlock()
+		if s != nil {
+			st, err := s.mux.Open(ctx, h)
+			if err == nil {
+				return st, s.link.ID(), nil
+			}
+			if ctx.Err() == nil && !lost(err) {
+				return nil, "", err
+			}
+			s.unable()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, "", errNoSession
+		}
+	}
+}
+
+// ready makes s take new streams, unless it is retired, and unready ends that.
+func (c *Client) ready(s *clientSession) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-s.retired:
+	default:
+		c.current = s
+		c.changedLocked()
+	}
+}
+
+func (c *Client) unready(s *clientSession) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == s {
+		c.current = nil
+		c.changedLocked()
+	}
+}
+
+func (c *Client) changedLocked() {
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// lasting is how long a session must have lasted for the next one to be made at
+// once.
+const lasting = 10 * time.Second
+
+// runSessions makes one session after the other until ctx ends or an error is
+// final. A session whose end its server has announced goes on beside its
+// successor until its streams have ended, but one such session at most.
+func (c *Client) runSessions(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	var leaving *clientSession
+	var pause backoff
+	for {
+		s, err := c.newSession(ctx)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		running.Go(s.run)
+		<-s.retired
+		if s.failure != nil {
+			return s.failure
+		}
+		if leaving != nil {
+			leaving.cancel()
+		}
+		leaving = s
+		if time.Since(began) > lasting {
+			pause.reset()
+		}
+		if !sleep(ctx, pause.next(200*time.Millisecond, c.cfg.MaxBackoff)) {
+			return nil
+		}
+	}
+}
+
+// clientSession is one session of a client.
+//
+//	connecting ─▶ current ◀─▶ resuming
+//	     │           │            │
+//	     └───────────┴─▶ retired ─┴─▶ ended
+//
+// Retired by its server, by the end of its stream numbers or by the end of its
+// context, it takes no new streams and lets those it has end.
+type clientSession struct {
+	client  *Client
+	link    *link.Link
+	mux     *mux.Session
+	remotes *remotes
+	log     events
+	stop    context.Context    // the client stops
+	ctx     context.Context    // that, or the session is to end whatever its streams do
+	cancel  context.CancelFunc // of ctx
+
+	usedUp   chan struct{} // has an element when an open found that there are no more stream numbers
+	failed   chan error    // has an element when there is an error that is final for the client
+	retired  chan struct{} // closed when it takes no new streams
+	retire   func()
+	failure  error         // final for the client; valid after retired
+	opened   chan struct{} // closed with the first carrier
+	initial  bool          // the client's first session that had a carrier; valid after opened
+	attached bool          // owned by link.Maintain
+}
+
+func (c *Client) newSession(ctx context.Context) (*clientSession, error) {
+	l := link.New(c.cfg.link())
+	m, err := mux.Client(l, c.cfg.mux(c.budget))
+	if err != nil {
+		l.Close("no session")
+		return nil, err
+	}
+	log := c.log.with(keySession, l.ID())
+	s := &clientSession{
+		client: c, link: l, mux: m, log: log, remotes: newRemotes(m, c.cfg.Settings, log), stop: ctx,
+		usedUp: make(chan struct{}, 1), failed: make(chan error, 1),
+		retired: make(chan struct{}), opened: make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(ctx)
+	s.retire = sync.OnceFunc(func() {
+		close(s.retired)
+		c.unready(s)
+	})
+	return s, nil
+}
+
+// run returns when everything of the session has ended.
+func (s *clientSession) run() {
+	defer s.cancel()
+	life, end := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { s.maintain(life) })
+	running.Go(func() { acceptStreams(s.mux, s.serve) })
+	running.Go(func() { s.listen(life) })
+
+	var reason string // why this end lets it end
+	var told bool     // by the server that it takes no new streams
+	select {
+	case <-s.mux.Done():
+	case s.failure = <-s.failed:
+		reason = "client gives up"
+	case <-s.mux.PeerGoingAway():
+		told, reason = true, "server is leaving"
+		s.leave(reason, told)
+	case <-s.usedUp:
+		reason = "stream numbers used up"
+		s.mux.GoAway(reason)
+		s.leave(reason, told)
+	case <-s.stop.Done():
+	}
+	if s.stop.Err() != nil {
+		reason = "client is stopping"
+		s.retire()
+		if !told {
+			s.mux.GoAway(reason)
+		}
+		grace, cancel := context.WithTimeout(context.Background(), s.client.cfg.Grace)
+		drain(grace, s.mux, s.link, told)
+		cancel()
+	}
+	closeSession(s.mux, s.link, reason)
+	end()
+	running.Wait()
+	select {
+	case <-s.opened:
+		s.log.sessionEnded(s.mux, reason)
+	default: // there never was one
+	}
+	s.retire()
+}
+
+// leave lets another session take over while the streams of this one go on.
+func (s *clientSession) leave(reason string, told bool) {
+	s.log.Info("session leaving", keyReason, reason)
+	s.remotes.release()
+	s.retire()
+	drain(s.ctx, s.mux, s.link, told)
+}
+
+// unable is told of an open that the session could not serve. If it has not
+// ended, it has used up its stream numbers.
+func (s *clientSession) unable() {
+	s.client.unready(s)
+	select {
+	case <-s.mux.Done():
+	case s.usedUp <- struct{}{}:
+	default:
+	}
+}
+
+func (s *clientSession) fail(err error) {
+	select {
+	case s.failed <- err:
+	default:
+	}
+}
+
+// maintain keeps the link on a carrier until ctx or the link ends.
+func (s *clientSession) maintain(ctx context.Context) {
+	c := s.client
+	final := func(error) bool { return !c.cfg.RetryInitial && !c.connected.Load() }
+	err := s.link.Maintain(ctx, link.Redial{
+		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
+		Attached: func(resumed bool, on link.Carrier) {
+			s.attached = true
+			if resumed {
+				s.log.Info("session resumed", keyRemote, on.RemoteAddr())
+			} else {
+				s.log.Info("session opened", keyRemote, on.RemoteAddr())
+				s.initial = c.connected.CompareAndSwap(false, true)
+				close(s.opened)
+			}
+			c.ready(s)
+		},
+		Lost: func(err error, next time.Duration) {
+			c.unready(s)
+			switch {
+			case errors.Is(err, net.ErrClosed): // by this end
+			case s.attached:
+				s.log.Info("session lost", keyError, err, keyNext, next)
+			default:
+				s.log.Warn("connect failed", keyError, err, keyNext, next)
+			}
+			s.attached = false
+		},
+	})
+	if final(err) {
+		s.fail(err)
+	}
+}
+
+func (c *Client) secure() bool { return c.cfg.Server.Scheme == "wss" || c.cfg.Server.Scheme == "https" }
+
+// dial makes one carrier.
+func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, []byte, error) {
+	conn, reply, err := s.client.dialer.Dial(ctx, hello)
+	if err != nil {
+		var refused *carrier.RefusedError
+		if errors.As(err, &refused) && refused.Token == carrier.RefusalGone {
+			err = fmt.Errorf("%w: %w", link.ErrGone, err)
+		}
+		return nil, nil, err
+	}
+	return conn, reply, nil
+}
+
+// listen asks for all remote forwards. The client's first session must get them
+// all, so that a mistake in the configuration is told at once.
+func (s *clientSession) listen(ctx context.Context) {
+	select {
+	case <-s.opened:
+	case <-ctx.Done():
+		return
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
+	for _, f := range s.client.remote {
+		if s.initial && !s.client.cfg.RetryInitial {
+			err := s.remotes.listen(ctx, f)
+			if err == nil {
+				continue
+			}
+			if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
+				s.fail(listenError(f.Forward, err))
+				return
+			}
+		}
+		running.Go(func() { s.remotes.keep(ctx, f) })
+	}
+}
+
+// serve dials the target of a connection that the server accepted.
+func (s *clientSession) serve(st stream) {
+	h := st.Header()
+	if h.Kind != mux.KindForward {
+		st.Refuse(mux.Denied, "this end dials for its own forwards only")
+		return
+	}
+	target, err := s.remotes.target(st.Context(), h.Target)
+	if err != nil {
+		code, why := verdict(err, mux.Internal)
+		st.Refuse(code, why)
+		return
+	}
+	serveTarget(&dialer{timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log)
+}

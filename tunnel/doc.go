@@ -1,0 +1,27 @@
+// Package tunnel is the two agents: it listens, dials and copies bytes between
+// connections and the streams of a session.
+//
+// [Client.Run] and [Server.Run] do everything and return when all they started
+// has returned; the end of their context is a graceful stop. NewClient and
+// NewServer only check. The programs in cmd turn a configuration into
+// [ClientConfig] and [ServerConfig] and call them, nobody else does.
+//
+//	local forward    application ─▶ Client listens ─ KindDial ──▶ Server dials ─▶ target
+//	remote forward   application ─▶ Server listens ─ KindForward ▶ Client dials ─▶ target
+//
+// Who owns what:
+//   - A connection and its stream belong to one relay, which closes both. It
+//     costs two goroutines and holds no buffer while nothing flows.
+//   - A session belongs to the goroutine that made it; its streams' handlers
+//     are joined before it is forgotten.
+//   - A remote listener belongs to the session that asked for it and ends with
+//     it, unless a later session of the same identity takes it over.
+//
+// Invariants:
+//   - A cut is never a clean end: whatever is not a FIN of the other side
+//     becomes a TCP reset.
+//   - No accept loop waits for a dial, a stream or a peer.
+//   - Every dial and every listen for a client asks the policy, about the
+//     address that is then used: [dialer] and [listeners] are the only places.
+//   - A connection that arrives while there is no session waits for one.
+package tunnel

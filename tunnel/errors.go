@@ -1,0 +1,59 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+
+	"culvert/mux"
+)
+
+// Errors of this package.
+var (
+	// ErrConfig is wrapped by everything NewClient and NewServer complain of.
+	ErrConfig = errors.New("invalid configuration")
+	// ErrListen is wrapped by the error of a forward that could not listen at
+	// the start, here (local) or at the server (remote).
+	ErrListen = errors.New("cannot listen")
+
+	errNoSession    = errors.New("no session to the peer")
+	errNoCarrier    = errors.New("no carrier to probe")
+	errNoCredential = errors.New("no credential")
+)
+
+// TargetError says why a target could not be reached.
+type TargetError struct {
+	Code   mux.Code
+	Reason string // short, fit for the peer
+	Err    error  // the cause, for the log only; may be nil
+}
+
+func (e *TargetError) Error() string {
+	if e.Err != nil {
+		return e.Err.Error()
+	}
+	return e.Reason
+}
+
+func (e *TargetError) Unwrap() error { return e.Err }
+
+// listenError is the client's view of a refused remote listen.
+func listenError(f Forward, err error) error {
+	return fmt.Errorf("%w for remote forward %s: %w", ErrListen, f, err)
+}
+
+// verdict is the code and reason in err: those of a failed open or a reset, or
+// fallback and err's own words. Nothing is mux.OK.
+func verdict(err error, fallback mux.Code) (mux.Code, string) {
+	if err == nil {
+		return mux.OK, ""
+	}
+	var e *mux.Error
+	if errors.As(err, &e) {
+		return e.Code, e.Reason
+	}
+	var t *TargetError
+	if errors.As(err, &t) {
+		return t.Code, t.Reason
+	}
+	return fallback, err.Error()
+}

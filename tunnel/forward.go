@@ -1,0 +1,140 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"culvert/mux"
+)
+
+// forwarder accepts connections and carries each over a stream of its own.
+// Local forwards and the server's end of remote ones are forwarders.
+type forwarder struct {
+	listener net.Listener
+	target   string // for logs
+	// open waits, until ctx ends, for a session and opens a stream on it. It
+	// returns the session's name for logs too.
+	open        func(ctx context.Context) (st stream, session string, err error)
+	connectWait time.Duration // for open and the reply together,
+	openTimeout time.Duration // but at least this for the reply
+	pending     chan struct{} // one element for each connection without a reply
+	log         events
+}
+
+// run accepts until ctx ends, then closes the listener and returns; it does not
+// wait for the connections, which are added to conns. What is accepted is held
+// back while too many connections wait for their reply, and an accept that
+// fails, for want of file descriptors say, is tried again.
+func (f *forwarder) run(ctx context.Context, conns *sync.WaitGroup) {
+	stop := context.AfterFunc(ctx, func() { f.listener.Close() })
+	defer stop()
+	defer f.listener.Close()
+	failed := every{interval: 10 * time.Second}
+	full := every{interval: 10 * time.Second}
+	var pause backoff
+	for {
+		select {
+		case f.pending <- struct{}{}:
+		default:
+			if full.now() {
+				f.log.Warn("limit reached", keyLimit, "pending connections", keyTarget, f.target)
+			}
+			select {
+			case f.pending <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+		}
+		conn, err := f.listener.Accept()
+		if err == nil {
+			pause.reset()
+			settled := sync.OnceFunc(func() { <-f.pending })
+			conns.Go(func() {
+				defer settled()
+				f.carry(ctx, conn, settled)
+			})
+			continue
+		}
+		<-f.pending
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		wait := pause.next(5*time.Millisecond, time.Second)
+		if failed.now() {
+			f.log.Warn("accept failed", keyError, err, keyNext, wait)
+		}
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// carry opens a stream for conn and relays. The connection waits for a session
+// no longer than ctx; a stream once opened is not bound by ctx. settled is
+// called as soon as the fate of the open is known.
+func (f *forwarder) carry(ctx context.Context, conn net.Conn, settled func()) {
+	if c, ok := conn.(*net.TCPConn); ok {
+		c.SetKeepAliveConfig(keepAlive)
+	}
+	limit := time.Now().Add(f.connectWait)
+	wait, cancel := context.WithDeadline(ctx, limit)
+	st, session, err := f.open(wait)
+	cancel()
+	if err != nil {
+		abort(conn)
+		code, why := verdict(err, mux.TimedOut)
+		f.log.Warn("target refused", keyTarget, f.target, keyRemote, conn.RemoteAddr(), keyCode, code, keyReason, why)
+		return
+	}
+	if t := time.Now().Add(f.openTimeout); t.After(limit) {
+		limit = t
+	}
+	reply, cancel := context.WithDeadline(context.Background(), limit)
+	defer cancel()
+	r := &relay{conn: conn, stream: st, replied: make(chan struct{}), onReply: func() { cancel(); settled() }}
+	err = r.run(reply)
+	switch code, why := verdict(err, mux.OK); code {
+	case mux.OK:
+		f.log.streamClosed(r, session, f.target)
+	case mux.Cancelled:
+		f.log.Debug("connection left before the open reply", keySession, session, keyStream, st.ID(), keyTarget, f.target)
+	default:
+		f.log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, f.target,
+			keyRemote, conn.RemoteAddr(), keyCode, code, keyReason, why)
+	}
+}
+
+// backoff grows from attempt to attempt, with full jitter.
+type backoff struct{ attempts int }
+
+func (b *backoff) reset() { b.attempts = 0 }
+
+func (b *backoff) next(first, most time.Duration) time.Duration {
+	top := most
+	if b.attempts < 30 {
+		top = min(most, first<<b.attempts)
+	}
+	b.attempts++
+	return jitter(top)
+}
+
+// jitter is a random duration up to d, and never so short that a loop spins.
+func jitter(d time.Duration) time.Duration {
+	return d/10 + rand.N(d-d/10+1)
+}
+
+// sleep waits for d and reports false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

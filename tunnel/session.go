@@ -1,0 +1,134 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"culvert/mux"
+	"culvert/mux/carrier"
+	"culvert/mux/link"
+)
+
+// session is what is needed to open streams on a *mux.Session.
+type session interface {
+	Open(ctx context.Context, h mux.Header) (stream, error)
+}
+
+// sessionOf is a *mux.Session with its streams as this package sees them.
+type sessionOf struct{ *mux.Session }
+
+func (s sessionOf) Open(ctx context.Context, h mux.Header) (stream, error) {
+	st, err := s.Session.Open(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	return st, nil
+}
+
+var _ stream = (*mux.Stream)(nil)
+
+// lost says of an error of Open that the session takes no new streams any more,
+// so that another one may be waited for.
+func lost(err error) bool {
+	return errors.Is(err, mux.ErrGoingAway) || mux.CodeOf(err) == mux.SessionLost
+}
+
+// closeFlush bounds how long the end of a session waits for its last bytes.
+const closeFlush = time.Second
+
+// drainCheck is how often a session that ends is looked at.
+const drainCheck = 10 * time.Millisecond
+
+// drain waits, until ctx ends, for the streams of a session that takes no new
+// ones. Each end alone knows when it has passed on what it received, so both must
+// have no streams left before the session is closed. The end that was told that
+// the other takes no new streams says the same when its own have ended, and
+// leaves closing to the other; the end that told closes when it has heard that
+// and its own have ended too.
+func drain(ctx context.Context, s *mux.Session, l *link.Link, told bool) {
+	check := time.NewTicker(drainCheck)
+	defer check.Stop()
+	for {
+		if s.NumStreams() == 0 {
+			switch {
+			case !l.Attached(): // nobody is there to wait for
+				return
+			case told:
+				s.GoAway("no streams left")
+			case goingAway(s):
+				return
+			}
+		}
+		select {
+		case <-s.Done():
+			return
+		case <-ctx.Done():
+			return
+		case <-check.C:
+		}
+	}
+}
+
+func goingAway(s *mux.Session) bool {
+	select {
+	case <-s.PeerGoingAway():
+		return true
+	default:
+		return false
+	}
+}
+
+// closeSession ends a session after what was written to it, if there is a
+// carrier for that.
+func closeSession(s *mux.Session, l *link.Link, reason string) {
+	flush := closeFlush
+	if !l.Attached() {
+		flush = 0
+	}
+	s.Close(reason, flush)
+}
+
+// acceptStreams hands each stream that the peer opens to handle, on a goroutine
+// of its own, until the session has ended; then it waits for them.
+func acceptStreams(s *mux.Session, handle func(stream)) {
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	for {
+		st, err := s.Accept(context.Background())
+		if err != nil {
+			return
+		}
+		streams.Go(func() { handle(st) })
+	}
+}
+
+// sessionEnded logs the end of a session, and why this end let it end, or else
+// what ended it.
+func (e events) sessionEnded(s *mux.Session, reason string) {
+	err := s.Err()
+	switch {
+	case errors.Is(err, link.ErrExpired), errors.Is(err, link.ErrGone):
+		e.Info("session expired", keyReason, err)
+	case reason != "":
+		e.Info("session closed", keyReason, reason)
+	default:
+		e.Info("session closed", keyReason, err)
+	}
+}
+
+func (s Settings) link() link.Config {
+	return link.Config{ResumeWindow: s.ResumeWindow, ReplayBuffer: s.ReplayBuffer, MaxMessage: s.MaxMessage, Logger: s.Logger}
+}
+
+func (s Settings) mux(budget *mux.Budget) mux.Config {
+	return mux.Config{
+		MaxStreams: s.MaxStreams, OpenTimeout: s.OpenTimeout, Memory: int64(s.SessionMemory), Budget: budget,
+		Logger: s.Logger,
+	}
+}
+
+func (s Settings) carrier() carrier.Options {
+	return carrier.Options{Heartbeat: s.Heartbeat, HeartbeatTimeout: s.HeartbeatTimeout}
+}
