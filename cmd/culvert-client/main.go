@@ -1,0 +1,27 @@
+// Command culvert-client carries TCP connections to a culvert-server through
+// anything that lets HTTP pass: forwards of the -L kind listen here and are dialled
+// from the server, forwards of the -R kind the other way round.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"culvert/cmd/internal/program"
+	"culvert/config"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return program.Program{
+		Name:     "culvert-client",
+		Summary:  "TCP through one WebSocket, and every stream alive when it is cut",
+		Options:  config.ClientOptions(),
+		Prepare:  prepare,
+		Commands: []*program.Command{demoCommand()},
+	}.Run(ctx, args, stdout, stderr)
+}

@@ -1,0 +1,25 @@
+// Command culvert-server is the end of the tunnels of culvert-clients: it dials the
+// targets of their -L forwards and listens for their -R forwards.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+
+	"culvert/cmd/internal/program"
+	"culvert/config"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+	return program.Program{
+		Name:    "culvert-server",
+		Summary: "the server's end of TCP through anything that lets HTTP pass",
+		Options: config.ServerOptions(),
+		Prepare: prepare,
+	}.Run(ctx, args, stdout, stderr)
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"crypto/tls"
+	"io"
+
+	"culvert/auth"
+	"culvert/cmd/internal/program"
+	"culvert/config"
+	"culvert/tunnel"
+)
+
+// prepare makes the server that the user described.
+func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
+	cfg, warnings, err := config.LoadServer(src)
+	if err != nil {
+		return nil, err
+	}
+	var problems config.Problems
+	authenticate, more, err := newAuthenticate(cfg)
+	if err != nil {
+		problems = append(problems, program.BadCredential(err))
+	}
+	warnings = append(warnings, more...)
+	tlsConfig, err := newTLS(cfg)
+	if err != nil {
+		problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(), Hint: "give --tls-cert and --tls-key PEM files that belong together"})
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
+
+	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
+	server, err := tunnel.NewServer(tunnel.ServerConfig{
+		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Authenticate: authenticate,
+		GatewayPorts: cfg.GatewayPorts, Policy: auth.Builtin{GatewayPorts: cfg.GatewayPorts},
+		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
+		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
+		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
+		Settings:       program.Settings(cfg.Settings, log),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &program.Job{Run: server.Run, Log: log, Warnings: warnings}, nil
+}
+
+// newAuthenticate returns what turns a token into an identity, nil when everybody
+// is let in; config has seen to it that this was asked for.
+func newAuthenticate(cfg *config.Server) (authenticate func(token string) (identity string, err error), warnings []string, err error) {
+	var tokens *auth.Tokens
+	switch {
+	case cfg.InsecureNoAuth:
+		return nil, nil, nil
+	case cfg.TokenFile != "":
+		tokens, warnings, err = auth.ReadTokens(cfg.TokenFile)
+	default:
+		tokens, warnings, err = auth.NewTokens(cfg.Token.Reveal())
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return tokens.Authenticate, warnings, nil
+}
+
+// newTLS returns the server's TLS settings, nil for plain ws.
+func newTLS(cfg *config.Server) (*tls.Config, error) {
+	if cfg.TLSCert == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
+}

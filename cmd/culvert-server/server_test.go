@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+const secret = "sesame-0123456789abcdef"
+
+func write(t *testing.T, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestConfiguration(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	token := write(t, secret)
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		code   int
+		stderr string
+	}{
+		{"no credential, no service", nil, 2, "culvert-server: --token-file: no credential is configured; give --token-file FILE, or --insecure-no-auth"},
+		{"both", []string{"--token-file", token, "--insecure-no-auth"}, 2, "give one of the two"},
+		{"empty token file", []string{"--token-file", write(t, "\n# x\n")}, 2, "no token in it"},
+		{"the same token twice", []string{"--token-file", write(t, secret+"\n"+secret)}, 2, "line 2 is the same as the token in line 1"},
+		{"missing token file", []string{"--token-file", token + ".missing"}, 2, "no such file"},
+		{"missing certificate", []string{"--token-file", token, "--tls-cert", token + ".missing", "--tls-key", token}, 2, "--tls-cert: open "},
+		{"no certificate", []string{"--token-file", token, "--tls-cert", token, "--tls-key", token}, 2, "--tls-cert: "},
+		{"an address in use", []string{"--token-file", token, "--listen", taken.Addr().String()}, 1, "use another port, or end what listens there"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr strings.Builder
+			code := run(t.Context(), append([]string{"culvert-server"}, tt.args...), nil, &stdout, &stderr)
+			if code != tt.code || stdout.Len() > 0 || strings.Count(stderr.String(), "\n") != 1 || !strings.Contains(stderr.String(), tt.stderr) {
+				t.Errorf("exit code %d, want %d; stdout %q; stderr %q, want %q", code, tt.code, &stdout, &stderr, tt.stderr)
+			}
+			if strings.Contains(stderr.String(), "sesame") {
+				t.Error("a secret is shown")
+			}
+		})
+	}
+}
+
+// TestWaysToGiveACredential checks that each of them keeps strangers out, and that
+// only --insecure-no-auth lets them in.
+func TestWaysToGiveACredential(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		args    []string
+		env     map[string]string
+		status  int
+		warning string
+	}{
+		{"token file", []string{"--token-file", write(t, secret)}, nil, http.StatusUnauthorized, ""},
+		{"token", []string{"--token", secret}, nil, http.StatusUnauthorized, "the token is on the command line"},
+		{"variable", nil, map[string]string{"CULVERT_TOKEN": secret}, http.StatusUnauthorized, ""},
+		{"variable for the file", nil, map[string]string{"CULVERT_TOKEN_FILE": write(t, secret)}, http.StatusUnauthorized, ""},
+		{"configuration", []string{"--config", write(t, "token: "+secret)}, nil, http.StatusUnauthorized, ""},
+		{"short", nil, map[string]string{"CULVERT_TOKEN": "sesame"}, http.StatusUnauthorized, "can be guessed"},
+		// Without a hello the upgrade fails, but not for want of a credential.
+		{"none", []string{"--insecure-no-auth"}, nil, http.StatusBadRequest, "EVERYBODY"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for name, value := range tt.env {
+				t.Setenv(name, value)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			log, w := io.Pipe()
+			ended := make(chan int, 1)
+			go func() {
+				ended <- run(ctx, append([]string{"culvert-server", "--listen", "127.0.0.1:0", "--log-format", "json", "--grace", "0s"}, tt.args...), nil, io.Discard, w)
+				w.Close()
+			}()
+			var text strings.Builder
+			lines := json.NewDecoder(io.TeeReader(log, &text))
+			address := ""
+			for address == "" {
+				var line struct{ Msg, Address string }
+				if err := lines.Decode(&line); err != nil {
+					t.Fatalf("%v after %s", err, &text)
+				}
+				address = line.Address
+			}
+			rest := make(chan struct{})
+			go func() {
+				_, _ = io.Copy(&text, log)
+				close(rest)
+			}()
+			status := upgrade(t, address)
+			if status != tt.status {
+				t.Errorf("a stranger is answered %d, want %d", status, tt.status)
+			}
+			cancel()
+			if code := <-ended; code != 0 {
+				t.Errorf("exit code %d", code)
+			}
+			<-rest
+			if got := strings.Contains(text.String(), `"level":"WARN"`); got != (tt.warning != "") || !strings.Contains(text.String(), tt.warning) {
+				t.Errorf("want the warning %q in:\n%s", tt.warning, &text)
+			}
+			if strings.Contains(text.String(), "sesame") {
+				t.Error("the log has a secret")
+			}
+		})
+	}
+}
+
+// upgrade asks for a carrier without a credential and returns the HTTP status.
+func upgrade(t *testing.T, address string) int {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+		"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "culvert.v1",
+	} {
+		request.Header.Set(name, value)
+	}
+	transport := &http.Transport{DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	return response.StatusCode
+}

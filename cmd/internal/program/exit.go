@@ -1,0 +1,171 @@
+package program
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert/config"
+	"culvert/mux/carrier"
+	"culvert/tunnel"
+)
+
+// The exit codes.
+const (
+	exitOK      = 0 // stopped cleanly
+	exitFailed  = 1 // a failure that may pass
+	exitUsage   = 2 // wrong usage or configuration
+	exitRefused = 3 // trying again will not help
+)
+
+var errSecondSignal = errors.New("ended by a second signal before everything was closed")
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	what, hint string
+}
+
+func (e *usageError) Error() string { return e.what + "; " + e.hint }
+
+// usageError words what the flag package did not understand.
+func (p Program) usageError(_ *cli.Context, err error, _ bool) error {
+	names := []string{"help", "version"}
+	for _, o := range p.Options {
+		names = append(names, o.Name)
+	}
+	return flagError(err, names)
+}
+
+// flagError is the flag package's error in our words, as far as they differ; it
+// has no types.
+func flagError(err error, names []string) error {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		hint := "see --help"
+		if near := config.Nearest(name, names); near != "" {
+			hint = "did you mean --" + near + "?"
+		}
+		return &usageError{fmt.Sprintf("there is no flag %q", "--"+name), hint}
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return &usageError{fmt.Sprintf("--%s needs a value", name), "see --help"}
+	}
+	return &usageError{text, "see --help"}
+}
+
+// report prints err for people, one line for each thing that is wrong, and returns
+// the exit code.
+func (p Program) report(stderr io.Writer, err error) int {
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		for _, problem := range problems {
+			fmt.Fprintf(stderr, "%s: %s\n", p.Name, oneLine(problem.String()))
+		}
+		return exitUsage
+	}
+	code, hint := judge(err)
+	if err != nil {
+		text := oneLine(err.Error())
+		if hint != "" {
+			text += "; " + hint
+		}
+		fmt.Fprintf(stderr, "%s: %s\n", p.Name, text)
+	}
+	return code
+}
+
+// judge is the exit code for an error and what to do about it, "" if the error says
+// so or there is nothing to say. It is the only place that decides either.
+func judge(err error) (code int, hint string) {
+	var (
+		usage    *usageError
+		problems config.Problems
+	)
+	switch {
+	case err == nil:
+		return exitOK, ""
+	case errors.As(err, &usage), errors.As(err, &problems):
+		return exitUsage, ""
+	case errors.Is(err, tunnel.ErrConfig), errors.Is(err, carrier.ErrInvalidDialer):
+		return exitUsage, ""
+	case carrier.Permanent(err):
+		return exitRefused, refusedHint(err)
+	default:
+		return exitFailed, failedHint(err)
+	}
+}
+
+func refusedHint(err error) string {
+	var (
+		name    x509.HostnameError
+		invalid x509.CertificateInvalidError
+		refused *carrier.RefusedError
+	)
+	switch {
+	case errors.Is(err, carrier.ErrUnauthorized):
+		return "give a token that the server knows with --token-file"
+	case errors.Is(err, carrier.ErrPlaintextCredential):
+		return "use wss://, or --allow-plaintext if nobody on the way may do harm"
+	case errors.As(err, &name):
+		return "use the name in the certificate, or say it with --tls-server-name"
+	case errors.As(err, &invalid):
+		return "check the server's certificate and this machine's clock"
+	case errors.As(err, &refused):
+		switch {
+		case refused.Token == carrier.RefusalVersion:
+			return "use the same version of culvert at both ends"
+		case refused.Status == http.StatusForbidden:
+			return "something on the way or at the server forbids the upgrade"
+		case refused.Status/100 == 3:
+			return "check the address and the path, or log in where it redirects to"
+		}
+		return "check the address and the path"
+	case errors.Is(err, carrier.ErrNotCulvert):
+		return "check the address and the path"
+	default: // a certificate
+		return "check who answers there, and give the authority that signed its certificate with --tls-ca"
+	}
+}
+
+func failedHint(err error) string {
+	var (
+		dial   *carrier.DialError
+		lookup *net.DNSError
+	)
+	switch {
+	case errors.As(err, &dial):
+		const retry = "--retry-initial keeps trying"
+		switch {
+		case errors.As(err, &lookup):
+			return "check the server's name; " + retry
+		case errors.Is(err, syscall.ECONNREFUSED):
+			return "check that culvert-server runs there; " + retry
+		}
+		return retry
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "use another port, or end what listens there"
+	case errors.Is(err, fs.ErrPermission) && errors.Is(err, tunnel.ErrListen):
+		return "use a port above 1023, or give the program the right to listen there"
+	}
+	return ""
+}
+
+// oneLine keeps what others say from starting a line of its own or moving the
+// cursor.
+func oneLine(text string) string {
+	text = strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, text)
+}

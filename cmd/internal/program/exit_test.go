@@ -1,0 +1,81 @@
+package program
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+
+	"culvert/config"
+	"culvert/mux/carrier"
+	"culvert/tunnel"
+)
+
+func TestJudge(t *testing.T) {
+	dial := func(phase carrier.Phase, err error) error {
+		return fmt.Errorf("connect: %w", &carrier.DialError{Phase: phase, Addr: "h:80", Err: err})
+	}
+	refused := func(status int, token string) error {
+		return dial(carrier.PhaseUpgrade, &carrier.RefusedError{Status: status, Token: token})
+	}
+	untrusted := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
+	listen := func(errno syscall.Errno) error {
+		return fmt.Errorf("%w for -L 80:h:80: %w", tunnel.ErrListen, &net.OpError{Op: "listen", Err: errno})
+	}
+	tests := []struct {
+		name string
+		err  error
+		code int
+		hint string // a part of it; "" for none at all
+	}{
+		{"nothing", nil, 0, ""},
+		{"usage", &usageError{"x", "y"}, 2, ""},
+		{"problems", config.Problems{{What: "x"}}, 2, ""},
+		{"the agent's own checks", fmt.Errorf("%w: x", tunnel.ErrConfig), 2, ""},
+		{"dialer", dial(carrier.PhaseSetup, carrier.ErrInvalidDialer), 2, ""},
+
+		{"plaintext", dial(carrier.PhaseSetup, carrier.ErrPlaintextCredential), 3, "--allow-plaintext"},
+		{"401", refused(http.StatusUnauthorized, ""), 3, "--token-file"},
+		{"403", refused(http.StatusForbidden, ""), 3, "forbids"},
+		{"404", refused(http.StatusNotFound, ""), 3, "check the address and the path"},
+		{"200", refused(http.StatusOK, ""), 3, "check the address and the path"},
+		{"302", refused(http.StatusFound, ""), 3, "redirects"},
+		{"version", refused(http.StatusBadRequest, carrier.RefusalVersion), 3, "same version"},
+		{"not culvert", dial(carrier.PhaseHello, carrier.ErrNotCulvert), 3, "check the address and the path"},
+		{"untrusted", dial(carrier.PhaseTLS, untrusted), 3, "--tls-ca"},
+		{"other name", dial(carrier.PhaseTLS, x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"}), 3, "--tls-server-name"},
+		{"expired", dial(carrier.PhaseTLS, x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired}), 3, "clock"},
+
+		{"429", refused(http.StatusTooManyRequests, ""), 1, "--retry-initial"},
+		{"503", refused(http.StatusServiceUnavailable, ""), 1, "--retry-initial"},
+		{"limit", refused(http.StatusServiceUnavailable, carrier.RefusalLimit), 1, "--retry-initial"},
+		{"stopping", refused(http.StatusServiceUnavailable, carrier.RefusalStopping), 1, "--retry-initial"},
+		{"connection refused", dial(carrier.PhaseConnect, syscall.ECONNREFUSED), 1, "culvert-server runs there"},
+		{"no such host", dial(carrier.PhaseResolve, &net.DNSError{Name: "h", IsNotFound: true}), 1, "server's name"},
+		{"time-out", dial(carrier.PhaseUpgrade, context.DeadlineExceeded), 1, "--retry-initial"},
+		{"address in use", listen(syscall.EADDRINUSE), 1, "another port"},
+		{"privileged port", listen(syscall.EACCES), 1, "above 1023"},
+		{"anything", io.ErrUnexpectedEOF, 1, ""},
+		{"second signal", errSecondSignal, 1, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			code, hint := judge(tt.err)
+			if code != tt.code || !strings.Contains(hint, tt.hint) || (tt.hint == "") != (hint == "") {
+				t.Errorf("judge(%v) = %d, %q, want %d, %q", tt.err, code, hint, tt.code, tt.hint)
+			}
+			if tt.code != exitUsage && tt.code != exitOK {
+				if again, _ := judge(errors.Join(tt.err, errors.New("more"))); again != tt.code {
+					t.Errorf("wrapped, it is %d", again)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,59 @@
+package program
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// help is the page of --help, made from the table of options. It is a template for
+// the library, with nothing to fill in.
+func (p Program) help() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n\nUsage: %s [flags]\n", p.Name, p.Summary, p.Name)
+	for _, command := range p.Commands {
+		fmt.Fprintf(&b, "       %s %s [flags]   %s\n", p.Name, command.Name, command.Summary)
+	}
+	b.WriteString("\nFlags, each with its environment variable; --config has them without the dashes:\n")
+	for _, o := range p.Options {
+		fmt.Fprintf(&b, "  %s\n      %s", o.Flag(), o.Help)
+		if o.Default != "" {
+			fmt.Fprintf(&b, " (default %s)", o.Default)
+		}
+		fmt.Fprintf(&b, " [%s]\n", o.Env())
+	}
+	b.WriteString("  -h, --help\n      show this help\n  --version\n      show the version\n")
+	b.WriteString("\nA flag is stronger than the environment, the environment than the file.\n")
+	fmt.Fprintf(&b, "Exit codes: %d stopped cleanly, %d failed, %d wrong usage or configuration,\n%d refused (trying again will not help).\n",
+		exitOK, exitFailed, exitUsage, exitRefused)
+	return b.String()
+}
+
+func (cmd *Command) help(program string, flags []cli.Flag) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s: %s\n\nUsage: %s %s [flags]\n\n", program, cmd.Name, cmd.Summary, program, cmd.Name)
+	for _, f := range flags {
+		names, usage, _ := strings.Cut(f.String(), "\t")
+		fmt.Fprintf(&b, "  %s\n      %s\n", names, usage)
+	}
+	return b.String()
+}
+
+// printVersion prints what the build says of itself.
+func printVersion(w io.Writer, name string) error {
+	version, revision := "unknown", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = ", revision " + s.Value
+			}
+		}
+	}
+	_, err := fmt.Fprintf(w, "%s %s (%s %s/%s%s)\n", name, version, runtime.Version(), runtime.GOOS, runtime.GOARCH, revision)
+	return err
+}

@@ -1,0 +1,180 @@
+package program
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert/config"
+)
+
+// Program is one binary.
+type Program struct {
+	Name    string
+	Summary string // one line for --help
+	Options []config.Option
+	// Prepare makes the job from what the user said. It starts nothing.
+	Prepare func(src config.Sources, stderr io.Writer) (*Job, error)
+	// Commands are what the binary can do besides its job.
+	Commands []*Command
+}
+
+// Job is an agent that is ready to run.
+type Job struct {
+	// Run does everything and returns when all of it has ended. The end of its
+	// context is a graceful stop, for which it returns nil.
+	Run      func(ctx context.Context) error
+	Log      *slog.Logger
+	Warnings []string // logged before Run
+}
+
+// Command is a subcommand with flags of its own.
+type Command struct {
+	Name    string
+	Summary string // one line for --help
+	Flags   []cli.Flag
+	Prepare func(c *cli.Context, stdout, stderr io.Writer) (*Job, error)
+}
+
+// Run does what args say, the first being the program's name, and returns the
+// exit code. Whatever a user asked for goes to stdout, log and errors to stderr.
+// It returns when the job has ended or at a second signal.
+func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	values := make([]texts, len(p.Options))
+	var version bool
+	app := &cli.App{
+		Name: p.Name, Writer: stdout, ErrWriter: stderr,
+		// The library's help and version flags are shared variables; its text
+		// of help does not know the environment and the file.
+		HideHelp: true, HideVersion: true, CustomAppHelpTemplate: p.help(),
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   p.usageError,
+		Action: func(c *cli.Context) error {
+			switch {
+			case version:
+				return printVersion(stdout, p.Name)
+			case c.Args().Present():
+				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see --help"}
+			}
+			flags := make(map[string][]string)
+			for i, o := range p.Options {
+				flags[o.Name] = values[i].given
+			}
+			job, err := p.Prepare(config.Sources{Flags: flags, LookupEnv: os.LookupEnv}, stderr)
+			if err != nil {
+				return err
+			}
+			return job.run(c.Context)
+		},
+	}
+	for i, o := range p.Options {
+		values[i].switches = o.Kind() == config.KindBool
+		app.Flags = append(app.Flags, &cli.GenericFlag{Name: o.Name, Value: &values[i]})
+		if o.Short != "" {
+			// A flag of its own and no alias: the library refuses both forms
+			// at once, and copies the value of one to the other.
+			app.Flags = append(app.Flags, &cli.GenericFlag{Name: o.Short, Value: &values[i]})
+		}
+	}
+	app.Flags = append(app.Flags,
+		helpFlag(), &cli.BoolFlag{Name: "version", Destination: &version})
+	for _, command := range p.Commands {
+		app.Commands = append(app.Commands, command.command(p.Name, stdout, stderr))
+	}
+	return p.report(stderr, app.RunContext(ctx, args))
+}
+
+func (cmd *Command) command(program string, stdout, stderr io.Writer) *cli.Command {
+	flags := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
+	return &cli.Command{
+		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(program, flags),
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
+			var names []string
+			for _, f := range flags {
+				names = append(names, f.Names()...)
+			}
+			return flagError(err, names)
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see " + cmd.Name + " --help"}
+			}
+			job, err := cmd.Prepare(c, stdout, stderr)
+			if err != nil {
+				return err
+			}
+			return job.run(c.Context)
+		},
+	}
+}
+
+// helpFlag is a flag that the library knows by its names.
+func helpFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show this help", DisableDefaultText: true}
+}
+
+// run runs the job under the process's signals.
+func (j *Job) run(ctx context.Context) error {
+	for _, warning := range j.Warnings {
+		j.Log.Warn(warning)
+	}
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	return j.supervise(ctx, signals)
+}
+
+// supervise runs the job until it ends. The first signal ends its context, the
+// second ends the wait for it.
+func (j *Job) supervise(ctx context.Context, signals <-chan os.Signal) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- j.Run(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case s := <-signals:
+		j.Log.Info("stopping", "signal", s.String(), "note", "a second signal ends at once")
+		cancel()
+	}
+	select {
+	case err := <-ended:
+		return err
+	case s := <-signals:
+		j.Log.Warn("ending at once", "signal", s.String())
+		return errSecondSignal
+	}
+}
+
+// texts is a flag.Value that keeps every value it is given as it is: what they
+// mean is for config to say, about all of them at once. (The library's own lists
+// would split them at commas, which a header's value may have.)
+type texts struct {
+	given    []string
+	switches bool // needs no value
+}
+
+// Set adds a value.
+func (t *texts) Set(value string) error {
+	t.given = append(t.given, value)
+	return nil
+}
+
+// String is for the flag package, which calls it on nil, too.
+func (t *texts) String() string {
+	if t == nil {
+		return ""
+	}
+	return strings.Join(t.given, " ")
+}
+
+// IsBoolFlag tells the flag package whether --flag alone means --flag=true.
+func (t *texts) IsBoolFlag() bool { return t.switches }

@@ -1,0 +1,172 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert/config"
+)
+
+// start runs the client's command line with a job that notes what it was given and
+// ends with err.
+func start(t *testing.T, err error, args ...string) (flags map[string][]string, stdout, stderr string, code int) {
+	t.Helper()
+	var out, errors strings.Builder
+	p := Program{
+		Name: "culvert-client", Summary: "a test", Options: config.ClientOptions(),
+		Prepare: func(src config.Sources, stderr io.Writer) (*Job, error) {
+			flags = src.Flags
+			job := &Job{Log: NewLogger(stderr, "text", 0), Warnings: []string{"take care"}}
+			job.Run = func(context.Context) error { return err }
+			return job, nil
+		},
+		Commands: []*Command{{
+			Name: "sub", Summary: "a command", Flags: []cli.Flag{&cli.BoolFlag{Name: "once", Usage: "do it once"}},
+			Prepare: func(c *cli.Context, stdout, stderr io.Writer) (*Job, error) {
+				return &Job{Log: NewLogger(stderr, "text", 0), Run: func(context.Context) error {
+					_, err := io.WriteString(stdout, "sub once="+map[bool]string{true: "yes", false: "no"}[c.Bool("once")])
+					return err
+				}}, nil
+			},
+		}},
+	}
+	code = p.Run(t.Context(), append([]string{"culvert-client"}, args...), &out, &errors)
+	for name := range flags {
+		if len(flags[name]) == 0 {
+			delete(flags, name)
+		}
+	}
+	return flags, out.String(), errors.String(), code
+}
+
+func TestFlags(t *testing.T) {
+	flags, stdout, stderr, code := start(t, nil,
+		"--server", "ws://h", "-L", "1:h:1", "--local=2:h:2", "-L", "3:h:3,4:h:4", "-R", "5:h:5",
+		"--header", "X-A: 1, 2", "--header", "X-B: ", "--retry-initial", "--allow-plaintext=false", "-max-backoff", "-1s", "--token", "")
+	want := map[string][]string{
+		"server": {"ws://h"}, "local": {"1:h:1", "2:h:2", "3:h:3,4:h:4"}, "remote": {"5:h:5"},
+		"header": {"X-A: 1, 2", "X-B: "}, "retry-initial": {"true"}, "allow-plaintext": {"false"}, "max-backoff": {"-1s"}, "token": {""},
+	}
+	if !reflect.DeepEqual(flags, want) {
+		t.Errorf("flags are %q, want %q", flags, want)
+	}
+	if code != exitOK || stdout != "" || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, `level=WARN msg="take care"`) {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	tests := []struct {
+		name           string
+		args           []string
+		err            error
+		code           int
+		stdout, stderr string // parts; no stderr at all when ""
+	}{
+		{"help", []string{"--help"}, nil, 0, "Usage: culvert-client [flags]", ""},
+		{"short help", []string{"-h"}, nil, 0, "Usage: culvert-client [flags]", ""},
+		{"version", []string{"--version"}, nil, 0, "culvert-client ", ""},
+		{"typo", []string{"--sever", "ws://h"}, nil, 2, "", `culvert-client: there is no flag "--sever"; did you mean --server?` + "\n"},
+		{"alien", []string{"--qqqqqqqqqqqqqq"}, nil, 2, "", `culvert-client: there is no flag "--qqqqqqqqqqqqqq"; see --help` + "\n"},
+		{"no value", []string{"--server"}, nil, 2, "", "culvert-client: --server needs a value; see --help\n"},
+		{"argument", []string{"5432:db:5432"}, nil, 2, "", `culvert-client: unexpected argument "5432:db:5432"; see --help` + "\n"},
+		{"failure", nil, errors.New("it\nbroke\x1b[2J"), 1, "", "culvert-client: it; broke [2J\n"},
+		{"problems", nil, config.Problems{{Key: "--a", What: "is bad", Hint: "mend it"}, {File: "f", Line: 3, Key: "b", What: "is worse"}}, 2, "",
+			"culvert-client: --a: is bad; mend it\nculvert-client: f:3: b: is worse\n"},
+		{"command", []string{"sub", "--once"}, nil, 0, "sub once=yes", ""},
+		{"command's help", []string{"sub", "-h"}, nil, 0, "--once\n      do it once", ""},
+		{"command's typo", []string{"sub", "--onc"}, nil, 2, "", `culvert-client: there is no flag "--onc"; did you mean --once?` + "\n"},
+		{"command's argument", []string{"sub", "x"}, nil, 2, "", `culvert-client: unexpected argument "x"; see sub --help` + "\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, stdout, stderr, code := start(t, tt.err, tt.args...)
+			if code != tt.code || !strings.Contains(stdout, tt.stdout) || (tt.stdout == "") != (stdout == "") {
+				t.Errorf("exit code %d, want %d; stdout:\n%s", code, tt.code, stdout)
+			}
+			if !strings.HasSuffix(stderr, tt.stderr) || tt.stderr == "" && stderr != "" {
+				t.Errorf("stderr is %q, want %q", stderr, tt.stderr)
+			}
+		})
+	}
+}
+
+func TestHelpHasEverything(t *testing.T) {
+	_, stdout, _, _ := start(t, nil, "--help")
+	for _, o := range config.ClientOptions() {
+		for _, want := range []string{"\n  " + o.Flag() + "\n", o.Help, "[" + o.Env() + "]"} {
+			if !strings.Contains(stdout, want) {
+				t.Errorf("%q is not in the help", want)
+			}
+		}
+	}
+	if !strings.Contains(stdout, "culvert-client sub [flags]   a command") {
+		t.Error("the command is not in the help")
+	}
+}
+
+// scripted is a job that says when it is told to stop, and stops when it is let.
+type scripted struct {
+	stopping, letGo chan struct{}
+	err             error
+}
+
+func (s *scripted) run(ctx context.Context) error {
+	<-ctx.Done()
+	close(s.stopping)
+	<-s.letGo
+	return s.err
+}
+
+func TestSignals(t *testing.T) {
+	failure := errors.New("failed while stopping")
+	tests := []struct {
+		name   string
+		second bool
+		err    error
+		want   error
+		log    []string
+	}{
+		{"graceful", false, nil, nil, []string{"msg=stopping signal=interrupt", "a second signal ends at once"}},
+		{"failing", false, failure, failure, nil},
+		{"impatient", true, nil, errSecondSignal, []string{"msg=stopping", `msg="ending at once" signal=terminated`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			var log strings.Builder
+			s := &scripted{stopping: make(chan struct{}), letGo: make(chan struct{}), err: tt.err}
+			job := &Job{Run: s.run, Log: NewLogger(&log, "text", 0)}
+			signals, ended := make(chan os.Signal), make(chan error, 1)
+			go func() { ended <- job.supervise(t.Context(), signals) }()
+			signals <- os.Interrupt
+			<-s.stopping
+			if tt.second {
+				signals <- syscall.SIGTERM
+			} else {
+				close(s.letGo)
+			}
+			if err := <-ended; !errors.Is(err, tt.want) {
+				t.Errorf("error is %v, want %v", err, tt.want)
+			}
+			if tt.second {
+				close(s.letGo) // it was left behind, as the process would be
+			}
+			for _, want := range tt.log {
+				if !strings.Contains(log.String(), want) {
+					t.Errorf("%q is not in the log:\n%s", want, &log)
+				}
+			}
+		})
+	}
+	if code, _ := judge(errSecondSignal); code != exitFailed {
+		t.Errorf("exit code after a second signal is %d, want %d", code, exitFailed)
+	}
+}
