@@ -68,8 +68,8 @@ func CodeOf(err error) Code {
 }
 
 var (
-	// ErrGoingAway is returned by Open when the peer takes no new streams.
-	ErrGoingAway = errors.New("peer is going away")
+	// ErrGoingAway is returned by Open when the session takes no new streams.
+	ErrGoingAway = errors.New("session takes no new streams")
 	// ErrClosed ends a session that this side closed.
 	ErrClosed = errors.New("session closed")
 	// errProtocol ends a session whose peer breaks the protocol.

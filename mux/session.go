@@ -192,7 +192,8 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 // Open opens a stream. It does not wait for the peer's reply: what is written
 // arrives with the header. It waits while the link is full, and fails with an
 // *[Error] when a limit is reached or the session has ended, and with
-// [ErrGoingAway] when the peer takes no new streams.
+// [ErrGoingAway] when the session takes no new streams: the peer said so, or the
+// stream numbers are used up.
 func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
 	if len(h.Target) > maxTarget {
 		return nil, &Error{Code: Internal, Reason: fmt.Sprintf("target of %d bytes, at most %d", len(h.Target), maxTarget)}
@@ -204,6 +205,9 @@ func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
 		return nil, err
 	}
 	raw, err := s.smux.OpenStream()
+	if errors.Is(err, smux.ErrGoAway) { // after 2³¹ streams
+		return nil, fmt.Errorf("%w: stream numbers used up", ErrGoingAway)
+	}
 	if err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()

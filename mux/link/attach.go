@@ -143,6 +143,10 @@ func (l *Link) readLoop(att *attachment) {
 			l.lose(att, err)
 			return
 		}
+		if n > l.cfg.MaxMessage {
+			l.lose(att, fmt.Errorf("%w: message of %d bytes, at most %d", ErrProtocol, n, l.cfg.MaxMessage))
+			return
+		}
 		m, err := parse(in.buf[:n], att.checksum)
 		if err != nil {
 			l.lose(att, err)

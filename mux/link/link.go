@@ -134,7 +134,7 @@ func newLink(id SessionID, cfg Config) *Link {
 	cfg = cfg.withDefaults()
 	l := &Link{id: id, cfg: cfg, window: cfg.ResumeWindow}
 	l.ended, l.stop = context.WithCancelCause(context.Background())
-	l.out.maxMessage = cfg.MaxMessage
+	l.out.maxMessage = minMaxMessage // until the peer has said what it takes
 	for _, c := range []*sync.Cond{&l.space, &l.work, &l.arrived, &l.room, &l.settled} {
 		c.L = &l.mu
 	}

@@ -273,12 +273,13 @@ func TestBrokenCarriers(t *testing.T) {
 		"duplicate": func(m []byte) [][]byte { return [][]byte{m, m} },
 		"truncate":  func(m []byte) [][]byte { return [][]byte{m[:len(m)-1]} },
 		"empty":     func([]byte) [][]byte { return [][]byte{{}} },
+		"too large": func([]byte) [][]byte { return [][]byte{make([]byte, minMaxMessage+1)} },
 		"garbage":   func([]byte) [][]byte { return [][]byte{bytes.Repeat([]byte{1}, 100)} },
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
-				e := connect(t, Config{}, Config{})
+				e := connect(t, Config{}, Config{MaxMessage: minMaxMessage})
 				e.say(e.client, e.server, "before")
 				once := false
 				e.pipe().Filter(true, func(m []byte) [][]byte {
