@@ -184,6 +184,7 @@ func (l *Link) receive(att *attachment, in *inMessage, m message) (kept bool, er
 		att.progress = true
 		l.pace.acknowledged(sample, acked, time.Now())
 		l.space.Signal()
+		l.work.Signal()
 		if l.out.outstanding() == 0 {
 			l.settled.Broadcast()
 		}
@@ -223,7 +224,7 @@ func (l *Link) receive(att *attachment, in *inMessage, m message) (kept bool, er
 }
 
 func (l *Link) scheduleAck() {
-	if l.received-l.ackSent >= ackEvery {
+	if l.received-l.ackSent >= l.ackPace.bytes {
 		l.ackDue = true
 		l.work.Signal()
 	} else if !l.ackArmed {
@@ -266,32 +267,43 @@ func (l *Link) checkProgress() {
 	l.armCheck()
 }
 
+// mayTake says whether there is a message to send and the path has room for it.
+func (l *Link) mayTake() bool {
+	return l.out.next < len(l.out.queue) && l.out.sentEnd()-l.out.acked < l.pace.pathLimit()
+}
+
+// mayBye says whether it is time to tell the peer that the link ends.
+func (l *Link) mayBye() bool { return l.closing && l.out.next == len(l.out.queue) }
+
 // writeLoop sends what there is to send until the carrier is lost.
 func (l *Link) writeLoop(att *attachment) {
 	var empty [headerSize + maxReason + trailerSize]byte
 	socketLimit := -1
 	for {
 		l.mu.Lock()
-		for l.att == att && l.out.next == len(l.out.queue) && !l.ackDue && !l.closing {
+		for l.att == att && !l.mayTake() && !l.mayBye() && !l.ackDue {
 			l.work.Wait()
 		}
 		if l.att != att {
 			l.mu.Unlock()
 			return
 		}
-		ack := l.received
-		b, s, ok := l.out.take(ack, time.Now(), l.pace.delivered)
-		bye := !ok && l.closing
+		var b []byte
+		var s *slab
+		ack, now := l.received, time.Now()
+		bye := l.mayBye()
 		switch {
+		case l.mayTake():
+			b, s = l.out.take(ack, now, l.pace.delivered)
+			l.armCheck()
 		case bye:
 			putHeader(empty[:], typeBye, l.out.end, ack)
 			b = empty[:headerSize+copy(empty[headerSize:headerSize+maxReason], l.bye)]
-		case !ok:
-			putHeader(empty[:], typeData, l.out.end, ack)
-			b = empty[:headerSize]
 		default:
-			l.armCheck()
+			putHeader(empty[:], typeData, l.out.sentEnd(), ack)
+			b = empty[:headerSize]
 		}
+		l.ackPace.sent(ack-l.ackSent, now)
 		l.ackSent, l.ackDue = ack, false
 		limit := l.pace.socketLimit()
 		l.space.Signal()

@@ -68,8 +68,7 @@ func (c Config) withDefaults() Config {
 }
 
 const (
-	ackEvery   = 256 << 10             // received bytes that are acknowledged at once
-	ackDelay   = 20 * time.Millisecond // and the rest at the latest
+	ackDelay   = 20 * time.Millisecond // received bytes are acknowledged after that at the latest
 	checkEvery = time.Second           // how often a sender without progress says its offset
 	inboxMax   = 4                     // messages received and not yet read
 	writePiece = 64 << 10              // a writer overshoots the limits by at most this
@@ -103,6 +102,7 @@ type Link struct {
 	received uint64 // bytes of the peer's stream in order, delivered or in inbox
 	ackSent  uint64 // what the peer was last told of received
 	ackDue   bool
+	ackPace  ackPace
 	checked  uint64 // out.acked at the last checkProgress
 	bye      string // reason to tell the peer once everything was sent
 	closing  bool

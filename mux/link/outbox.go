@@ -116,13 +116,10 @@ func (o *outbox) closeTail(m *outMessage) {
 	m.slab.used += trailerSize
 }
 
-// take returns the next unsent message with its header filled in, and counts
-// it as sent. The bytes have capacity for the trailer; the caller releases the
+// take returns the next unsent message, of which there must be one, with its
+// header filled in, and counts it as sent. The bytes have capacity for the trailer; the caller releases the
 // slab they are in when it no longer needs them.
-func (o *outbox) take(ack uint64, now time.Time, delivered uint64) (b []byte, s *slab, ok bool) {
-	if o.next == len(o.queue) {
-		return nil, nil, false
-	}
+func (o *outbox) take(ack uint64, now time.Time, delivered uint64) (b []byte, s *slab) {
 	m := &o.queue[o.next]
 	if !m.sealed {
 		o.closeTail(m)
@@ -135,7 +132,7 @@ func (o *outbox) take(ack uint64, now time.Time, delivered uint64) (b []byte, s 
 	b = m.slab.buf[m.start : end : end+trailerSize]
 	putHeader(b, typeData, m.offset, ack)
 	m.slab.refs++
-	return b, m.slab, true
+	return b, m.slab
 }
 
 // sentEnd is the offset up to which everything was sent on the present carrier.

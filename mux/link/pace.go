@@ -1,10 +1,15 @@
 package link
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
-// pace measures the path from acknowledgements and says how many bytes may wait
-// unsent: about a fixed time's worth, because bytes that wait below the mux
-// make every stream wait, and too few leave a fast path idle.
+// pace measures the path from acknowledgements and says how many bytes may be
+// under way, and how many may wait to be: about a fixed time's worth, because
+// bytes that wait below the mux make every stream wait, and too few leave a fast
+// path idle. What is under way includes what fills the buffers of middleboxes,
+// which no setting of our own sockets can keep short.
 //
 // Rate is the largest delivery rate of the last rateWindow to twice that, as in
 // BBR (draft-ietf-ccwg-bbr, 4.1): bytes acknowledged between the sending of a
@@ -25,9 +30,11 @@ const (
 
 	waitUnsent  = 15 * time.Millisecond // worth of bytes that may wait in the link
 	waitSocket  = 10 * time.Millisecond // and, unsent, in the socket below
+	waitPath    = 20 * time.Millisecond // and in the path, beside what fills it
 	minUnsent   = 32 << 10
 	maxUnsent   = 256 << 10
 	minSocket   = 16 << 10
+	minPath     = 32 << 10
 	firstSocket = 128 << 10 // before anything is known
 	fastRate    = 64 << 20  // bytes per second from which on the socket is left alone
 )
@@ -73,6 +80,16 @@ func (p *pace) unsentLimit() int {
 	return int(min(max(rate*waitUnsent.Seconds(), minUnsent), maxUnsent))
 }
 
+// pathLimit is how many bytes may be sent and not yet acknowledged: what the path
+// holds, once more so that a faster path is noticed, and some to wait.
+func (p *pace) pathLimit() uint64 {
+	rate := p.bandwidth()
+	if rate == 0 {
+		return math.MaxUint64
+	}
+	return minPath + uint64(rate*(2*p.roundTrip()+waitPath).Seconds())
+}
+
 // socketLimit is how many bytes may wait unsent in the carrier's socket; 0 sets
 // no limit.
 func (p *pace) socketLimit() int {
@@ -84,4 +101,27 @@ func (p *pace) socketLimit() int {
 	default:
 		return int(max(rate*waitSocket.Seconds(), minSocket))
 	}
+}
+
+// ackPace says when a receiver acknowledges: after about ackWorth of what it
+// receives, so that the sender on a slow path need not have more under way.
+type ackPace struct {
+	at    time.Time
+	bytes uint64 // to be received before the next acknowledgement
+}
+
+const (
+	ackWorth = 5 * time.Millisecond
+	minAck   = 8 << 10
+	maxAck   = 256 << 10
+)
+
+// sent notes an acknowledgement of n bytes.
+func (a *ackPace) sent(n uint64, now time.Time) {
+	if n == 0 {
+		return
+	}
+	took := max(now.Sub(a.at), time.Microsecond)
+	a.bytes = uint64(min(max(float64(n)/took.Seconds()*ackWorth.Seconds(), minAck), maxAck))
+	a.at = now
 }
