@@ -88,9 +88,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// maxFrame is the payload of the largest frame. What smux allocates for one is
-// rounded up to a power of two.
-const maxFrame = 32 << 10
+// maxFrame is the payload of the largest frame: close to smux's largest, since
+// each costs hand-overs between goroutines at one end and a write to a socket at
+// the other. What smux allocates for one is rounded up to a power of two.
+const maxFrame = 60 << 10
 
 // config of smux, whose own windows must never bind: ours do. A window of twice
 // the largest of ours suffices, since smux reports reading at each half of it.

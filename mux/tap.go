@@ -161,19 +161,28 @@ func (s *Session) consumed(st *Stream, n int) {
 	if st.finished || st.reset != nil || st.granted-st.consumed > uint64(st.window/2) {
 		return
 	}
-	// A window of which half is drained within two round trips is what limits
-	// the stream: let it grow, as QUIC implementations do, while there is
-	// memory to spare.
-	if st.window < s.cfg.MaxWindow && s.spare() && now.Sub(st.grantedAt) < 2*max(s.link.RoundTrip(), minRoundTrip) {
+	if st.window < s.cfg.MaxWindow && now.Sub(st.grantedAt) < s.limiting(st.window) && s.spare() {
 		st.window = min(2*st.window, s.cfg.MaxWindow)
 	}
 	st.granted, st.grantedAt = st.consumed+uint64(st.window), now
 	s.queueWindow(st)
 }
 
-// minRoundTrip stands in for round trips that are shorter: on a busy machine what
-// passes between a grant and its use is scheduling, not the path.
-const minRoundTrip = time.Millisecond
+// limiting is the time within which a reader that drains half of a window shows
+// that the window is what limits the stream, so that it should grow: two round
+// trips, as in QUIC implementations. Up to shortPathWindow it is a millisecond at
+// least, since on a busy machine what passes between a grant and its use is
+// scheduling, not the path; beyond, on a short path, more in flight only falls
+// out of the caches.
+func (s *Session) limiting(window int) time.Duration {
+	rtt := 2 * s.link.RoundTrip()
+	if window < shortPathWindow {
+		return max(rtt, time.Millisecond)
+	}
+	return rtt
+}
+
+const shortPathWindow = 2 << 20
 
 // spare says whether at least half of the budgets is free.
 func (s *Session) spare() bool {

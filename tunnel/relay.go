@@ -29,7 +29,7 @@ type stream interface {
 }
 
 const (
-	chunkSize = 64 << 10
+	chunkSize = 60 << 10 // what fits into one frame
 	// departure is how long after the end of a connection that never sent
 	// anything an open may go on: the user most likely left.
 	departure = 2 * time.Second
