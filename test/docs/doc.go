@@ -1,0 +1,3 @@
+// Package docs checks what is written about the code: links that lead somewhere, a doc.go in every
+// package, and a reference for every option.
+package docs
