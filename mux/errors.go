@@ -39,6 +39,9 @@ func (c Code) String() string {
 	return fmt.Sprintf("code %d", uint8(c))
 }
 
+// MarshalText makes logs say the code in words.
+func (c Code) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
 // Error is the end of a stream that was not clean, or of a request to listen.
 type Error struct {
 	Code   Code

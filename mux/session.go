@@ -377,7 +377,7 @@ func (s *Session) resetLocked(st *Stream, e *Error) {
 
 // lostLocked is the end that the session's end means to a stream. Called with mu
 // held.
-func (s *Session) lostLocked(err error) error {
+func (s *Session) lostLocked(err error) *Error {
 	if s.err != nil {
 		err = s.err
 	}
@@ -451,7 +451,7 @@ func (s *Session) end(err error, reason string) {
 		return
 	}
 	s.err = err
-	lost := s.lostLocked(err).(*Error)
+	lost := s.lostLocked(err)
 	for _, st := range s.streams {
 		st.finished = true
 		st.cancel(lost)

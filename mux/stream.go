@@ -107,7 +107,7 @@ func (st *Stream) discard() {
 	st.sess.spawn(func() {
 		stop := time.AfterFunc(st.sess.cfg.OpenTimeout, func() { st.Reset(TimedOut, "refused stream not closed") })
 		defer stop.Stop()
-		st.WriteTo(io.Discard)
+		_, _ = st.WriteTo(io.Discard)
 	})
 }
 

@@ -205,6 +205,6 @@ func serveTarget(d *dialer, st stream, session, target string, log events) {
 		return
 	}
 	r := &relay{conn: conn, stream: st}
-	r.run(st.Context())
+	_ = r.run(st.Context()) // only an opener's relay has an error to tell
 	log.streamClosed(r, session, target)
 }

@@ -87,7 +87,7 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn, settled func()) {
 	if err != nil {
 		abort(conn)
 		code, why := verdict(err, mux.TimedOut)
-		f.log.Warn("target refused", keyTarget, f.target, keyRemote, conn.RemoteAddr(), keyCode, code, keyReason, why)
+		f.log.Warn("target refused", keyTarget, f.target, keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
 		return
 	}
 	if t := time.Now().Add(f.openTimeout); t.After(limit) {
@@ -104,7 +104,7 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn, settled func()) {
 		f.log.Debug("connection left before the open reply", keySession, session, keyStream, st.ID(), keyTarget, f.target)
 	default:
 		f.log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, f.target,
-			keyRemote, conn.RemoteAddr(), keyCode, code, keyReason, why)
+			keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
 	}
 }
 

@@ -74,7 +74,7 @@ func (r *Registry) Admit(identity, remote string, secure bool, helloBytes []byte
 			return nil, nil, nil, err
 		}
 		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity}
-		s.link.claim()
+		_ = s.link.claim() // a new link has not ended
 		r.sessions[h.id] = s
 		r.perIdentity[identity]++
 	}
