@@ -136,9 +136,7 @@ func (c *Conn) WriteMessage(p []byte) error {
 	if c.dead() {
 		return c.died("write")
 	}
-	c.cork.beginMessage()
-	err := c.ws.Write(context.Background(), websocket.MessageBinary, p)
-	c.cork.endMessage()
+	err := c.cork.putMessage(p)
 	if err == nil {
 		err = c.cork.flush()
 	}

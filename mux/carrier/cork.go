@@ -4,14 +4,14 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
 
 const (
-	// refSize is the length from which on a write of the WebSocket library is
-	// kept by reference and not copied. The library's own buffers are smaller,
-	// so only the message itself, which outlives the flush, is ever kept.
+	// refSize is the length from which on a server's message is kept by reference
+	// and not copied. WriteMessage does not return before it was flushed.
 	refSize = 16 << 10
 	// maxControl bounds the bytes of control frames that wait to be written;
 	// past it, pings are neither sent nor answered.
@@ -20,8 +20,9 @@ const (
 
 // Opcodes of RFC 6455, 5.2, with the bit that says the frame is final.
 const (
-	finalClose = 0x88
-	finalPing  = 0x89
+	finalBinary = 0x82
+	finalClose  = 0x88
+	finalPing   = 0x89
 )
 
 // cork is the conn that the WebSocket library reads from and writes to. Until it
@@ -29,8 +30,9 @@ const (
 // answer. From then on Write only appends to memory: it never blocks, and flush
 // sends what has come together with one system call.
 //
-// The library writes whole control frames with one call each, so another frame
-// can go in between any two writes that do not belong to a message.
+// Messages are framed and masked here, in one pass: the library masks through a
+// buffer of 4 KiB, which costs two more copies of each byte. What the library
+// writes itself are whole control frames with one call each, so frames never mix.
 type cork struct {
 	// Set at construction.
 	net.Conn               // the wire or TLS
@@ -52,15 +54,12 @@ type cork struct {
 	budget  atomic.Int64
 	readErr atomic.Pointer[error] // the first error of a Read
 
-	frame sync.Mutex // held while a message is written to memory, and while a frame is put between
-
-	mu        sync.Mutex // guards the following
-	started   bool
-	first     []byte // the first bytes that were read; appended by the reader only
-	dead      bool   // nothing can be written any more
-	inMessage bool   // a message is being written, whose writer will flush
-	filling   batch  // what waits to be written
-	control   int    // bytes of filling that belong to control frames
+	mu      sync.Mutex // guards the following
+	started bool
+	first   []byte // the first bytes that were read; appended by the reader only
+	dead    bool   // nothing can be written any more
+	filling batch  // what waits to be written
+	control int    // bytes of filling that belong to control frames
 
 	// flushing holds a token while somebody writes to Conn; it guards leaving. A
 	// channel and not a mutex, because one may wait for it as long as for a peer.
@@ -144,8 +143,8 @@ func (k *cork) answered() []byte {
 	return k.first
 }
 
-// Write keeps p, to be sent by the next flush. Once started it never blocks. A p
-// of refSize or more is kept by reference until then.
+// Write keeps p, a control frame of the WebSocket library, to be sent by the next
+// flush. Once started it never blocks.
 func (k *cork) Write(p []byte) (int, error) {
 	k.mu.Lock()
 	if !k.started {
@@ -157,10 +156,8 @@ func (k *cork) Write(p []byte) (int, error) {
 	if k.dead {
 		return 0, net.ErrClosed
 	}
-	k.filling.add(p)
-	if !k.inMessage {
-		k.controlAdded(len(p), false)
-	}
+	k.filling.buf = append(k.filling.buf, p...)
+	k.controlAdded(len(p), false)
 	return len(p), nil
 }
 
@@ -174,47 +171,79 @@ func (k *cork) controlAdded(n int, asks bool) {
 	}
 }
 
-// beginMessage tells that what is written from here to endMessage is a message,
-// and that a flush follows: nothing else has to send it.
-func (k *cork) beginMessage() {
-	k.frame.Lock()
+// putMessage writes p as one binary message, to be sent by the flush that its
+// writer must call; until that has returned, p may be used. It does not block.
+func (k *cork) putMessage(p []byte) error {
 	k.mu.Lock()
-	k.inMessage = true
-	k.mu.Unlock()
-}
-
-func (k *cork) endMessage() {
-	k.mu.Lock()
-	k.inMessage = false
-	k.mu.Unlock()
-	k.frame.Unlock()
+	defer k.mu.Unlock()
+	if k.dead {
+		return net.ErrClosed
+	}
+	k.appendFrame(finalBinary, p)
 	k.vitals.wrote(true)
+	return nil
 }
 
 // put writes a control frame without the WebSocket library, whose Ping waits for
 // the pong and whose Close for the peer. It does not block.
 func (k *cork) put(opcode byte, payload []byte) {
-	var mask [4]byte
-	frame := make([]byte, 0, 2+len(mask)+len(payload))
-	frame = append(frame, opcode, byte(len(payload)))
-	if k.client {
-		rand.Read(mask[:])
-		frame[1] |= 0x80
-		frame = append(frame, mask[:]...)
-	}
-	for i, b := range payload {
-		frame = append(frame, b^mask[i%len(mask)])
-	}
-
-	k.frame.Lock()
-	defer k.frame.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.dead {
 		return
 	}
-	k.filling.add(frame)
-	k.controlAdded(len(frame), opcode == finalPing)
+	k.appendFrame(opcode, payload)
+	k.controlAdded(len(payload), opcode == finalPing)
+}
+
+// appendFrame appends a frame (RFC 6455, 5.2), masked if this is the client's
+// end. mu is held.
+func (k *cork) appendFrame(opcode byte, payload []byte) {
+	masked := byte(0)
+	if k.client {
+		masked = 0x80
+	}
+	buf := append(k.filling.buf, opcode)
+	switch n := len(payload); {
+	case n < 126:
+		buf = append(buf, masked|byte(n))
+	case n < 1<<16:
+		buf = binary.BigEndian.AppendUint16(append(buf, masked|126), uint16(n))
+	default:
+		buf = binary.BigEndian.AppendUint64(append(buf, masked|127), uint64(n))
+	}
+	switch {
+	case k.client:
+		at := len(buf)
+		buf = append(buf, 0, 0, 0, 0)
+		rand.Read(buf[at:])
+		key := binary.LittleEndian.Uint32(buf[at:])
+		k.filling.buf = appendMasked(buf, payload, key)
+	case len(payload) >= refSize:
+		k.filling.buf = buf
+		k.filling.refs = append(k.filling.refs, ref{len(buf), payload})
+	default:
+		k.filling.buf = append(buf, payload...)
+	}
+}
+
+// appendMasked appends p masked with key (RFC 6455, 5.3).
+func appendMasked(buf, p []byte, key uint32) []byte {
+	at := len(buf)
+	buf = slices.Grow(buf, len(p))[:at+len(p)]
+	to := buf[at:]
+	key64 := uint64(key)<<32 | uint64(key)
+	for len(p) >= 32 && len(to) >= 32 {
+		binary.LittleEndian.PutUint64(to, binary.LittleEndian.Uint64(p)^key64)
+		binary.LittleEndian.PutUint64(to[8:], binary.LittleEndian.Uint64(p[8:])^key64)
+		binary.LittleEndian.PutUint64(to[16:], binary.LittleEndian.Uint64(p[16:])^key64)
+		binary.LittleEndian.PutUint64(to[24:], binary.LittleEndian.Uint64(p[24:])^key64)
+		p, to = p[32:], to[32:]
+	}
+	for i, b := range p {
+		to[i] = b ^ byte(key>>(8*(i%4)))
+	}
+	return buf
 }
 
 // putClose writes a close frame (RFC 6455, 5.5.1).
@@ -328,14 +357,6 @@ type ref struct {
 }
 
 func (b *batch) empty() bool { return len(b.buf) == 0 && len(b.refs) == 0 }
-
-func (b *batch) add(p []byte) {
-	if len(p) >= refSize {
-		b.refs = append(b.refs, ref{len(b.buf), p})
-		return
-	}
-	b.buf = append(b.buf, p...)
-}
 
 func (b *batch) reset() {
 	b.buf = reusable(b.buf)

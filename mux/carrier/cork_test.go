@@ -103,11 +103,11 @@ func TestCorkGathers(t *testing.T) {
 	s := &sink{}
 	k := startedCork(s)
 	var want []byte
-	for i := range 40 { // a message of a client, as the library writes it
+	for i := range 40 {
 		p := bytes.Repeat([]byte{byte(i)}, 4096)
 		write(t, k, p)
 		want = append(want, p...)
-		clear(p) // small ones are copied
+		clear(p) // copied
 	}
 	if s.calls != 0 {
 		t.Errorf("%d writes before the flush", s.calls)
@@ -132,12 +132,20 @@ func TestCorkKeepsOrder(t *testing.T) {
 		{large('1'), large('2')},
 	} {
 		s := &sink{}
-		k := startedCork(s)
+		k := newCork(newWire(s), false)
+		k.start(func() {})
 		for range 3 { // buffers are reused
 			s.got.Reset()
 			var want []byte
 			for _, p := range pieces {
-				write(t, k, p)
+				if len(p) < refSize {
+					write(t, k, p)
+				} else {
+					if err := k.putMessage(p); err != nil {
+						t.Fatal(err)
+					}
+					want = append(want, finalBinary, 126, byte(len(p)>>8), byte(len(p)))
+				}
 				want = append(want, p...)
 			}
 			if err := k.flush(); err != nil {
@@ -193,12 +201,12 @@ func TestCorkKicks(t *testing.T) {
 		}
 	}
 	k := startedCork(&sink{})
-	k.beginMessage()
-	write(t, k, []byte("message"))
+	if err := k.putMessage([]byte("message")); err != nil {
+		t.Fatal(err)
+	}
 	if kicked(k) {
 		t.Error("kicked for a message, which is flushed by its writer")
 	}
-	k.endMessage()
 	if err := k.flush(); err != nil {
 		t.Fatal(err)
 	}
