@@ -55,7 +55,7 @@ func TestClientDefaults(t *testing.T) {
 		t.Errorf("max-backoff is %s", c.MaxBackoff)
 	}
 	want := Settings{
-		ResumeWindow: time.Minute, ReplayBuffer: 4 << 20, Heartbeat: 20 * time.Second, HeartbeatTimeout: 10 * time.Second,
+		ResumeWindow: time.Minute, ReplayBuffer: 16 << 20, Heartbeat: 20 * time.Second, HeartbeatTimeout: 10 * time.Second,
 		HandshakeTimeout: 10 * time.Second, OpenTimeout: 10 * time.Second, ConnectWait: 30 * time.Second, DialTimeout: 10 * time.Second, Grace: 10 * time.Second,
 		MaxMessage: 128 << 10, MaxStreams: 16384, MaxForwards: 64, MaxPending: 1024, SessionMemory: 64 << 20, Memory: 256 << 20,
 		LogFormat: "text", LogLevel: slog.LevelInfo,

@@ -41,7 +41,7 @@ func (s *Settings) options() []Option {
 	return []Option{
 		{Name: "resume-window", Default: "60s", min: 10 * ms, max: 24 * hour, target: &s.ResumeWindow,
 			Help: "how long a session without a connection is kept"},
-		{Name: "replay-buffer", Default: "4MiB", min: 16 * kib, max: gib, target: &s.ReplayBuffer,
+		{Name: "replay-buffer", Default: "16MiB", min: 16 * kib, max: gib, target: &s.ReplayBuffer,
 			Help: "bytes of a session that may be sent and not yet acknowledged; writers wait when it is full"},
 		{Name: "heartbeat", Default: "20s", min: 10 * ms, max: hour, target: &s.Heartbeat,
 			Help: "interval of WebSocket pings"},
