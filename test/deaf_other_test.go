@@ -8,3 +8,5 @@ func deaf(t *testing.T) string {
 	t.Skip("needs a listener whose full backlog drops, as Linux's does")
 	return ""
 }
+
+func closed(t *testing.T) string { return "127.0.0.1:" + freePort(t) }

@@ -207,6 +207,7 @@ func TestOutOfFileDescriptors(t *testing.T) {
 			for _, conn := range conns {
 				_ = conn.Close()
 			}
+			waitFor(t, "descriptors to become free", func() bool { return descriptors(t, limited) < int(few)-10 })
 			r.relay.Cut()
 			r.client.Expect(patience, "session resumed")
 			mustPing(t, first, "after all that")

@@ -166,7 +166,7 @@ func TestTargetsThatCannotBeReached(t *testing.T) {
 	t.Parallel()
 	type unreachable struct{ name, target, code string }
 	cases := []unreachable{
-		{"refused", "127.0.0.1:" + freePort(t), "refused"},
+		{"refused", closed(t), "refused"},
 		{"unresolvable", "no-such-host.invalid:80", "unresolvable"},
 		{"timeout", deaf(t), "timed out"},
 	}

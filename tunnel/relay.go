@@ -28,14 +28,9 @@ type stream interface {
 	Context() context.Context
 }
 
-const (
-	chunkSize = 60 << 10 // what fits into one frame
-	// departure is how long after the end of a connection that never sent
-	// anything an open may go on: the user most likely left.
-	departure = 2 * time.Second
-)
-
-var chunks = sync.Pool{New: func() any { return new([chunkSize]byte) }}
+// departure is how long after the end of a connection that never sent anything an
+// open may go on: the user most likely left.
+const departure = 2 * time.Second
 
 // relay joins one connection to one stream until both directions have ended or
 // either end was reset. A clean end of one direction closes that direction at

@@ -7,7 +7,7 @@ import "net"
 // source reads a connection through a pooled buffer.
 type source struct {
 	conn  net.Conn
-	chunk *[chunkSize]byte
+	chunk *[]byte
 }
 
 func newSource(conn net.Conn) *source { return &source{conn: conn} }
@@ -15,18 +15,18 @@ func newSource(conn net.Conn) *source { return &source{conn: conn} }
 // read returns the next bytes, valid until release, which must be called if
 // there are any.
 func (s *source) read() ([]byte, error) {
-	s.chunk = chunks.Get().(*[chunkSize]byte)
-	n, err := s.conn.Read(s.chunk[:])
+	s.chunk = chunks.take()
+	n, err := s.conn.Read(*s.chunk)
 	if n == 0 {
 		s.release()
 		return nil, err
 	}
-	return s.chunk[:n], err
+	return (*s.chunk)[:n], err
 }
 
 func (s *source) release() {
 	if s.chunk != nil {
-		chunks.Put(s.chunk)
+		chunks.give(s.chunk)
 		s.chunk = nil
 	}
 }

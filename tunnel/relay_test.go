@@ -422,8 +422,8 @@ func BenchmarkRelay(b *testing.B) {
 	_, done := startRelay(ours, st)
 	var wg sync.WaitGroup
 	wg.Go(func() { io.Copy(io.Discard, far) })
-	p := make([]byte, chunkSize)
-	b.SetBytes(chunkSize)
+	p := make([]byte, smallChunk)
+	b.SetBytes(smallChunk)
 	b.ReportAllocs()
 	for b.Loop() {
 		app.Write(p)
@@ -432,4 +432,26 @@ func BenchmarkRelay(b *testing.B) {
 	far.CloseWrite()
 	wg.Wait()
 	<-done
+}
+
+// Relays that are stuck hold small chunks once there are many of them.
+func TestChunks(t *testing.T) {
+	var p chunkPool
+	p.small.New, p.large.New = chunks.small.New, chunks.large.New
+	var held []*[]byte
+	for range largeMax + 3 {
+		held = append(held, p.take())
+	}
+	for i, c := range held {
+		if want := largeChunk; i < largeMax && len(*c) != want || i >= largeMax && len(*c) != smallChunk {
+			t.Errorf("chunk %d of %d bytes", i, len(*c))
+		}
+		p.give(c)
+	}
+	if n := p.largeTaken.Load(); n != 0 {
+		t.Errorf("%d large chunks taken after all were given back", n)
+	}
+	if c := p.take(); len(*c) != largeChunk {
+		t.Errorf("chunk of %d bytes after all were given back", len(*c))
+	}
 }

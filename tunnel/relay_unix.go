@@ -16,7 +16,7 @@ type source struct {
 	raw  syscall.RawConn // nil if conn is not one of the system's own sockets
 	try  func(fd uintptr) bool
 
-	chunk *[chunkSize]byte
+	chunk *[]byte
 	n     int
 	err   error
 }
@@ -39,8 +39,8 @@ func newSource(conn net.Conn) *source {
 // there are any. It returns io.EOF, or the error of a reset, without bytes.
 func (s *source) read() ([]byte, error) {
 	if s.raw == nil {
-		s.chunk = chunks.Get().(*[chunkSize]byte)
-		s.n, s.err = s.conn.Read(s.chunk[:])
+		s.chunk = chunks.take()
+		s.n, s.err = s.conn.Read(*s.chunk)
 	} else if err := s.raw.Read(s.try); err != nil {
 		return nil, err
 	}
@@ -50,14 +50,14 @@ func (s *source) read() ([]byte, error) {
 	if s.chunk == nil {
 		return nil, s.err
 	}
-	return s.chunk[:s.n], s.err
+	return (*s.chunk)[:s.n], s.err
 }
 
 // attempt is one try to read; false means nothing there yet.
 func (s *source) attempt(fd uintptr) bool {
-	s.chunk = chunks.Get().(*[chunkSize]byte)
+	s.chunk = chunks.take()
 	for {
-		s.n, s.err = syscall.Read(int(fd), s.chunk[:])
+		s.n, s.err = syscall.Read(int(fd), *s.chunk)
 		switch {
 		case errors.Is(s.err, syscall.EINTR):
 			continue
@@ -76,7 +76,7 @@ func (s *source) attempt(fd uintptr) bool {
 
 func (s *source) release() {
 	if s.chunk != nil {
-		chunks.Put(s.chunk)
+		chunks.give(s.chunk)
 		s.chunk = nil
 	}
 }

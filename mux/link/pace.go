@@ -30,7 +30,7 @@ const (
 
 	waitUnsent  = 15 * time.Millisecond // worth of bytes that may wait in the link
 	waitSocket  = 10 * time.Millisecond // and, unsent, in the socket below
-	waitPath    = 20 * time.Millisecond // and in the path, beside what fills it
+	waitPath    = time.Millisecond      // and in the path, beside what fills it
 	minUnsent   = 32 << 10
 	maxUnsent   = 256 << 10
 	minSocket   = 16 << 10
@@ -111,7 +111,7 @@ type ackPace struct {
 }
 
 const (
-	ackWorth = 5 * time.Millisecond
+	ackWorth = 500 * time.Microsecond
 	minAck   = 8 << 10
 	maxAck   = 256 << 10
 )
