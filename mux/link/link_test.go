@@ -345,7 +345,7 @@ func TestBackoffOfShortCarriers(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		for range 50 {
-			time.Sleep(900 * time.Millisecond)
+			<-time.After(900 * time.Millisecond) // of the bubble
 			e.pipe().Cut()
 		}
 		e.mu.Lock()
