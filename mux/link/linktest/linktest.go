@@ -3,6 +3,7 @@ package linktest
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 )
 
 // ErrCut is what both ends of a carrier see after [Pipe.Cut].
@@ -15,6 +16,7 @@ type Carrier struct {
 	out, in *queue
 	secure  bool
 	name    string
+	closed  atomic.Bool
 }
 
 // Pipe is a carrier in memory, with both its ends.
@@ -82,13 +84,18 @@ func (c *Carrier) WriteMessage(p []byte) error { return c.out.push(p) }
 // Close lets the peer read what was written, and then end; what the peer still
 // writes is dropped.
 func (c *Carrier) Close(string) error {
+	c.closed.Store(true)
 	c.out.fail(errClosed, false)
 	c.in.deafen()
 	return nil
 }
 
-// Abort ends both directions at once.
+// Abort ends both directions at once. After Close it does nothing: the peer's
+// writer must not fail before its reader has read what was written.
 func (c *Carrier) Abort(cause error) {
+	if c.closed.Load() {
+		return
+	}
 	c.out.fail(cause, true)
 	c.in.fail(cause, true)
 }
