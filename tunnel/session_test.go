@@ -41,13 +41,15 @@ func (c *fakeCarrier) ReadMessage(p []byte) (int, error) {
 	}
 }
 
-func (c *fakeCarrier) WriteMessage(p []byte) error {
-	select {
-	case c.out <- append([]byte(nil), p...):
-		return nil
-	case <-c.dead.c:
-		return net.ErrClosed
+func (c *fakeCarrier) WriteMessages(v ...[]byte) error {
+	for _, p := range v {
+		select {
+		case c.out <- append([]byte(nil), p...):
+		case <-c.dead.c:
+			return net.ErrClosed
+		}
 	}
+	return nil
 }
 
 func (c *fakeCarrier) Close(string) error { c.Abort(nil); return nil }

@@ -124,25 +124,28 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteMessage sends p as one message. It may block while the peer does not
-// read, until the Conn ends. p is neither modified nor used after the return.
-// One message of more than Options.MaxMessage is refused with
+// WriteMessages sends each of v as one message, in order, with one system call
+// as far as the system takes them. It may block while the peer does not read,
+// until the Conn ends. v is neither modified nor used after the return. If a
+// message has more than Options.MaxMessage bytes, all are refused with
 // [ErrMessageTooLarge] and nothing happens; after any other error the Conn is
 // dead, as with ReadMessage. Only one goroutine may write at a time.
-func (c *Conn) WriteMessage(p []byte) error {
-	if len(p) > c.opt.MaxMessage {
-		return fmt.Errorf("carrier: write: %w: %d bytes", ErrMessageTooLarge, len(p))
+func (c *Conn) WriteMessages(v ...[]byte) error {
+	for _, p := range v {
+		if len(p) > c.opt.MaxMessage {
+			return fmt.Errorf("carrier: write: %w: %d bytes", ErrMessageTooLarge, len(p))
+		}
 	}
 	if c.dead() {
 		return c.died("write")
 	}
-	err := c.cork.putMessage(p)
+	err := c.cork.putMessages(v)
 	if err == nil {
 		err = c.cork.flush()
 	}
 	if err != nil {
 		c.writeFailed(err)
-		c.cork.drop() // p may be in it
+		c.cork.drop() // v may be in it
 		return c.died("write")
 	}
 	return nil

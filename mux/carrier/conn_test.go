@@ -29,7 +29,7 @@ func exchange(t *testing.T, from, to *carrier.Conn, size int) {
 	_, _ = random.Read(message)
 	want := bytes.Clone(message)
 	sent := make(chan error, 1)
-	go func() { sent <- from.WriteMessage(message) }()
+	go func() { sent <- from.WriteMessages(message) }()
 	buf := make([]byte, maxMessage)
 	n, err := to.ReadMessage(buf)
 	if err != nil {
@@ -101,7 +101,7 @@ func TestConcurrency(t *testing.T) {
 						for j := range p[:n] {
 							p[j] = byte(i + j)
 						}
-						if err := ends[0].WriteMessage(p[:n]); err != nil {
+						if err := ends[0].WriteMessages(p[:n]); err != nil {
 							t.Error(err)
 							return
 						}
@@ -161,13 +161,13 @@ func TestMessageTooLarge(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", way, size), func(t *testing.T) {
 				client, server := unequalPair(t, carrier.Options{MaxMessage: 200_000}, small, way)
 				exchange(t, client, server, 1000)
-				if err := server.WriteMessage(make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+				if err := server.WriteMessages(make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("written: %v", err)
 				}
 				exchange(t, server, client, 1000) // it is none the worse for it
 
 				sent := make(chan error, 1)
-				go func() { sent <- client.WriteMessage(make([]byte, size)) }()
+				go func() { sent <- client.WriteMessages(make([]byte, size)) }()
 				buf := make([]byte, maxMessage)
 				if _, err := server.ReadMessage(buf); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("read: %v", err)
@@ -180,7 +180,7 @@ func TestMessageTooLarge(t *testing.T) {
 				if _, err := server.ReadMessage(buf); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("read again: %v", err)
 				}
-				if err := server.WriteMessage(nil); !errors.Is(err, carrier.ErrMessageTooLarge) {
+				if err := server.WriteMessages([]byte{}); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("written after death: %v", err)
 				}
 			})
@@ -188,7 +188,7 @@ func TestMessageTooLarge(t *testing.T) {
 	}
 	t.Run("short buffer", func(t *testing.T) {
 		client, server := carriertest.Pair(t, carriertest.Config{})
-		go func() { _ = client.WriteMessage(make([]byte, 11)) }()
+		go func() { _ = client.WriteMessages(make([]byte, 11)) }()
 		if _, err := server.ReadMessage(make([]byte, 10)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 			t.Errorf("read: %v", err)
 		}
@@ -203,7 +203,7 @@ func TestPeerIsToldWhy(t *testing.T) {
 		ServerOptions: &carrier.Options{MaxMessage: 1000},
 	})
 	done := read(server)
-	if err := client.WriteMessage(make([]byte, 900_000)); err != nil {
+	if err := client.WriteMessages(make([]byte, 900_000)); err != nil {
 		t.Error(err)
 	}
 	_, err := client.ReadMessage(make([]byte, maxMessage))
@@ -265,10 +265,10 @@ func TestClose(t *testing.T) {
 					t.Errorf("there: %v", err)
 				}
 				wg.Wait()
-				if err := near.WriteMessage([]byte{1}); !errors.Is(err, net.ErrClosed) {
+				if err := near.WriteMessages([]byte{1}); !errors.Is(err, net.ErrClosed) {
 					t.Errorf("write here: %v", err)
 				}
-				if err := far.WriteMessage([]byte{1}); err == nil {
+				if err := far.WriteMessages([]byte{1}); err == nil {
 					t.Error("write there went through")
 				}
 				if err := far.Close(""); err != nil {
@@ -303,7 +303,7 @@ func TestCloseAfterMessages(t *testing.T) {
 	clientDone := read(client)
 	go func() {
 		for range 50 {
-			_ = client.WriteMessage(make([]byte, 1000))
+			_ = client.WriteMessages(make([]byte, 1000))
 		}
 		_ = client.Close(strings.Repeat("é", 100))
 	}()
@@ -360,7 +360,7 @@ func writeForever(c *carrier.Conn) <-chan error {
 	go func() {
 		message := make([]byte, 50_000)
 		for {
-			if err := c.WriteMessage(message); err != nil {
+			if err := c.WriteMessages(message); err != nil {
 				done <- err
 				return
 			}

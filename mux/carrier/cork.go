@@ -11,7 +11,7 @@ import (
 
 const (
 	// refSize is the length from which on a server's message is kept by reference
-	// and not copied. WriteMessage does not return before it was flushed.
+	// and not copied. WriteMessages does not return before it was flushed.
 	refSize = 16 << 10
 	// maxControl bounds the bytes of control frames that wait to be written;
 	// past it, pings are neither sent nor answered.
@@ -171,15 +171,18 @@ func (k *cork) controlAdded(n int, asks bool) {
 	}
 }
 
-// putMessage writes p as one binary message, to be sent by the flush that its
-// writer must call; until that has returned, p may be used. It does not block.
-func (k *cork) putMessage(p []byte) error {
+// putMessages writes each of v as one binary message, to be sent by the flush
+// that its writer must call; until that has returned, v may be used. It does not
+// block.
+func (k *cork) putMessages(v [][]byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.dead {
 		return net.ErrClosed
 	}
-	k.appendFrame(finalBinary, p)
+	for _, p := range v {
+		k.appendFrame(finalBinary, p)
+	}
 	k.vitals.wrote(true)
 	return nil
 }
@@ -276,10 +279,13 @@ func (k *cork) flush() error {
 
 	err := k.send(&k.leaving)
 	k.leaving.reset()
-	if err != nil {
-		k.mu.Lock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case err != nil:
 		k.kill()
-		k.mu.Unlock()
+	case k.filling.empty(): // the buffer that is warm in the caches is the better one
+		k.filling, k.leaving = k.leaving, k.filling
 	}
 	return err
 }

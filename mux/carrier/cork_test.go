@@ -123,6 +123,22 @@ func TestCorkGathers(t *testing.T) {
 	}
 }
 
+// Several messages at once are as many frames and one write.
+func TestCorkMessagesTogether(t *testing.T) {
+	s := &sink{}
+	k := newCork(newWire(s), false)
+	k.start(func() {})
+	if err := k.putMessages([][]byte{[]byte("one"), []byte("three"), {}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if want := "\x82\x03one\x82\x05three\x82\x00"; s.got.String() != want || s.calls != 1 {
+		t.Errorf("%q in %d writes, want %q in one", s.got.String(), s.calls, want)
+	}
+}
+
 func TestCorkKeepsOrder(t *testing.T) {
 	large := func(b byte) []byte { return bytes.Repeat([]byte{b}, refSize) }
 	for _, pieces := range [][][]byte{
@@ -141,7 +157,7 @@ func TestCorkKeepsOrder(t *testing.T) {
 				if len(p) < refSize {
 					write(t, k, p)
 				} else {
-					if err := k.putMessage(p); err != nil {
+					if err := k.putMessages([][]byte{p}); err != nil {
 						t.Fatal(err)
 					}
 					want = append(want, finalBinary, 126, byte(len(p)>>8), byte(len(p)))
@@ -201,7 +217,7 @@ func TestCorkKicks(t *testing.T) {
 		}
 	}
 	k := startedCork(&sink{})
-	if err := k.putMessage([]byte("message")); err != nil {
+	if err := k.putMessages([][]byte{[]byte("message")}); err != nil {
 		t.Fatal(err)
 	}
 	if kicked(k) {

@@ -105,7 +105,7 @@ func (w *wire) uncounted() {
 }
 
 // maxReuse is the largest buffer that is kept for the next message.
-const maxReuse = 256 << 10
+const maxReuse = 512 << 10
 
 // reusable returns buf emptied, or nothing if it has grown too large to be kept.
 func reusable(buf []byte) []byte {

@@ -275,50 +275,75 @@ func (l *Link) mayTake() bool {
 // mayBye says whether it is time to tell the peer that the link ends.
 func (l *Link) mayBye() bool { return l.closing && l.out.next == len(l.out.queue) }
 
+// maxBatch is how many messages at most are handed to a carrier at once.
+const maxBatch = 8
+
 // writeLoop sends what there is to send until the carrier is lost.
 func (l *Link) writeLoop(att *attachment) {
 	var empty [headerSize + maxReason + trailerSize]byte
+	var batch [maxBatch][]byte
+	var slabs [maxBatch]*slab
 	socketLimit := -1
 	for {
 		l.mu.Lock()
-		for l.att == att && !l.mayTake() && !l.mayBye() && !l.ackDue {
+		for l.att == att && !l.mayTake() && !l.mayBye() && !l.ackDue && !l.hasRoom() {
 			l.work.Wait()
 		}
 		if l.att != att {
 			l.mu.Unlock()
 			return
 		}
-		var b []byte
-		var s *slab
+		n, size := 0, 0
 		ack, now := l.received, time.Now()
 		bye := l.mayBye()
 		switch {
 		case l.mayTake():
-			b, s = l.out.take(ack, now, l.pace.delivered)
+			for most := l.pace.unsentLimit(); n < maxBatch && size < most && l.mayTake(); n++ {
+				batch[n], slabs[n] = l.out.take(ack, now, l.pace.delivered)
+				size += len(batch[n])
+			}
 			l.armCheck()
 		case bye:
 			putHeader(empty[:], typeBye, l.out.end, ack)
-			b = empty[:headerSize+copy(empty[headerSize:headerSize+maxReason], l.bye)]
-		default:
+			batch[0] = empty[:headerSize+copy(empty[headerSize:headerSize+maxReason], l.bye)]
+			n = 1
+		case l.ackDue:
 			putHeader(empty[:], typeData, l.out.sentEnd(), ack)
-			b = empty[:headerSize]
+			batch[0] = empty[:headerSize]
+			n = 1
 		}
-		l.ackPace.sent(ack-l.ackSent, now)
-		l.ackSent, l.ackDue = ack, false
+		if n > 0 {
+			l.ackPace.sent(ack-l.ackSent, now)
+			l.ackSent, l.ackDue = ack, false
+		}
 		limit := l.pace.socketLimit()
 		l.space.Signal()
+		room := l.hasRoom()
+		l.awaited = l.awaited && !room
 		l.mu.Unlock()
+		if room {
+			l.onRoom()
+		}
+		if n == 0 {
+			continue
+		}
 
 		if socketLimit < 0 || limit > 2*socketLimit || 2*limit < socketLimit || limit == 0 && socketLimit != 0 {
 			att.carrier.SetUnsentLimit(limit)
 			socketLimit = limit
 		}
-		err := att.carrier.WriteMessage(seal(b, att.checksum))
-		if s != nil {
-			l.mu.Lock()
-			s.release()
-			l.mu.Unlock()
+		for i := range batch[:n] {
+			batch[i] = seal(batch[i], att.checksum)
 		}
+		err := att.carrier.WriteMessages(batch[:n]...)
+		l.mu.Lock()
+		for i, s := range slabs {
+			if s != nil {
+				s.release()
+				slabs[i] = nil
+			}
+		}
+		l.mu.Unlock()
 		switch {
 		case err != nil:
 			l.lose(att, err)

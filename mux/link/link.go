@@ -13,9 +13,10 @@ type Carrier interface {
 	// ReadMessage reads one message into p, which holds the largest one
 	// allowed. One goroutine of the link calls it.
 	ReadMessage(p []byte) (int, error)
-	// WriteMessage sends one message and may block. It neither keeps nor
-	// changes p. One goroutine of the link calls it.
-	WriteMessage(p []byte) error
+	// WriteMessages sends each of v as one message, in order and together if
+	// it can, and may block. It neither keeps nor changes them. One goroutine
+	// of the link calls it.
+	WriteMessages(v ...[]byte) error
 	// Close ends the carrier after what was written; Abort ends it at once.
 	// Both unblock reader and writer and may be called at any time.
 	Close(reason string) error
@@ -88,6 +89,8 @@ type Link struct {
 
 	mu       sync.Mutex
 	space    sync.Cond // for writers: room in out
+	onRoom   func()    // see OnRoom
+	awaited  bool      // somebody was told that the link is full
 	work     sync.Cond // for the writer goroutine: something to send
 	arrived  sync.Cond // for the reader: something in inbox
 	room     sync.Cond // for the reader goroutine: room in inbox
@@ -240,31 +243,74 @@ func (l *Link) Write(p []byte) (int, error) {
 // WriteBuffers is Write for several buffers at once; smux hands each frame's
 // header and payload over like this, and they need no copy to be joined.
 func (l *Link) WriteBuffers(v [][]byte) (int, error) {
-	n := 0
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.waitSpace(); err != nil {
 		return 0, err
 	}
+	return l.append(v), nil
+}
+
+// Append is WriteBuffers without the wait, and may be called by any goroutine:
+// what is written by one call stays together. Its callers take turns by
+// themselves, ask Full before and write little at a time.
+func (l *Link) Append(v [][]byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.writeError(); err != nil {
+		return err
+	}
+	l.append(v)
+	return nil
+}
+
+func (l *Link) append(v [][]byte) (n int) {
 	for _, p := range v {
 		l.out.append(p)
 		n += len(p)
 	}
 	l.work.Signal()
-	return n, nil
+	return n
 }
 
+// Full says whether writers should wait. If so, the function given to OnRoom is
+// called when they need not any more, unless the link ends.
+func (l *Link) Full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	full := l.full()
+	l.awaited = l.awaited || full
+	return full
+}
+
+// OnRoom has f called when a link that was found full has room. f may call the
+// link's methods and must not block. It is given before the first Full.
+func (l *Link) OnRoom(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.onRoom = f
+}
+
+func (l *Link) full() bool {
+	return l.out.unsent >= l.pace.unsentLimit() || l.out.held >= l.cfg.ReplayBuffer
+}
+
+// hasRoom says whether those who found the link full are to be told. Called with
+// mu held.
+func (l *Link) hasRoom() bool { return l.awaited && !l.full() }
+
 func (l *Link) waitSpace() error {
-	for l.err == nil && !l.closing && (l.out.unsent >= l.pace.unsentLimit() || l.out.held >= l.cfg.ReplayBuffer) {
+	for l.writeError() == nil && l.full() {
 		l.space.Wait()
 	}
-	if l.err != nil {
-		return l.err
-	}
-	if l.closing {
+	return l.writeError()
+}
+
+func (l *Link) writeError() error {
+	if l.err == nil && l.closing {
 		return ErrClosed
 	}
-	return nil
+	return l.err
 }
 
 // Flush waits until the peer has acknowledged everything that was written, and

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -201,6 +202,131 @@ func TestBackPressure(t *testing.T) {
 			t.Errorf("%d of %d bytes written", n, len(data))
 		}
 	})
+}
+
+// Who found the link full is told once when there is room, and Append does not
+// wait meanwhile.
+func TestRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		told := 0
+		e.client.OnRoom(func() {
+			told++
+			if e.client.Full() {
+				t.Error("told of room in a full link")
+			}
+		})
+		e.say(e.client, e.server, "x")
+		e.setRefuse(errors.New("down"))
+		e.pipe().Cut()
+		synctest.Wait()
+		data := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
+		var want []byte
+		for !e.client.Full() {
+			if err := e.client.Append([][]byte{data[:100], data[100:]}); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, data...)
+		}
+		if len(want) != maxUnsent {
+			t.Errorf("full after %d bytes, want %d", len(want), maxUnsent)
+		}
+		synctest.Wait()
+		if told != 0 {
+			t.Error("told of room in a link without a carrier")
+		}
+		e.setRefuse(nil)
+		e.hear(e.server, string(want))
+		e.say(e.client, e.server, "and more")
+		synctest.Wait()
+		if told != 1 {
+			t.Errorf("told %d times of room, want once", told)
+		}
+		e.client.Close("over")
+		if err := e.client.Append([][]byte{data}); !errors.Is(err, ErrClosed) {
+			t.Errorf("Append after Close: %v", err)
+		}
+	})
+}
+
+// recorder is a carrier that notes how many messages were written together.
+type recorder struct {
+	*linktest.Carrier
+	busy    chan struct{} // if not nil, a write waits for it
+	batches []int
+	data    []byte
+}
+
+func (r *recorder) WriteMessages(v ...[]byte) error {
+	r.batches = append(r.batches, len(v))
+	for _, p := range v {
+		m, err := parse(p, true)
+		if err != nil || m.offset != uint64(len(r.data)) {
+			return fmt.Errorf("message at %d after %d bytes, %w", m.offset, len(r.data), err)
+		}
+		r.data = append(r.data, m.payload...)
+	}
+	if r.busy != nil {
+		<-r.busy
+	}
+	return nil
+}
+
+// What gathered while there was no carrier, or while it was busy, leaves with
+// few writes.
+func TestBatches(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := New(Config{})
+		data := make([]byte, 200_000) // 50 messages, since the peer has not said that it takes larger ones
+		for i := range data {
+			data[i] = byte(i >> 8)
+		}
+		if err := l.Append([][]byte{data}); err != nil {
+			t.Fatal(err)
+		}
+		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
+		if _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !bytes.Equal(r.data, data) {
+			t.Errorf("%d bytes sent, want %d", len(r.data), len(data))
+		}
+		if want := []int{8, 8, 8, 8, 8, 8, 2}; !slices.Equal(r.batches, want) {
+			t.Errorf("batches of %v messages, want %v", r.batches, want)
+		}
+		l.abandon(ErrClosed)
+		l.Wait()
+	})
+}
+
+// On a slow path less is written at once, so that acknowledgements and what is
+// more urgent need not wait.
+func TestBatchesOnSlowPath(t *testing.T) {
+	for rate, want := range map[float64][]int{0: {1, 3}, 1e6: {1, 1, 1, 1}} {
+		bubble(t, func(t *testing.T) {
+			l := New(Config{})
+			r := &recorder{Carrier: linktest.NewPipe(8, false).Client, busy: make(chan struct{})}
+			if _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait() // it says what it has received
+			l.mu.Lock()
+			l.pace.rate = rate
+			l.pace.rtt = time.Second
+			l.mu.Unlock()
+			if err := l.Append([][]byte{make([]byte, 3*MaxMessage-1000)}); err != nil {
+				t.Fatal(err)
+			}
+			close(r.busy)
+			synctest.Wait()
+			if !slices.Equal(r.batches, want) {
+				t.Errorf("%.0f bytes/s: batches of %v messages, want %v", rate, r.batches, want)
+			}
+			l.abandon(ErrClosed)
+			l.Wait()
+		})
+	}
 }
 
 // A refused resumption ends the link and says so.

@@ -78,8 +78,15 @@ func (p *Pipe) Filter(toServer bool, f func(m []byte) [][]byte) {
 // ReadMessage reads the next message into p.
 func (c *Carrier) ReadMessage(p []byte) (int, error) { return c.in.pop(p) }
 
-// WriteMessage queues a copy of p and waits while the pipe is full.
-func (c *Carrier) WriteMessage(p []byte) error { return c.out.push(p) }
+// WriteMessages queues copies of v and waits while the pipe is full.
+func (c *Carrier) WriteMessages(v ...[]byte) error {
+	for _, p := range v {
+		if err := c.out.push(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Close lets the peer read what was written, and then end; what the peer still
 // writes is dropped.
