@@ -48,6 +48,10 @@ func (s *script) WriteBuffers(v [][]byte) (n int, err error) {
 	return n, nil
 }
 
+func (s *script) Append([][]byte) error { return nil }
+func (s *script) Full() bool            { return false }
+func (s *script) OnRoom(func())         {}
+
 func (s *script) Flush(<-chan struct{}) error { return nil }
 func (s *script) Close(string) error          { s.end(errScriptOver); return nil }
 func (s *script) Done() <-chan struct{}       { return s.done }

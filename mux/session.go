@@ -22,6 +22,11 @@ type Link interface {
 	WriteBuffers(v [][]byte) (int, error)
 	// Flush waits until all was acknowledged, or stop is closed.
 	Flush(stop <-chan struct{}) error
+	// Append writes without waiting. Full says that writers should wait until
+	// the function given to OnRoom is called.
+	Append(v [][]byte) error
+	Full() bool
+	OnRoom(func())
 	// Close ends the link and tells the peer why.
 	Close(reason string) error
 	// Done is closed when the link has ended, Err says why.
@@ -88,16 +93,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// maxFrame is the payload of the largest frame: close to smux's largest, since
-// each costs hand-overs between goroutines at one end and a write to a socket at
-// the other. What smux allocates for one is rounded up to a power of two.
-const maxFrame = 60 << 10
-
 // config of smux, whose own windows must never bind: ours do. A window of twice
 // the largest of ours suffices, since smux reports reading at each half of it.
 func (c Config) smux() *smux.Config {
 	return &smux.Config{
-		Version:           2,
+		Version:           smuxVersion,
 		KeepAliveDisabled: true, // the carrier's heartbeats
 		MaxFrameSize:      maxFrame,
 		MaxReceiveBuffer:  math.MaxInt32,
@@ -134,6 +134,7 @@ type Session struct {
 	stops     map[uint32]func() // server: to end its listeners
 
 	queue control
+	turns turns
 
 	limitLogged atomic.Int64 // when limitReached last wrote, Unix nanoseconds
 
@@ -170,6 +171,7 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 	}
 	var err error
 	ready := make(chan struct{})
+	l.OnRoom(s.room)
 	if s.smux, err = open(&tap{sess: s, ready: ready, Link: l}, cfg.smux()); err != nil {
 		return nil, err
 	}
@@ -371,7 +373,6 @@ func (s *Session) resetLocked(st *Stream, e *Error) {
 	st.writable.Broadcast()
 	if st.raw != nil {
 		st.raw.SetReadDeadline(time.Now())
-		st.raw.SetWriteDeadline(time.Now())
 	}
 }
 
@@ -383,20 +384,6 @@ func (s *Session) lostLocked(err error) *Error {
 	}
 	return &Error{Code: SessionLost, Reason: clip(err.Error())}
 }
-
-// frameSize is how much one stream sends before others get their turn: less on
-// slow paths, where it is what an interactive stream waits for.
-func (s *Session) frameSize() int {
-	if rate := s.link.Bandwidth(); rate > 0 && rate < slowRate {
-		return slowFrame
-	}
-	return maxFrame
-}
-
-const (
-	slowRate  = 16 << 20 // bytes per second
-	slowFrame = 8 << 10
-)
 
 // NumStreams is the number of streams that have not ended.
 func (s *Session) NumStreams() int {

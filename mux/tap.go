@@ -13,6 +13,7 @@ import (
 // Integers are little-endian here.
 const (
 	frameHeader = 8
+	smuxVersion = 2
 
 	frameSYN = 0
 	frameFIN = 1

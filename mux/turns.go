@@ -1,0 +1,159 @@
+package mux
+
+import (
+	"encoding/binary"
+	"io"
+	"sync"
+	"time"
+)
+
+// turns says which stream may write to the link. Streams put their data frames
+// there themselves, one at a time and in the order in which they asked: what
+// smux would do with each frame, two hand-overs between goroutines, costs more
+// than the rest of its way. smux still writes the frames that open and close
+// streams. Guarded by Session.mu.
+type turns struct {
+	writing *Stream   // whose turn it is
+	waiting []*Stream // some may have given up
+}
+
+const (
+	// maxFrame is the payload of the largest frame: close to smux's largest.
+	// What smux allocates for one is rounded up to a power of two.
+	maxFrame = 60 << 10
+	// maxTurn is how much one stream writes in a turn if nobody else waits.
+	maxTurn = 4 * maxFrame
+
+	slowRate  = 16 << 20 // bytes per second
+	slowFrame = 8 << 10
+)
+
+// frameSize is the payload of the largest frame on this path: less on slow ones,
+// where it is what an interactive stream waits for.
+func (s *Session) frameSize() int {
+	if rate := s.link.Bandwidth(); rate > 0 && rate < slowRate {
+		return slowFrame
+	}
+	return maxFrame
+}
+
+// begin waits for credit and for the stream's turn and takes up to n bytes of
+// the credit. Unless there is an error, end is to be called.
+func (st *Stream) begin(n int) (int, error) {
+	s := st.sess
+	frame := s.frameSize()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if err := st.writeErrorLocked(); err != nil {
+			st.waiting = false
+			s.endTurn(st)
+			return 0, err
+		}
+		if st.credit > st.sent {
+			t := &s.turns
+			if t.writing == st || t.writing == nil && len(t.waiting) == 0 && !s.link.Full() {
+				t.writing = st
+				most := frame
+				if frame == maxFrame && len(t.waiting) == 0 {
+					most = maxTurn
+				}
+				n = int(min(uint64(n), uint64(most), st.credit-st.sent))
+				st.sent += uint64(n)
+				return n, nil
+			}
+			if !st.waiting {
+				st.waiting = true
+				t.waiting = append(t.waiting, st)
+			}
+		}
+		st.writable.Wait()
+	}
+}
+
+// end gives the turn to the next.
+func (st *Stream) end() {
+	st.sess.mu.Lock()
+	st.sess.endTurn(st)
+	st.sess.mu.Unlock()
+}
+
+// endTurn is end with mu held; without effect if it is not the turn of st.
+func (s *Session) endTurn(st *Stream) {
+	if s.turns.writing == st {
+		s.turns.writing = nil
+		s.nextTurn()
+	}
+}
+
+// nextTurn gives the turn to who has waited for longest, if there is room.
+// Called with mu held.
+func (s *Session) nextTurn() {
+	t := &s.turns
+	for t.writing == nil && len(t.waiting) > 0 {
+		st := t.waiting[0]
+		if st.waiting {
+			if s.link.Full() {
+				return
+			}
+			st.waiting = false
+			t.writing = st
+			st.writable.Broadcast()
+		}
+		t.waiting[0] = nil
+		if t.waiting = t.waiting[1:]; len(t.waiting) == 0 {
+			t.waiting = nil
+		}
+	}
+}
+
+// room is called by the link when it is not full any more.
+func (s *Session) room() {
+	s.mu.Lock()
+	s.nextTurn()
+	s.mu.Unlock()
+}
+
+// writeErrorLocked is why nothing can be written. Called with mu held.
+func (st *Stream) writeErrorLocked() error {
+	switch {
+	case st.reset != nil:
+		return st.reset
+	case st.sess.err != nil:
+		return st.sess.lostLocked(st.sess.err)
+	case st.writeDone:
+		return io.ErrClosedPipe
+	case !st.deadline.IsZero() && !time.Now().Before(st.deadline):
+		return &Error{Code: TimedOut, Reason: "write deadline"}
+	default:
+		return nil
+	}
+}
+
+// batch is some data frames on their way to the link.
+type batch struct {
+	headers [maxTurn / maxFrame][frameHeader]byte
+	vec     [2 * maxTurn / maxFrame][]byte
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// push writes p, of at most maxTurn bytes, to the link without waiting.
+func (st *Stream) push(p []byte) error {
+	f := batches.Get().(*batch)
+	n := 0
+	for len(p) > 0 {
+		k := min(len(p), maxFrame)
+		h := &f.headers[n/2]
+		h[0], h[1] = smuxVersion, framePSH
+		binary.LittleEndian.PutUint16(h[2:], uint16(k))
+		binary.LittleEndian.PutUint32(h[4:], st.id)
+		f.vec[n], f.vec[n+1] = h[:], p[:k]
+		n += 2
+		p = p[k:]
+	}
+	err := st.sess.link.Append(f.vec[:n])
+	clear(f.vec[:n])
+	batches.Put(f)
+	return err
+}
