@@ -2,31 +2,14 @@ package mux
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"io"
-	"os"
-	"regexp"
 	"testing"
+
+	"culvert/mux/link/linktest"
 )
 
-// vector returns a byte example of PROTOCOL.md.
-func vector(t testing.TB, name string) []byte {
-	t.Helper()
-	page, err := os.ReadFile("PROTOCOL.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^    ` + name + ` ([0-9a-f]+)$`).FindSubmatch(page)
-	if m == nil {
-		t.Fatalf("PROTOCOL.md has no vector %q", name)
-	}
-	b, err := hex.DecodeString(string(m[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+func vector(t testing.TB, name string) []byte { return linktest.Vector(t, "PROTOCOL.md", name) }
 
 func TestVectors(t *testing.T) {
 	header := Header{KindDial, "db.internal:5432"}

@@ -2,30 +2,13 @@ package link
 
 import (
 	"bytes"
-	"encoding/hex"
-	"os"
-	"regexp"
 	"testing"
 	"time"
+
+	"culvert/mux/link/linktest"
 )
 
-// vector returns a byte example of PROTOCOL.md.
-func vector(t testing.TB, name string) []byte {
-	t.Helper()
-	page, err := os.ReadFile("../PROTOCOL.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^    ` + name + ` ([0-9a-f]+)$`).FindSubmatch(page)
-	if m == nil {
-		t.Fatalf("PROTOCOL.md has no vector %q", name)
-	}
-	b, err := hex.DecodeString(string(m[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
+func vector(t testing.TB, name string) []byte { return linktest.Vector(t, "../PROTOCOL.md", name) }
 
 func TestVectors(t *testing.T) {
 	h := hello{resume: true, secure: true, received: 0x0102030405060708, maxMessage: 131072}

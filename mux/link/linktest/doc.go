@@ -1,3 +1,3 @@
-// Package linktest has carriers in memory, for tests of links and of what is
-// above them.
+// Package linktest has carriers in memory, and the examples of PROTOCOL.md, for
+// tests of links and of what is above them.
 package linktest
