@@ -12,9 +12,23 @@ import (
 // smux would do with each frame, two hand-overs between goroutines, costs more
 // than the rest of its way. smux still writes the frames that open and close
 // streams. Guarded by Session.mu.
+//
+// Little writes go before others, because somebody waits for an answer; but no
+// more of them between two others than one frame's worth.
 type turns struct {
-	writing *Stream   // whose turn it is
-	waiting []*Stream // some may have given up
+	writing *Stream    // whose turn it is
+	waiting [2]turnRow // little ones, others
+	ahead   int        // bytes of little ones since the last of the others
+}
+
+// turnRow are streams in the order in which they asked. Some may have given up.
+type turnRow []*Stream
+
+func (r *turnRow) pop() {
+	(*r)[0] = nil
+	if *r = (*r)[1:]; len(*r) == 0 {
+		*r = nil
+	}
 }
 
 const (
@@ -23,6 +37,8 @@ const (
 	maxFrame = 60 << 10
 	// maxTurn is how much one stream writes in a turn if nobody else waits.
 	maxTurn = 4 * maxFrame
+	// littleWrite is the largest that goes before others.
+	littleWrite = 2 << 10
 
 	slowRate  = 16 << 20 // bytes per second
 	slowFrame = 8 << 10
@@ -52,10 +68,10 @@ func (st *Stream) begin(n int) (int, error) {
 		}
 		if st.credit > st.sent {
 			t := &s.turns
-			if t.writing == st || t.writing == nil && len(t.waiting) == 0 && !s.link.Full() {
+			if t.writing == st || t.writing == nil && t.nobody() && !s.link.Full() {
 				t.writing = st
 				most := frame
-				if frame == maxFrame && len(t.waiting) == 0 {
+				if frame == maxFrame && t.nobody() {
 					most = maxTurn
 				}
 				n = int(min(uint64(n), uint64(most), st.credit-st.sent))
@@ -64,7 +80,11 @@ func (st *Stream) begin(n int) (int, error) {
 			}
 			if !st.waiting {
 				st.waiting = true
-				t.waiting = append(t.waiting, st)
+				row := &t.waiting[1]
+				if n <= littleWrite {
+					row = &t.waiting[0]
+				}
+				*row = append(*row, st)
 			}
 		}
 		st.writable.Wait()
@@ -90,8 +110,12 @@ func (s *Session) endTurn(st *Stream) {
 // Called with mu held.
 func (s *Session) nextTurn() {
 	t := &s.turns
-	for t.writing == nil && len(t.waiting) > 0 {
-		st := t.waiting[0]
+	for t.writing == nil && !t.nobody() {
+		row := &t.waiting[0]
+		if len(*row) == 0 || t.ahead >= maxFrame && len(t.waiting[1]) > 0 {
+			row = &t.waiting[1]
+		}
+		st := (*row)[0]
 		if st.waiting {
 			if s.link.Full() {
 				return
@@ -99,13 +123,17 @@ func (s *Session) nextTurn() {
 			st.waiting = false
 			t.writing = st
 			st.writable.Broadcast()
+			if row == &t.waiting[1] {
+				t.ahead = 0
+			} else {
+				t.ahead += littleWrite
+			}
 		}
-		t.waiting[0] = nil
-		if t.waiting = t.waiting[1:]; len(t.waiting) == 0 {
-			t.waiting = nil
-		}
+		row.pop()
 	}
 }
+
+func (t *turns) nobody() bool { return len(t.waiting[0])+len(t.waiting[1]) == 0 }
 
 // room is called by the link when it is not full any more.
 func (s *Session) room() {

@@ -135,6 +135,47 @@ func TestTurnIsNotJumped(t *testing.T) {
 	})
 }
 
+// Little writes go first, but not for ever.
+func TestLittleWritesGoFirst(t *testing.T) {
+	turned(t, func(n *narrow, s *Session, streams []*Stream) {
+		var writers sync.WaitGroup
+		write := func(st *Stream, size int) {
+			writers.Go(func() { st.Write(make([]byte, size)) })
+			synctest.Wait()
+		}
+		write(streams[0], 70<<10)
+		write(streams[1], littleWrite+1)
+		write(streams[2], littleWrite)
+		for _, want := range []string{"9:2048", "5:61440", "7:2049", "5:10240"} {
+			if got := n.room(); !slices.Equal(got, []string{want}) {
+				t.Errorf("writes %v, want %v", got, want)
+			}
+		}
+		writers.Wait()
+
+		write(streams[0], 10<<10)
+		const more = 5
+		for id := range uint32(maxFrame/littleWrite + more) {
+			st := newStream(s, 101+2*id, true)
+			s.register(st)
+			write(st, 1)
+		}
+		first := 0
+		for got := n.room(); !slices.Equal(got, []string{"5:10240"}); got = n.room() {
+			if first++; len(got) != 1 {
+				t.Fatalf("writes %v", got)
+			}
+		}
+		if first != maxFrame/littleWrite {
+			t.Errorf("%d little writes before another, want %d", first, maxFrame/littleWrite)
+		}
+		for range more {
+			n.room()
+		}
+		writers.Wait()
+	})
+}
+
 // A stream that nobody else waits beside writes several frames at once.
 func TestTurnAlone(t *testing.T) {
 	turned(t, func(n *narrow, _ *Session, streams []*Stream) {
