@@ -294,6 +294,9 @@ func (r *Relay) damage(d Direction, p []byte, seen int64) {
 	f.next -= int64(len(p))
 }
 
+// maxLag is what a direction that is late may catch up on.
+const maxLag = 5 * time.Millisecond
+
 // pair is one relayed connection.
 type pair struct {
 	relay *Relay
@@ -301,6 +304,7 @@ type pair struct {
 	locks [2]sync.Mutex   // serialise writes to ends[d]
 	dead  atomic.Bool     // swallowed by a black hole, for good
 	delay time.Duration   // set at construction
+	free  [2]time.Time    // when direction d has sent what it was given, at its rate; owned by its pump
 	once  sync.Once
 	done  chan struct{} // closed with the ends
 }
@@ -407,8 +411,7 @@ func (p *pair) deliver(d Direction, data []byte, seen int64) bool {
 		data, last = data[:max(0, limit-seen)], true
 	}
 	p.relay.damage(d, data, seen)
-	started := time.Now()
-	if err := p.write(d, data); err != nil {
+	if err := p.send(d, data, f.rate); err != nil {
 		p.end(d, err)
 		return false
 	}
@@ -417,11 +420,32 @@ func (p *pair) deliver(d Direction, data []byte, seen int64) bool {
 		p.cut()
 		return false
 	}
-	if f.rate > 0 {
-		spacing := time.Duration(int64(len(data)) * int64(time.Second) / f.rate)
-		return p.wait(spacing - time.Since(started))
-	}
 	return true
+}
+
+// send writes data, at a rate if there is one: in small pieces, of which each arrives when a line of that
+// rate would have carried it to its end.
+func (p *pair) send(d Direction, data []byte, rate int64) error {
+	if rate <= 0 {
+		return p.write(d, data)
+	}
+	piece := max(1500, int(rate/1000)) // a millisecond's
+	for len(data) > 0 {
+		n := min(piece, len(data))
+		// By the clock of what was sent, so that a wait that takes longer than asked costs no rate.
+		if idle := time.Now().Add(-maxLag); p.free[d].Before(idle) {
+			p.free[d] = time.Now()
+		}
+		p.free[d] = p.free[d].Add(time.Duration(int64(n) * int64(time.Second) / rate))
+		if !p.wait(time.Until(p.free[d])) {
+			return net.ErrClosed
+		}
+		if err := p.write(d, data[:n]); err != nil {
+			return err
+		}
+		data = data[n:]
+	}
+	return nil
 }
 
 func (p *pair) write(d Direction, data []byte) error {
