@@ -298,8 +298,9 @@ func (l *Link) writeLoop(att *attachment) {
 		bye := l.mayBye()
 		switch {
 		case l.mayTake():
+			sample := l.pace.sending(now, l.out.sentEnd() == l.out.acked)
 			for most := l.pace.unsentLimit(); n < maxBatch && size < most && l.mayTake(); n++ {
-				batch[n], slabs[n] = l.out.take(ack, now, l.pace.delivered)
+				batch[n], slabs[n] = l.out.take(ack, sample)
 				size += len(batch[n])
 			}
 			l.armCheck()

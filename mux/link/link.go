@@ -232,10 +232,7 @@ func (l *Link) Write(p []byte) (int, error) {
 		if err := l.waitSpace(); err != nil {
 			return n, err
 		}
-		piece := p[n:min(n+writePiece, len(p))]
-		l.out.append(piece)
-		n += len(piece)
-		l.work.Signal()
+		n += l.append([][]byte{p[n:min(n+writePiece, len(p))]})
 	}
 	return n, nil
 }
@@ -265,6 +262,7 @@ func (l *Link) Append(v [][]byte) error {
 }
 
 func (l *Link) append(v [][]byte) (n int) {
+	l.out.preferred = l.pace.message()
 	for _, p := range v {
 		l.out.append(p)
 		n += len(p)

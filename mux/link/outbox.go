@@ -18,6 +18,7 @@ import (
 // whatever gathers while a carrier is busy leaves as one message.
 type outbox struct {
 	maxMessage int // bytes on the wire, header and trailer included
+	preferred  int // the same, for what is appended from now on; 0: maxMessage
 
 	queue  []outMessage
 	head   int // index in queue of the oldest unacknowledged message
@@ -74,7 +75,11 @@ func (o *outbox) append(p []byte) {
 	for len(p) > 0 {
 		m := o.open()
 		s := m.slab
-		room := max(0, min(o.maxMessage-headerSize-trailerSize-m.n, len(s.buf)-trailerSize-s.used))
+		most := o.maxMessage
+		if o.preferred > 0 {
+			most = min(most, o.preferred)
+		}
+		room := max(0, min(most-headerSize-trailerSize-m.n, len(s.buf)-trailerSize-s.used))
 		n := copy(s.buf[s.used:s.used+room], p)
 		s.used += n
 		m.n += n
@@ -119,7 +124,7 @@ func (o *outbox) closeTail(m *outMessage) {
 // take returns the next unsent message, of which there must be one, with its
 // header filled in, and counts it as sent. The bytes have capacity for the trailer; the caller releases the
 // slab they are in when it no longer needs them.
-func (o *outbox) take(ack uint64, now time.Time, delivered uint64) (b []byte, s *slab) {
+func (o *outbox) take(ack uint64, sample sendSample) (b []byte, s *slab) {
 	m := &o.queue[o.next]
 	if !m.sealed {
 		o.closeTail(m)
@@ -127,7 +132,8 @@ func (o *outbox) take(ack uint64, now time.Time, delivered uint64) (b []byte, s 
 	o.next++
 	o.unsent -= m.n
 	o.sent = max(o.sent, m.offset+uint64(m.n))
-	m.sample = sendSample{at: now, delivered: delivered, limited: o.unsent == 0}
+	m.sample = sample
+	m.sample.limited = o.unsent == 0
 	end := m.start + headerSize + m.n
 	b = m.slab.buf[m.start : end : end+trailerSize]
 	putHeader(b, typeData, m.offset, ack)
@@ -222,7 +228,9 @@ func (o *outbox) discard() {
 // sendSample is what was known when a message was sent, from which its
 // acknowledgement makes a measurement of the path.
 type sendSample struct {
-	at        time.Time
-	delivered uint64 // bytes acknowledged by then
-	limited   bool   // nothing was left to send: the rate is the application's
+	at          time.Time
+	delivered   uint64    // bytes acknowledged by then
+	deliveredAt time.Time // when the last of them were
+	firstSent   time.Time // when the last message that was acknowledged had been sent
+	limited     bool      // nothing was left to send
 }

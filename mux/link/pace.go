@@ -1,9 +1,6 @@
 package link
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 // pace measures the path from acknowledgements and says how many bytes may be
 // under way, and how many may wait to be: about a fixed time's worth, because
@@ -11,52 +8,118 @@ import (
 // path idle. What is under way includes what fills the buffers of middleboxes,
 // which no setting of our own sockets can keep short.
 //
-// Rate is the largest delivery rate of the last rateWindow to twice that, as in
-// BBR (draft-ietf-ccwg-bbr, 4.1): bytes acknowledged between the sending of a
-// message and its acknowledgement, over that time. A sample taken while the
-// application had nothing more to send can only raise it.
+// It follows BBR (draft-ietf-ccwg-bbr), of which TCP below does the pacing:
+//
+//   - Rate is the largest delivery rate of the last window to twice that. A sample
+//     is what was acknowledged since a message was sent, over the time in which
+//     that was sent or acknowledged, whichever is longer (4.1). A sample taken
+//     while nothing was left to send can only raise it, unless the message had to
+//     queue: the system's buffers take in megabytes, and nothing is ever left
+//     before a path that is full.
+//   - Until the rate stops growing (5.3.1) twice what the path holds may be under
+//     way, and afterwards little more than it holds.
+//   - Once in each window less is under way for one round trip, so that its time
+//     is measured without the queue that this end makes itself (5.3.4).
 type pace struct {
-	delivered uint64  // bytes acknowledged so far
-	rate      float64 // bytes per second, 0 while unknown
-	previous  float64 // maximum of the bucket before
-	turned    time.Time
+	delivered   uint64 // bytes acknowledged so far
+	deliveredAt time.Time
+	firstSent   time.Time // when the last message that was acknowledged had been sent
+	turned      time.Time // the present window began
 
-	rtt      time.Duration // smallest of its two buckets, 0 while unknown
-	rttOlder time.Duration
+	rate     float64 // bytes per second, largest of this window
+	previous float64 // and of the one before
+	rtt      time.Duration
+	rttOlder time.Duration // smallest of this window and of the one before
+
+	draining bool          // until something sent since the window began is acknowledged
+	rttBest  time.Duration // smallest ever; grows slowly to that of the windows
+
+	round    uint64 // delivered at which the present round trip ends
+	plateau  float64
+	flat     int // round trips in which the rate did not grow
+	pathFull bool
 }
 
 const (
-	rateWindow = 5 * time.Second
+	paceWindow = 5 * time.Second
 
-	waitUnsent  = 15 * time.Millisecond // worth of bytes that may wait in the link
-	waitSocket  = 10 * time.Millisecond // and, unsent, in the socket below
-	waitPath    = time.Millisecond      // and in the path, beside what fills it
-	minUnsent   = 32 << 10
-	maxUnsent   = 256 << 10
+	waitUnsent   = 4 * time.Millisecond // worth of bytes that may wait in the link
+	minUnsent    = 16 << 10
+	maxUnsent    = 256 << 10
+	minMessage   = 8 << 10
+	firstMessage = 16 << 10
+
+	firstPath = 64 << 10 // under way before anything is known
+	minPath   = 16 << 10
+	drained   = 0.85     // of what the path holds, while draining: less than it holds without the wait
+	minQueued = 64 << 10 // less may have waited for a late acknowledgement only
+
+	growth     = 1.25 // of the rate from one round trip to the next, while it grows
+	flatRounds = 3
+
+	waitSocket  = 10 * time.Millisecond // worth of bytes that may wait, unsent, in the socket below
 	minSocket   = 16 << 10
-	minPath     = 32 << 10
 	firstSocket = 128 << 10 // before anything is known
 	fastRate    = 64 << 20  // bytes per second from which on the socket is left alone
 )
 
+// sending returns what is to be known of a message that is sent now. idle says
+// that nothing is under way.
+func (p *pace) sending(now time.Time, idle bool) sendSample {
+	if idle {
+		p.deliveredAt, p.firstSent = now, now
+	}
+	return sendSample{at: now, delivered: p.delivered, deliveredAt: p.deliveredAt, firstSent: p.firstSent}
+}
+
+// acknowledged notes that bytes arrived, the last whole message of which has
+// sample s.
 func (p *pace) acknowledged(s sendSample, bytes uint64, now time.Time) {
 	p.delivered += bytes
+	p.deliveredAt = now
 	if s.at.IsZero() {
 		return
 	}
-	took := max(now.Sub(s.at), time.Microsecond)
-	if now.Sub(p.turned) > rateWindow {
-		p.previous, p.rttOlder, p.turned = p.rate, p.rtt, now
+	p.firstSent = s.at
+	if now.Sub(p.turned) > paceWindow {
+		p.turned, p.draining = now, true
+		if p.rttBest == 0 || p.rtt < p.rttBest {
+			p.rttBest = p.rtt
+		} else {
+			p.rttBest = min(p.rttBest+p.rttBest/4, p.rtt)
+		}
+		p.previous, p.rttOlder = p.rate, p.rtt
 		p.rate, p.rtt = 0, 0
 	}
+	if s.at.After(p.turned) {
+		p.draining = false
+	}
+	took := max(now.Sub(s.at), time.Microsecond)
 	if p.rtt == 0 || took < p.rtt {
 		p.rtt = took
 	}
-	rate := float64(p.delivered-s.delivered) / took.Seconds()
-	if s.limited && rate < p.bandwidth() || s.limited && p.bandwidth() == 0 {
+	covered := p.delivered - s.delivered
+	interval := max(s.at.Sub(s.firstSent), now.Sub(s.deliveredAt), time.Microsecond)
+	rate := float64(covered) / interval.Seconds()
+	queued := took > 2*p.roundTrip() && covered >= minQueued
+	if s.limited && !queued && (p.bandwidth() == 0 || rate < p.bandwidth()) {
 		return
 	}
 	p.rate = max(p.rate, rate)
+	if s.delivered >= p.round {
+		p.round = p.delivered
+		p.roundEnded()
+	}
+}
+
+// roundEnded notes whether the rate still grows.
+func (p *pace) roundEnded() {
+	if rate := p.bandwidth(); rate >= growth*p.plateau {
+		p.plateau, p.flat = rate, 0
+		return
+	}
+	p.flat++
+	p.pathFull = p.pathFull || p.flat >= flatRounds
 }
 
 // bandwidth in bytes per second, 0 while unknown.
@@ -80,14 +143,32 @@ func (p *pace) unsentLimit() int {
 	return int(min(max(rate*waitUnsent.Seconds(), minUnsent), maxUnsent))
 }
 
+// message is how large messages should be: what is under way goes by whole ones,
+// and the time of a large one on a slow line looks like that of a long path.
+func (p *pace) message() int {
+	if p.bandwidth() == 0 {
+		return firstMessage
+	}
+	return max(minMessage, p.unsentLimit()/2)
+}
+
 // pathLimit is how many bytes may be sent and not yet acknowledged: what the path
-// holds, once more so that a faster path is noticed, and some to wait.
+// holds, and some to wait, from which a path that has become faster is noticed.
 func (p *pace) pathLimit() uint64 {
 	rate := p.bandwidth()
 	if rate == 0 {
-		return math.MaxUint64
+		return firstPath
 	}
-	return minPath + uint64(rate*(2*p.roundTrip()+waitPath).Seconds())
+	rtt := p.roundTrip()
+	holds := rate * rtt.Seconds()
+	switch {
+	case !p.pathFull:
+		holds *= 2
+	case p.draining:
+		return max(minPath, uint64(drained*rate*min(rtt, p.rttBest).Seconds()))
+	}
+	wait := min(max(rtt/8, 500*time.Microsecond), 10*time.Millisecond)
+	return minPath + uint64(holds+rate*wait.Seconds())
 }
 
 // socketLimit is how many bytes may wait unsent in the carrier's socket; 0 sets
