@@ -1,0 +1,67 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"log"
+	"os"
+	"regexp"
+	"strconv"
+	"testing"
+)
+
+// The relays are processes of the program under test.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 4 && os.Args[1] == "relay" {
+		log.Fatal(relay(os.Args[2], os.Args[3]))
+	}
+	os.Exit(m.Run())
+}
+
+// A short run has figures for culvert and for the relays.
+func TestTable(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"-rounds", "1", "-window", "100ms", "-only", "^bulk, 1 stream|64-byte|idle"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out.String())
+	for _, row := range []string{
+		"bulk, 1 stream: down, MB/s", "bulk, 1 stream: up, MB/s", "64-byte echo: p50, µs", "64-byte echo: p99, µs",
+		"1,000 idle connections: KiB each, both agents",
+	} {
+		figures := regexp.MustCompile(`(?m)^\| ` + regexp.QuoteMeta(row) + ` \| ([\d.]+) \| ([\d.]+) `).FindSubmatch(out.Bytes())
+		if figures == nil {
+			t.Errorf("no row %q for culvert and the relays", row)
+			continue
+		}
+		for _, f := range figures[1:] {
+			if v, err := strconv.ParseFloat(string(f), 64); err != nil || v <= 0 {
+				t.Errorf("row %q: %q", row, f)
+			}
+		}
+	}
+}
+
+func TestCell(t *testing.T) {
+	for _, tt := range []struct {
+		values []float64
+		want   string
+	}{
+		{nil, ""},
+		{[]float64{3}, "3.00"},
+		{[]float64{30, 10, 200}, "30.0 (10.0-200)"},
+		{[]float64{4, 1, 2, 3}, "2.50 (1.00-4.00)"},
+	} {
+		if got := cell(tt.values); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.values, got, tt.want)
+		}
+	}
+	tb := newTable([]contender{{name: "a"}, {name: "b"}})
+	tb.add(load{name: "x"}, result{"MB/s", 1}, "b")
+	var out bytes.Buffer
+	tb.print(&out)
+	if want := "| | a | b |\n|---|---|---|\n| x: MB/s |  | 1.00 |\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+}

@@ -1,0 +1,179 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("bench: ")
+	if len(os.Args) == 4 && os.Args[1] == "relay" { // a process of the contender of this name
+		log.Fatal(relay(os.Args[2], os.Args[3]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		stop()
+		log.Fatal(err)
+	}
+}
+
+// run does what args say and writes the table to out.
+func run(ctx context.Context, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	rounds := flags.Int("rounds", 3, "how often each contender has its turn")
+	window := flags.Duration("window", 2*time.Second, "how long each load is measured")
+	builds := flags.String("builds", "", "folders with builds of culvert to compare, with commas between; the others are left out")
+	only := flags.String("only", "", "loads whose name matches this regular expression")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	chosen, err := regexp.Compile(*only)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "culvert-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	contenders, err := contenders(dir, *builds)
+	if err != nil {
+		return err
+	}
+	target, err := listenTarget()
+	if err != nil {
+		return err
+	}
+	defer target.close()
+
+	t := newTable(contenders)
+	for _, l := range loads {
+		if !chosen.MatchString(l.name) {
+			continue
+		}
+		for round := range *rounds {
+			for _, c := range contenders {
+				if l.culvertOnly && !c.culvert {
+					continue
+				}
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				fmt.Fprintf(os.Stderr, "%s, round %d of %d: %s\n", l.name, round+1, *rounds, c.name)
+				results, err := measure(ctx, l, c, dir, target, *window)
+				if err != nil {
+					fmt.Fprintf(os.Stderr, "%s: %s: %v\n", l.name, c.name, err)
+				}
+				for _, r := range results {
+					t.add(l, r, c.name)
+				}
+			}
+		}
+	}
+	t.print(out)
+	fmt.Fprintf(out, "\n%s, %s, %d cores, %s/%s; `go run ./test/bench %s`\n", time.Now().Format(time.DateOnly),
+		cpuModel(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, strings.Join(args, " "))
+	return nil
+}
+
+// measure starts a contender, puts one load on it and ends it.
+func measure(ctx context.Context, l load, c contender, dir string, target *target, window time.Duration) ([]result, error) {
+	e := &env{load: l, target: target, window: window, agents: &agents{dir: dir}}
+	defer e.close()
+	var err error
+	if e.entrance, err = c.start(e); err != nil {
+		return nil, err
+	}
+	if err := e.ready(ctx); err != nil {
+		return nil, err
+	}
+	return l.run(e)
+}
+
+// result is one figure of a load.
+type result struct {
+	name  string // with its unit
+	value float64
+}
+
+// table gathers results: a row for each figure, a column for each contender.
+type table struct {
+	columns []string
+	rows    []string
+	values  map[[2]string][]float64 // by row and column
+}
+
+func newTable(cs []contender) *table {
+	t := &table{values: map[[2]string][]float64{}}
+	for _, c := range cs {
+		t.columns = append(t.columns, c.name)
+	}
+	return t
+}
+
+func (t *table) add(l load, r result, column string) {
+	row := l.name + ": " + r.name
+	if !slices.Contains(t.rows, row) {
+		t.rows = append(t.rows, row)
+	}
+	t.values[[2]string{row, column}] = append(t.values[[2]string{row, column}], r.value)
+}
+
+func (t *table) print(out io.Writer) {
+	fmt.Fprintf(out, "| | %s |\n|---|%s\n", strings.Join(t.columns, " | "), strings.Repeat("---|", len(t.columns)))
+	for _, row := range t.rows {
+		fmt.Fprintf(out, "| %s |", row)
+		for _, column := range t.columns {
+			fmt.Fprintf(out, " %s |", cell(t.values[[2]string{row, column}]))
+		}
+		fmt.Fprintln(out)
+	}
+}
+
+// cell is the median of values and their range.
+func cell(values []float64) string {
+	if len(values) == 0 {
+		return ""
+	}
+	slices.Sort(values)
+	n := len(values)
+	median := (values[(n-1)/2] + values[n/2]) / 2
+	if n == 1 {
+		return figure(median)
+	}
+	return fmt.Sprintf("%s (%s-%s)", figure(median), figure(values[0]), figure(values[n-1]))
+}
+
+func figure(v float64) string {
+	switch {
+	case v >= 100 || v == 0:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	default:
+		return fmt.Sprintf("%.2f", v)
+	}
+}
+
+func cpuModel() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	if m := regexp.MustCompile(`(?m)^model name\s*: (.*)$`).FindSubmatch(text); m != nil {
+		return string(m[1])
+	}
+	return "unknown processor"
+}
