@@ -182,12 +182,12 @@ func (c *Conn) Abort(cause error) {
 		cause = net.ErrClosed
 	}
 	c.setCause(cause)
-	c.finish()
 	// What waits in the system would otherwise be sent for many minutes, to a
-	// peer that may be gone.
+	// peer that may be gone. After finish the flush loop may be the first to close.
 	if tcp, ok := c.cork.socket.(interface{ SetLinger(int) error }); ok {
 		_ = tcp.SetLinger(0)
 	}
+	c.finish()
 	c.cork.closeSocket()
 }
 
