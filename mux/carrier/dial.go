@@ -81,22 +81,18 @@ func (d *Dialer) request() (http.Header, error) {
 	if d.URL.User != nil {
 		return nil, fmt.Errorf("%w: URL with a user name or password", ErrInvalidDialer)
 	}
+	header := http.Header{}
 	for name, values := range d.Header {
 		if !validField(name, values) {
 			return nil, fmt.Errorf("%w: header %q", ErrInvalidDialer, name)
 		}
-		name = http.CanonicalHeaderKey(name)
+		name = http.CanonicalHeaderKey(name) // whatever the spelling, it goes out
 		if name == "Origin" || name == "Connection" || name == "Upgrade" ||
 			strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Culvert-") {
 			return nil, fmt.Errorf("%w: header %q is not the caller's to set", ErrInvalidDialer, name)
 		}
+		header[name] = append(header[name], values...)
 	}
-
-	header := d.Header.Clone()
-	if header == nil {
-		header = http.Header{}
-	}
-	header.Del("Host") // sent apart from the header
 	if d.Credential != nil {
 		token, err := d.Credential()
 		if err != nil {
@@ -118,7 +114,7 @@ func (d *Dialer) request() (http.Header, error) {
 
 // guarded reports whether a request with header may go to loopback only.
 func (d *Dialer) guarded(header http.Header) bool {
-	return header.Get("Authorization") != "" && !d.secure() && !d.AllowPlaintext
+	return len(header["Authorization"]) > 0 && !d.secure() && !d.AllowPlaintext
 }
 
 func (d *Dialer) secure() bool { return d.URL.Scheme == "wss" || d.URL.Scheme == "https" }
@@ -201,7 +197,7 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		HTTPHeader:     header,
-		Host:           d.Header.Get("Host"),
+		Host:           header.Get("Host"), // net/http leaves that of the header out
 		Subprotocols:   []string{Subprotocol},
 		OnPingReceived: func(ctx context.Context, p []byte) bool { return pinged(ctx, p) },
 	})

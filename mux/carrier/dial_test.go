@@ -383,6 +383,8 @@ func TestValidate(t *testing.T) {
 		{"no credential", "ws://a.example", carrier.Dialer{}, nil},
 		{"empty credential", "ws://a.example", carrier.Dialer{Credential: token("")}, nil},
 		{"credential in the header", "ws://a.example", carrier.Dialer{Header: http.Header{"Authorization": {"Basic x"}}}, carrier.ErrPlaintextCredential},
+		{"credential in small letters", "ws://a.example", carrier.Dialer{Header: http.Header{"authorization": {"Basic x"}}}, carrier.ErrPlaintextCredential},
+		{"credential after an empty one", "ws://a.example", carrier.Dialer{Header: http.Header{"Authorization": {"", "Basic x"}}}, carrier.ErrPlaintextCredential},
 		{"credential with a line break", "wss://a.example", carrier.Dialer{Credential: token("a\nb")}, carrier.ErrInvalidDialer},
 		{"credential that cannot be read", "wss://a.example", carrier.Dialer{Credential: func() (string, error) { return "", io.ErrNoProgress }}, io.ErrNoProgress},
 		{"scheme", "ftp://a.example", carrier.Dialer{}, carrier.ErrInvalidDialer},
@@ -457,7 +459,7 @@ func TestDialRequest(t *testing.T) {
 	defer srv.Close()
 	d := carrier.Dialer{
 		URL:        parseURL(t, strings.Replace(srv.URL, "http", "ws", 1)+"/some%2Fpath?q=1#f"),
-		Header:     http.Header{"Host": {"front.example"}, "X-Extra": {"1"}},
+		Header:     http.Header{"host": {"front.example"}, "X-Extra": {"1"}, "x-extra": {"1"}},
 		Credential: token("secret"),
 	}
 	_, _, err := d.Dial(t.Context(), []byte{0xff, 0xfe, 0})
@@ -471,7 +473,7 @@ func TestDialRequest(t *testing.T) {
 		"Sec-Websocket-Extensions": "",
 		"Authorization":            "Bearer secret",
 		"Culvert-Hello":            "__4A",
-		"X-Extra":                  "1",
+		"X-Extra":                  "1|1",
 		"Origin":                   "",
 		"Accept-Encoding":          "",
 	} {
