@@ -21,6 +21,7 @@ import (
 
 const (
 	maxRefusalBody    = 200
+	bodyRead          = 1024 // by the WebSocket library, of an answer that is not 101
 	maxResponseHeader = 16 << 10
 )
 
@@ -279,8 +280,11 @@ func because(ctx context.Context, err error) error {
 // header is that of the request; resp is nil if nothing answered, or no HTTP.
 func upgradeFailed(ctx context.Context, k *cork, header http.Header, resp *http.Response, err error) error {
 	if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		_, secret, _ := strings.Cut(header.Get("Authorization"), " ")
-		return refused(resp, secret)
+		secret := header.Get("Authorization")
+		if _, after, ok := strings.Cut(secret, " "); ok { // the scheme is none
+			secret = after
+		}
+		return refused(resp, strings.TrimSpace(secret))
 	}
 	if resp != nil {
 		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, err)
@@ -315,7 +319,16 @@ func refused(resp *http.Response, secret string) *RefusedError {
 	}
 	if resp.Body != nil { // the WebSocket library has read the beginning and closed it
 		body, _ := io.ReadAll(resp.Body)
-		text := told(strings.TrimSpace(string(body)))
+		text := told(string(body))
+		if len(body) >= bodyRead { // the end may be the beginning of the secret
+			for n := len(secret) - 1; n > 0; n-- {
+				if rest, ok := strings.CutSuffix(text, secret[:n]); ok {
+					text = rest
+					break
+				}
+			}
+		}
+		text = strings.TrimSpace(text)
 		e.Body = text[:min(len(text), maxRefusalBody)]
 	}
 	return e

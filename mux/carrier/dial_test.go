@@ -120,6 +120,39 @@ func TestDialRefused(t *testing.T) {
 	}
 }
 
+// A server that says the credential back, whole or in part, gets it into no log.
+func TestDialRefusedHidesCredential(t *testing.T) {
+	tests := []struct {
+		name          string
+		authorization string
+		secret        string
+		before, after string // in the body
+		want          string
+	}{
+		{"token", "Bearer sesame", "sesame", "not ", "!", "not [credential]!"},
+		{"other scheme", "Basic  sesame", "sesame", "not ", "!", "not [credential]!"},
+		{"no scheme", "sesame", "sesame", "not ", "!", "not [credential]!"},
+		{"at the end", "Bearer sesame", "sesame", "not ", "", "not [credential]"},
+		{"longer than what is read", "Bearer " + strings.Repeat("sesame", 200), strings.Repeat("sesame", 200), "not ", "!", "not"},
+		{"cut", "Bearer " + strings.Repeat("sesame", 150), strings.Repeat("sesame", 150), strings.Repeat("-", 125), "!", strings.Repeat("-", 125)},
+		{"nothing of it", "Bearer sesame", "", strings.Repeat("s", 1024), "", strings.Repeat("s", 200)},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(500)
+				_, _ = io.WriteString(w, tt.before+tt.secret+tt.after)
+			}))
+			defer srv.Close()
+			d := carrier.Dialer{URL: parseURL(t, srv.URL), Header: http.Header{"Authorization": {tt.authorization}}}
+			_, _, err := d.Dial(t.Context(), nil)
+			if refused, ok := errors.AsType[*carrier.RefusedError](err); !ok || refused.Body != tt.want {
+				t.Errorf("got %v, want the body %q", err, tt.want)
+			}
+		})
+	}
+}
+
 func TestDialDoesNotFollowRedirects(t *testing.T) {
 	followed := false
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { followed = true }))
