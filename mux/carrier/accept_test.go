@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -43,8 +44,10 @@ func upgradeHeader() http.Header {
 
 func TestHandlerAnswers(t *testing.T) {
 	attached := make(chan *carrier.Conn, 1)
+	var log logged
 	h := &carrier.Handler{
 		Path:         "/tunnel",
+		Logger:       slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Authenticate: secretOnly,
 		Admit: func(r carrier.Request) (carrier.Admission, error) {
 			switch string(r.Hello) {
@@ -76,6 +79,10 @@ func TestHandlerAnswers(t *testing.T) {
 		{"good", func(*http.Request) {}, 101, "", ""},
 		{"compression offered", set("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"), 101, "", ""},
 		{"scheme in capitals", set("Authorization", "BEARER secret"), 101, "", ""},
+		{"lists in several lines", func(r *http.Request) {
+			r.Header["Connection"] = []string{"keep-alive", "Upgrade"}
+			r.Header["Sec-Websocket-Protocol"] = []string{"chat", "culvert.v1"}
+		}, 101, "", ""},
 
 		{"wrong path", func(r *http.Request) { r.URL.Path = "/" }, 404, "", ""},
 		{"longer path", func(r *http.Request) { r.URL.Path = "/tunnel/" }, 404, "", ""},
@@ -112,6 +119,14 @@ func TestHandlerAnswers(t *testing.T) {
 		{"refused", set("Culvert-Hello", "b2xk"), 410, "gone", "session expired"},
 		{"failing", set("Culvert-Hello", "b2Rk"), 500, "", "Internal Server Error"},
 	}
+	logs := map[int]string{ // what the line of each answer says
+		400: `level=DEBUG msg="request refused" reason="not admitted"`,
+		401: `level=DEBUG msg="request refused" reason=credential`,
+		403: `level=DEBUG msg="request refused" reason=origin`,
+		404: `level=DEBUG msg="request refused" reason="not an upgrade"`,
+		410: `level=DEBUG msg="request refused" reason="not admitted"`,
+		500: `level=ERROR msg="request refused" reason="not admitted"`,
+	}
 	transport := &http.Transport{DisableKeepAlives: true}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -121,6 +136,7 @@ func TestHandlerAnswers(t *testing.T) {
 			}
 			r.Header = upgradeHeader()
 			tt.change(r)
+			before := log.String()
 			resp, err := transport.RoundTrip(r)
 			if err != nil {
 				t.Fatal(err)
@@ -154,6 +170,13 @@ func TestHandlerAnswers(t *testing.T) {
 			if tt.status == 404 {
 				sameAsNotFound(t, resp, body)
 			}
+			line := strings.TrimPrefix(log.String(), before)
+			if !strings.Contains(line, logs[tt.status]) || strings.Count(line, "\n") != 1 {
+				t.Errorf("logged %q, want one line with %s", line, logs[tt.status])
+			}
+			if strings.Contains(line, " error=") != (tt.status != 403 && tt.status != 404) {
+				t.Errorf("logged %q", line)
+			}
 		})
 	}
 }
@@ -176,6 +199,37 @@ func sameAsNotFound(t *testing.T, resp *http.Response, body []byte) {
 	for name := range want.Header {
 		if resp.Header.Get(name) != want.Header.Get(name) {
 			t.Errorf("%s: %q, want %q", name, resp.Header.Get(name), want.Header.Get(name))
+		}
+	}
+}
+
+func TestBearerToken(t *testing.T) {
+	long := strings.Repeat("x", 4097)
+	tests := []struct {
+		values []string
+		want   string // "": none
+	}{
+		{nil, ""},
+		{[]string{""}, ""},
+		{[]string{"Bearer"}, ""},
+		{[]string{"Bearer "}, ""},
+		{[]string{"Bearer secret"}, "secret"},
+		{[]string{"bearer  secret  "}, "secret"},
+		{[]string{"Bearer !~"}, "!~"},
+		{[]string{"Bearer " + long[:4096]}, long[:4096]},
+		{[]string{"Bearer " + long}, ""},
+		{[]string{"Bearer two words"}, ""},
+		{[]string{"Bearer tab\t"}, ""},
+		{[]string{"Bearer delete\x7f"}, ""},
+		{[]string{"Bearer sésame"}, ""},
+		{[]string{"Basic secret"}, ""},
+		{[]string{"secret"}, ""},
+		{[]string{"Bearer secret", "Bearer secret"}, ""},
+	}
+	for _, tt := range tests {
+		got, ok := carrier.BearerToken(&http.Request{Header: http.Header{"Authorization": tt.values}})
+		if got != tt.want || ok != (tt.want != "") {
+			t.Errorf("%q: got %q, %t, want %q", tt.values, got, ok, tt.want)
 		}
 	}
 }
@@ -224,27 +278,55 @@ func TestHandlerRequest(t *testing.T) {
 		}
 		exchange(t, client, server, 5)
 		exchange(t, server, client, 100_000)
+		clientDone, serverDone := read(client), read(server)
+		for _, c := range []*carrier.Conn{client, server} {
+			if err := c.Probe(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
 		for _, c := range []*carrier.Conn{client, server} {
 			c.Abort(nil)
 			_ = c.Close("")
 		}
+		<-clientDone
+		<-serverDone
 		srv.Close()
 	}
 }
 
 // The admission is taken back when there is no connection to upgrade.
 func TestHandlerCancel(t *testing.T) {
+	var log logged
 	cancelled := 0
-	h := &carrier.Handler{Admit: func(carrier.Request) (carrier.Admission, error) {
-		return carrier.Admission{
-			Attach: func(*carrier.Conn) { t.Error("attached") },
-			Cancel: func() { cancelled++ },
-		}, nil
-	}}
-	r := httptest.NewRequest("GET", "/", nil)
-	r.Header = upgradeHeader()
-	h.ServeHTTP(httptest.NewRecorder(), r) // cannot be hijacked
+	for _, cancel := range []func(){nil, func() { cancelled++ }} {
+		h := &carrier.Handler{
+			Admit: func(carrier.Request) (carrier.Admission, error) {
+				return carrier.Admission{Attach: func(*carrier.Conn) { t.Error("attached") }, Cancel: cancel}, nil
+			},
+			Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header = upgradeHeader()
+		h.ServeHTTP(httptest.NewRecorder(), r) // cannot be hijacked
+	}
 	if cancelled != 1 {
 		t.Errorf("cancelled %d times", cancelled)
+	}
+	if n := strings.Count(log.String(), "level=DEBUG msg=\"request refused\" reason=upgrade"); n != 2 {
+		t.Errorf("logged %q", log.String())
+	}
+}
+
+// An upgrade is one of HTTP/1.1, whatever server the Handler is used with.
+func TestHandlerVersion(t *testing.T) {
+	for _, version := range [][2]int{{1, 0}, {2, 0}, {3, 0}} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header = upgradeHeader()
+		r.ProtoMajor, r.ProtoMinor = version[0], version[1]
+		w := httptest.NewRecorder()
+		new(carrier.Handler).ServeHTTP(w, r)
+		if w.Code != http.StatusNotFound {
+			t.Errorf("HTTP/%d.%d: answered %d", version[0], version[1], w.Code)
+		}
 	}
 }

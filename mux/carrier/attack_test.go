@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,6 +69,26 @@ func (v *victim) attacked(t *testing.T) (net.Conn, *bufio.Reader, *carrier.Conn)
 		c.Abort(nil)
 		_ = c.Close("")
 	})
+	return conn, r, c
+}
+
+// attackedInMemory is attacked in a bubble.
+func attackedInMemory(t *testing.T) (net.Conn, *bufio.Reader, *carrier.Conn) {
+	t.Helper()
+	network := carriertest.NewNetwork()
+	conns := make(chan *carrier.Conn, 1)
+	stop := serve(t, network, carrier.ServerConfig{Handler: &carrier.Handler{
+		Admit: func(carrier.Request) (carrier.Admission, error) {
+			return carrier.Admission{Attach: func(c *carrier.Conn) { conns <- c }}, nil
+		},
+	}})
+	conn, err := network.Dial(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := upgradeRaw(t, conn)
+	c := <-conns
+	stop()
 	return conn, r, c
 }
 
@@ -205,6 +226,129 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
+// A peer that was told what it did wrong, and stays, is cut after a second; one
+// that has said goodbye or has nothing more to say, at once.
+func TestPeerThatStays(t *testing.T) {
+	tests := []struct {
+		name  string
+		send  []byte
+		ends  bool // and so does what it sends
+		want  error
+		close int // code of the close frame sent back
+		took  time.Duration
+	}{
+		{"text", frame(0x81, 1, []byte("x")), false, carrier.ErrProtocol, 1003, time.Second},
+		{"close", frame(0x88, 2, []byte{0x03, 0xe8}), false, &carrier.CloseError{Code: 1000}, 1000, 0},
+		{"end", nil, true, io.EOF, 0, 0},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conn, r, c := attackedInMemory(t)
+				start := time.Now()
+				if _, err := conn.Write(tt.send); err != nil {
+					t.Fatal(err)
+				}
+				if tt.ends { // and does not read either
+					writes := writeForever(c)
+					defer func() { <-writes }()
+					synctest.Wait()
+					_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+				}
+				err := <-read(c)
+				ce, isClose := tt.want.(*carrier.CloseError)
+				if got, ok := errors.AsType[*carrier.CloseError](err); ok != isClose || ok && got.Code != ce.Code || !ok && !errors.Is(err, tt.want) {
+					t.Errorf("died of %v, want %v", err, tt.want)
+				}
+				if !tt.ends {
+					answer, err := io.ReadAll(r)
+					if code := closeCode(answer); code != tt.close || err != nil {
+						t.Errorf("closed with %d, %v, want %d", code, err, tt.close)
+					}
+				}
+				if took := time.Since(start); took != 0 {
+					t.Errorf("told after %v", took)
+				}
+				_ = c.Close("")
+				if took := time.Since(start); took != tt.took {
+					t.Errorf("cut after %v, want %v", took, tt.took)
+				}
+			})
+		})
+	}
+}
+
+// What a peer is to be told is sent though something before it is stuck.
+func TestLastWordWaits(t *testing.T) {
+	for range 20 { // there are two ways
+		synctest.Test(t, func(t *testing.T) {
+			conn, r, c := attackedInMemory(t)
+			for range 2 { // the path holds 256 KiB, and so no pong besides
+				if err := c.WriteMessages(make([]byte, 128<<10-10)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			done := read(c)
+			for _, b := range [][]byte{frame(0x89, 1, []byte("x")), frame(0x81, 1, []byte("x"))} {
+				if _, err := conn.Write(b); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+			}
+			if err := <-done; !errors.Is(err, carrier.ErrProtocol) {
+				t.Errorf("died of %v", err)
+			}
+			_, _ = r.Discard(256 << 10)
+			answer, err := io.ReadAll(r)
+			if code := closeCode(answer); code != 1003 || err != nil {
+				t.Errorf("closed with %d, %v after %x, want 1003", code, err, answer)
+			}
+			conn.Close()
+			_ = c.Close("")
+		})
+	}
+}
+
+// What comes after the end is not read, though it has arrived.
+func TestNothingAfterTheEnd(t *testing.T) {
+	v := newVictim(t)
+	good := frame(0x82, 4, []byte("good"))
+	cause := errors.New("enough")
+	for _, tt := range []struct {
+		name  string
+		first []byte
+		abort error
+		want  error
+	}{
+		{"text", frame(0x81, 0, nil), nil, carrier.ErrProtocol},
+		{"abort", frame(0x82, 0, nil), cause, cause},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			conn, _, c := v.attacked(t)
+			if _, err := conn.Write(append(tt.first, good...)); err != nil {
+				t.Fatal(err)
+			}
+			buf := make([]byte, maxMessage)
+			_, err := c.ReadMessage(buf)
+			if tt.abort != nil {
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.Abort(tt.abort)
+				_, err = c.ReadMessage(buf)
+			}
+			for range 2 {
+				if !errors.Is(err, tt.want) {
+					t.Errorf("got %v, want %v", err, tt.want)
+				}
+				_, err = c.ReadMessage(buf)
+			}
+			conn.Close() // or Close would wait for it, for a second
+			_ = c.Close("")
+		})
+	}
+}
+
 // Frames that come along with the request are not lost.
 func TestEarlyFrames(t *testing.T) {
 	v := newVictim(t)
@@ -234,6 +378,27 @@ func TestEarlyFrames(t *testing.T) {
 	}
 	c.Abort(nil)
 	_ = c.Close("")
+}
+
+// A message in small fragments is within the bound on what it takes.
+func TestFragments(t *testing.T) {
+	v := newVictim(t)
+	conn, _, c := v.attacked(t)
+	want := bytes.Repeat([]byte("culvert!"), maxMessage/8)
+	buf := make([]byte, maxMessage)
+	for _, size := range []int{2, 100, 5000, maxMessage} {
+		var sent []byte
+		first := byte(0x02)
+		for p := range slices.Chunk(want, size) {
+			sent = append(sent, frame(first, uint64(len(p)), p)...)
+			first = 0x00
+		}
+		sent = append(sent, frame(0x80, 0, nil)...)
+		go func() { _, _ = conn.Write(sent) }()
+		if n, err := c.ReadMessage(buf); err != nil || !bytes.Equal(buf[:n], want) {
+			t.Fatalf("fragments of %d bytes: got %d of %d bytes, %v", size, n, len(want), err)
+		}
+	}
 }
 
 // The bound on what a message takes is not used up by what comes between two.
@@ -282,20 +447,7 @@ func TestPingFlood(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				network := carriertest.NewNetwork()
-				conns := make(chan *carrier.Conn, 1)
-				stop := serve(t, network, carrier.ServerConfig{Handler: &carrier.Handler{
-					Admit: func(carrier.Request) (carrier.Admission, error) {
-						return carrier.Admission{Attach: func(c *carrier.Conn) { conns <- c }}, nil
-					},
-				}})
-				conn, err := network.Dial(t.Context(), "", "")
-				if err != nil {
-					t.Fatal(err)
-				}
-				r := upgradeRaw(t, conn)
-				c := <-conns
-				stop()
+				conn, r, c := attackedInMemory(t)
 				done := read(c)
 
 				pongs := make(chan int, 1)
@@ -332,7 +484,30 @@ func TestPingFlood(t *testing.T) {
 	}
 }
 
-// countPongs reads frames of a server until the end, or until 20 MB were read.
+// A client answers the pings of a server no faster.
+func TestPingFloodToClient(t *testing.T) {
+	const seconds, perSecond = 30, 500
+	synctest.Test(t, func(t *testing.T) {
+		c, conn := stolen(t)
+		done := read(c)
+		pongs := make(chan int, 1)
+		go func() { pongs <- countPongs(bufio.NewReader(conn)) }()
+		for range seconds {
+			if _, err := conn.Write(bytes.Repeat([]byte{0x89, 0}, perSecond)); err != nil {
+				t.Fatal(err)
+			}
+			after(time.Second)
+		}
+		alive(t, "client", done)
+		c.Abort(nil)
+		if n := <-pongs; n < 10*(seconds-1) || n > 16+10*seconds {
+			t.Errorf("%d pongs to %d pings in %d s, want 10 a second", n, seconds*perSecond, seconds)
+		}
+		_ = c.Close("")
+	})
+}
+
+// countPongs reads frames until the end, or until 20 MB were read.
 func countPongs(r *bufio.Reader) int {
 	pongs := 0
 	for total := 0; total < 20<<20; {
@@ -340,7 +515,7 @@ func countPongs(r *bufio.Reader) int {
 		if err != nil {
 			break
 		}
-		first, length := head[0], int(head[1])
+		first, length, mask := head[0], int(head[1]&0x7f), int(head[1]>>7)*4
 		_, _ = r.Discard(2)
 		switch length {
 		case 126:
@@ -352,7 +527,7 @@ func countPongs(r *bufio.Reader) int {
 			length = int(binary.BigEndian.Uint64(ext))
 			_, _ = r.Discard(8)
 		}
-		if _, err := r.Discard(length); err != nil {
+		if _, err := r.Discard(mask + length); err != nil {
 			break
 		}
 		total += length
@@ -381,23 +556,7 @@ func TestAttackedClient(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			network := carriertest.NewNetwork()
-			raw := make(chan net.Conn, 1)
-			h := &carrier.Handler{Admit: func(carrier.Request) (carrier.Admission, error) {
-				return carrier.Admission{Attach: func(c *carrier.Conn) {
-					t.Error("not hijacked")
-					c.Abort(nil)
-				}}, nil
-			}}
-			serve(t, network, carrier.ServerConfig{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				h.ServeHTTP(&stealer{w, raw}, r)
-			})})
-			d := carrier.Dialer{URL: &url.URL{Scheme: "ws", Host: "localhost"}, NetDial: network.Dial}
-			c, _, err := d.Dial(t.Context(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			conn := <-raw
+			c, conn := stolen(t)
 			go func() {
 				_, _ = conn.Write(tt.send)
 				if tt.want == carrier.ErrMessageTooLarge {
@@ -405,13 +564,39 @@ func TestAttackedClient(t *testing.T) {
 				}
 				conn.Close()
 			}()
-			err = <-read(c)
+			err := <-read(c)
 			if !errors.Is(err, tt.want) && !(errors.Is(err, io.EOF) && errors.Is(tt.want, io.ErrUnexpectedEOF)) {
 				t.Errorf("died of %v, want %v", err, tt.want)
 			}
 			_ = c.Close("")
 		})
 	}
+}
+
+// stolen returns a client and the conn that its server would have.
+func stolen(t *testing.T) (*carrier.Conn, net.Conn) {
+	t.Helper()
+	network := carriertest.NewNetwork()
+	raw := make(chan net.Conn, 1)
+	h := &carrier.Handler{Admit: func(carrier.Request) (carrier.Admission, error) {
+		return carrier.Admission{Attach: func(c *carrier.Conn) {
+			t.Error("not hijacked")
+			c.Abort(nil)
+		}}, nil
+	}}
+	serve(t, network, carrier.ServerConfig{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(&stealer{w, raw}, r)
+	})})
+	d := carrier.Dialer{URL: &url.URL{Scheme: "ws", Host: "localhost"}, NetDial: network.Dial}
+	c, _, err := d.Dial(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := <-raw
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	return c, conn
 }
 
 // stealer takes the connection away from the Handler when it is upgraded.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -164,6 +165,9 @@ func TestMessageTooLarge(t *testing.T) {
 				if err := server.WriteMessages(make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("written: %v", err)
 				}
+				if err := server.WriteMessages([]byte{1}, make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+					t.Errorf("written after a small one: %v", err)
+				}
 				exchange(t, server, client, 1000) // it is none the worse for it
 
 				sent := make(chan error, 1)
@@ -186,6 +190,12 @@ func TestMessageTooLarge(t *testing.T) {
 			})
 		}
 	}
+	t.Run("default", func(t *testing.T) {
+		client, _ := carriertest.Pair(t, carriertest.Config{})
+		if err := client.WriteMessages(make([]byte, maxMessage+1)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+			t.Errorf("written: %v", err)
+		}
+	})
 	t.Run("short buffer", func(t *testing.T) {
 		client, server := carriertest.Pair(t, carriertest.Config{})
 		go func() { _ = client.WriteMessages(make([]byte, 11)) }()
@@ -370,22 +380,28 @@ func writeForever(c *carrier.Conn) <-chan error {
 }
 
 func TestAbort(t *testing.T) {
-	cause := errors.New("displaced")
-	for _, secure := range []bool{false, true} {
+	displaced := errors.New("displaced")
+	tests := []struct {
+		secure      bool
+		cause, want error
+	}{
+		{false, displaced, displaced}, {true, displaced, displaced}, {false, nil, net.ErrClosed},
+	}
+	for _, tt := range tests {
 		synctest.Test(t, func(t *testing.T) {
-			client, server := carriertest.Pair(t, carriertest.Config{TLS: secure})
+			client, server := carriertest.Pair(t, carriertest.Config{TLS: tt.secure})
 			reads, writes := read(server), writeForever(server)
 			synctest.Wait()
 			start := time.Now()
-			server.Abort(cause)
+			server.Abort(tt.cause)
 			server.Abort(errors.New("too late"))
-			if err := <-reads; !errors.Is(err, cause) {
+			if err := <-reads; !errors.Is(err, tt.want) {
 				t.Errorf("read: %v", err)
 			}
-			if err := <-writes; !errors.Is(err, cause) {
+			if err := <-writes; !errors.Is(err, tt.want) {
 				t.Errorf("write: %v", err)
 			}
-			if err := server.Probe(t.Context()); !errors.Is(err, cause) {
+			if err := server.Probe(t.Context()); !errors.Is(err, tt.want) {
 				t.Errorf("probe: %v", err)
 			}
 			_ = server.Close("")
@@ -426,6 +442,83 @@ func TestCut(t *testing.T) {
 	}
 }
 
+// A write that fails ends the Conn, and says why, though nobody reads.
+func TestCutWriter(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			path := carriertest.NewPath()
+			client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
+			path.Cut()
+			start := time.Now()
+			fails := func(err error) {
+				if err == nil || errors.Is(err, net.ErrClosed) || time.Since(start) != 0 {
+					t.Errorf("tls=%t: got %v after %v, want a reset", secure, err, time.Since(start))
+				}
+			}
+			fails(client.WriteMessages([]byte{1}))
+			fails(client.WriteMessages([]byte{2}))
+			fails(client.Probe(t.Context()))
+			fails(server.Probe(t.Context()))
+			fails(server.WriteMessages([]byte{1}))
+			_ = client.Close("")
+			_ = server.Close("")
+		})
+	}
+}
+
+// A write fails when the peer has left; the reader, if it learns more, says why.
+func TestReaderKnowsWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := carriertest.NewNetwork()
+		conns := make(chan *carrier.Conn, 1)
+		serve(t, network, carrier.ServerConfig{Handler: &carrier.Handler{
+			Admit: func(carrier.Request) (carrier.Admission, error) {
+				return carrier.Admission{Attach: func(c *carrier.Conn) { conns <- c }}, nil
+			},
+		}})
+		path, err := network.Dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer path.Close()
+		up := &upCut{Conn: path}
+		client, _, err := (&carrier.Dialer{URL: &url.URL{Scheme: "ws", Host: "localhost"}, NetDial: given(up)}).Dial(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := <-conns
+		clientDone, serverDone := read(client), read(server)
+		synctest.Wait()
+		up.cut = true
+		if err := client.WriteMessages([]byte{1}); !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("written: %v", err)
+		}
+		_ = server.Close("restart")
+		<-serverDone
+		for _, err := range []error{<-clientDone, client.WriteMessages([]byte{1})} {
+			if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Reason != "restart" {
+				t.Errorf("got %v, want the server's words", err)
+			}
+		}
+		_ = client.Close("")
+	})
+}
+
+// upCut is a conn that cannot write when cut, but reads whatever arrives.
+type upCut struct {
+	net.Conn
+	cut bool
+}
+
+func (c *upCut) Write(p []byte) (int, error) {
+	if c.cut {
+		return 0, syscall.EPIPE
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *upCut) Close() error { return nil }
+
 func TestProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := carriertest.NewPath()
@@ -438,10 +531,11 @@ func TestProbe(t *testing.T) {
 			}
 		}
 		path.Stall()
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		why := errors.New("not worth the wait")
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 3*time.Second, why)
 		defer cancel()
 		start := time.Now()
-		if err := client.Probe(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+		if err := client.Probe(ctx); !errors.Is(err, why) || time.Since(start) != 3*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 		client.Abort(nil)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,6 +140,44 @@ func TestCorkMessagesTogether(t *testing.T) {
 	}
 }
 
+// The header is the shortest for its length (RFC 6455, 5.2), and each frame of a
+// client has a mask of its own.
+func TestCorkHeaders(t *testing.T) {
+	masks := map[string]bool{}
+	for _, client := range []bool{false, true} {
+		for size, want := range map[int]string{
+			0:       "\x82\x00",
+			125:     "\x82\x7d",
+			126:     "\x82\x7e\x00\x7e",
+			1 << 15: "\x82\x7e\x80\x00",
+			65535:   "\x82\x7e\xff\xff",
+			65536:   "\x82\x7f\x00\x00\x00\x00\x00\x01\x00\x00",
+		} {
+			s := &sink{}
+			k := newCork(newWire(s), client)
+			k.start(func() {})
+			if err := k.putMessages([][]byte{make([]byte, size)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := k.flush(); err != nil {
+				t.Fatal(err)
+			}
+			got := s.got.Bytes()
+			header := got[:len(want)]
+			if client {
+				masks[string(got[len(want):][:4])] = true
+				header[1] ^= 0x80
+			}
+			if string(header) != want {
+				t.Errorf("client %t, %d bytes: header %x, want %x", client, size, header, want)
+			}
+		}
+	}
+	if len(masks) != 6 {
+		t.Errorf("%d masks in 6 frames", len(masks))
+	}
+}
+
 func TestCorkKeepsOrder(t *testing.T) {
 	large := func(b byte) []byte { return bytes.Repeat([]byte{b}, refSize) }
 	for _, pieces := range [][][]byte{
@@ -171,8 +210,12 @@ func TestCorkKeepsOrder(t *testing.T) {
 				t.Errorf("pieces are out of order: %d bytes", s.got.Len())
 			}
 		}
-		if len(k.leaving.refs) != 0 || cap(k.leaving.vec) > 0 && k.leaving.vec[:1][0] != nil {
-			t.Error("bytes are kept by reference after the flush")
+		for _, b := range []batch{k.filling, k.leaving} {
+			refs, vec := b.refs[:cap(b.refs)], b.vec[:cap(b.vec)]
+			if slices.ContainsFunc(refs, func(r ref) bool { return r.p != nil }) ||
+				slices.ContainsFunc(vec, func(p []byte) bool { return p != nil }) || b.rest != nil {
+				t.Error("bytes are kept by reference after the flush")
+			}
 		}
 	}
 }
@@ -279,6 +322,44 @@ func TestCorkPuts(t *testing.T) {
 			t.Errorf("got %x, want %x", got, want)
 		}
 	}
+}
+
+func TestReusable(t *testing.T) {
+	if got := reusable(make([]byte, 5, maxReuse)); len(got) != 0 || cap(got) != maxReuse {
+		t.Errorf("%d of %d bytes are kept", cap(got), maxReuse)
+	}
+	if got := reusable(make([]byte, 0, maxReuse+1)); got != nil {
+		t.Errorf("%d bytes are kept", cap(got))
+	}
+}
+
+func TestVitalsNote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVitals()
+		type signs struct{ reading, written, pending, inflow int64 } // times in seconds
+		steps := []struct {
+			name string
+			do   func()
+			want signs
+		}{
+			{"a read begins", v.readBegins, signs{reading: 1}},
+			{"it gets bytes", func() { v.readEnds(300) }, signs{inflow: 300}},
+			{"another gets more", func() { v.readEnds(5) }, signs{inflow: 305}},
+			{"a pong is written", func() { v.wrote(false) }, signs{written: 4}},
+			{"a message is written", func() { v.wrote(true) }, signs{written: 5, pending: 5}},
+			{"a second one", func() { v.wrote(true) }, signs{written: 6, pending: 5}},
+			{"a read fails", func() { v.readEnds(0) }, signs{written: 6, pending: 5}},
+			{"a byte", func() { v.readEnds(1) }, signs{written: 6, inflow: 1}},
+		}
+		for _, step := range steps {
+			<-time.After(time.Second)
+			step.do()
+			got := signs{v.reading.Load() / second, v.written.Load() / second, v.pending.Load() / second, v.inflow.Load()}
+			if got != step.want {
+				t.Errorf("%s: got %+v, want %+v", step.name, got, step.want)
+			}
+		}
+	})
 }
 
 func TestVitalsNextByte(t *testing.T) {

@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -76,9 +78,14 @@ func TestDialRefused(t *testing.T) {
 			http.Error(w, "session expired", 410)
 		}, carrier.RefusedError{Status: 410, Token: "gone", Body: "session expired"}, nil, `refusal "gone"`},
 		{"the credential said back", func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Location", "/?"+r.Header.Get("Authorization"))
+			for _, name := range []string{"Location", "Server", "Culvert-Refusal"} {
+				w.Header().Set(name, "/?"+r.Header.Get("Authorization"))
+			}
 			http.Error(w, strings.Repeat("-", 197)+r.Header.Get("Authorization")[7:], 500)
-		}, carrier.RefusedError{Status: 500, Location: "/?Bearer [credential]", Body: strings.Repeat("-", 197) + "[cr"}, nil, ""},
+		}, carrier.RefusedError{
+			Status: 500, Token: "/?Bearer [credential]", Location: "/?Bearer [credential]", Server: "/?Bearer [credential]",
+			Body: strings.Repeat("-", 197) + "[cr",
+		}, nil, "answered 500 Internal Server Error"},
 		{"endless body", func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				if _, err := io.WriteString(w, long); err != nil {
@@ -135,6 +142,7 @@ func TestDialRefusedHidesCredential(t *testing.T) {
 		{"at the end", "Bearer sesame", "sesame", "not ", "", "not [credential]"},
 		{"longer than what is read", "Bearer " + strings.Repeat("sesame", 200), strings.Repeat("sesame", 200), "not ", "!", "not"},
 		{"cut", "Bearer " + strings.Repeat("sesame", 150), strings.Repeat("sesame", 150), strings.Repeat("-", 125), "!", strings.Repeat("-", 125)},
+		{"short and complete", "Bearer tesame", "", "no way out", "", "no way out"},
 		{"nothing of it", "Bearer sesame", "", strings.Repeat("s", 1024), "", strings.Repeat("s", 200)},
 	}
 	for _, tt := range tests {
@@ -211,6 +219,9 @@ func TestDialNotCulvert(t *testing.T) {
 			if !errors.Is(err, carrier.ErrNotCulvert) {
 				t.Errorf("%v is not ErrNotCulvert", err)
 			}
+			if !strings.Contains(err.Error(), "it answers 101") {
+				t.Errorf("%q does not say what answered", err)
+			}
 		})
 	}
 }
@@ -278,6 +289,9 @@ func TestDialSomethingElse(t *testing.T) {
 	if carrier.Permanent(err) {
 		t.Errorf("a cut during the upgrade is permanent: %v", err)
 	}
+	if !errors.Is(err, io.EOF) || !strings.HasSuffix(err.Error(), ": connection closed without an answer: EOF") {
+		t.Errorf("a cut during the upgrade: %v", err)
+	}
 
 	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
 	secure.Config.ErrorLog = discardLog()
@@ -329,6 +343,44 @@ func TestDialCertificate(t *testing.T) {
 	}
 }
 
+// What a client offers: HTTP/1.1 only, and TLS from 1.2 or what the caller says on.
+func TestDialClientHello(t *testing.T) {
+	hellos := make(chan *tls.ClientHelloInfo, 1)
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = discardLog()
+	srv.TLS = &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		hellos <- hello
+		return nil, errors.New("seen enough")
+	}}
+	srv.StartTLS()
+	defer srv.Close()
+	u := parseURL(t, srv.URL)
+	u.Host = "localhost:" + u.Port()
+	tests := []struct {
+		name   string
+		cfg    *tls.Config
+		server string
+		least  uint16
+	}{
+		{"none", nil, "localhost", tls.VersionTLS12},
+		{"old", &tls.Config{MinVersion: tls.VersionTLS10, NextProtos: []string{"h2"}}, "localhost", tls.VersionTLS12},
+		{"new", &tls.Config{MinVersion: tls.VersionTLS13, ServerName: "a.example"}, "a.example", tls.VersionTLS13},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, _, err := (&carrier.Dialer{URL: u, TLS: tt.cfg}).Dial(t.Context(), nil)
+			phaseOf(t, err, carrier.PhaseTLS)
+			hello := <-hellos
+			if hello.ServerName != tt.server || !slices.Equal(hello.SupportedProtos, []string{"http/1.1"}) {
+				t.Errorf("asks %q for %q, want http/1.1 of %q", hello.ServerName, hello.SupportedProtos, tt.server)
+			}
+			if least := slices.Min(hello.SupportedVersions); least != tt.least {
+				t.Errorf("speaks %s, want %s at least", tls.VersionName(least), tls.VersionName(tt.least))
+			}
+		})
+	}
+}
+
 func TestDialNetworkErrors(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -365,10 +417,11 @@ func TestDialEnds(t *testing.T) {
 		}
 		return d
 	}
+	errGivenUp := errors.New("given up")
 	never := func(d *carrier.Dialer) {
 		d.NetDial = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			<-ctx.Done()
-			return nil, ctx.Err()
+			return nil, errGivenUp
 		}
 	}
 	for phase, d := range map[carrier.Phase]*carrier.Dialer{
@@ -380,19 +433,95 @@ func TestDialEnds(t *testing.T) {
 			d.Timeout = 20 * time.Millisecond
 			_, _, err := d.Dial(t.Context(), nil)
 			phaseOf(t, err, phase)
-			if !errors.Is(err, context.DeadlineExceeded) || carrier.Permanent(err) {
+			if !errors.Is(err, context.DeadlineExceeded) || carrier.Permanent(err) || !strings.Contains(err.Error(), "no answer in time") {
 				t.Errorf("time-out: %v", err)
 			}
 
 			d.Timeout = time.Hour
-			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			why := errors.New("not needed any more")
+			ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, why)
 			defer cancel()
 			_, _, err = d.Dial(ctx, nil)
 			phaseOf(t, err, phase)
-			if !errors.Is(err, context.DeadlineExceeded) {
+			if !errors.Is(err, why) || d.NetDial != nil && !errors.Is(err, errGivenUp) {
 				t.Errorf("context: %v", err)
 			}
 		})
+	}
+}
+
+func TestDialTimeoutByDefault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := carriertest.NewPath().Ends()
+		defer far.Close()
+		d := carrier.Dialer{URL: parseURL(t, "ws://localhost"), NetDial: given(near)}
+		start := time.Now()
+		if _, _, err := d.Dial(t.Context(), nil); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 10*time.Second {
+			t.Errorf("%v after %v, want a time-out after 10s", err, time.Since(start))
+		}
+	})
+}
+
+// given is a NetDial that always makes conn.
+func given(conn net.Conn) func(context.Context, string, string) (net.Conn, error) {
+	return func(context.Context, string, string) (net.Conn, error) { return conn, nil }
+}
+
+// The address is that of the URL.
+func TestDialAddress(t *testing.T) {
+	for u, want := range map[string]string{
+		"ws://a.example":           "a.example:80",
+		"http://a.example/x":       "a.example:80",
+		"wss://a.example":          "a.example:443",
+		"https://a.example":        "a.example:443",
+		"ws://a.example:81":        "a.example:81",
+		"wss://[2001:db8::1]":      "[2001:db8::1]:443",
+		"wss://[2001:db8::1]:8443": "[2001:db8::1]:8443",
+	} {
+		var got string
+		d := carrier.Dialer{URL: parseURL(t, u), NetDial: func(_ context.Context, network, addr string) (net.Conn, error) {
+			got = network + " " + addr
+			return nil, net.ErrClosed
+		}}
+		_, _, err := d.Dial(t.Context(), nil)
+		phaseOf(t, err, carrier.PhaseConnect)
+		if got != "tcp "+want {
+			t.Errorf("%s: dialled %q, want %q", u, got, want)
+		}
+	}
+}
+
+// A server cannot make a client read more than 16 KiB of header.
+func TestDialEndlessHeader(t *testing.T) {
+	answer := "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 20<<10) + "\r\n\r\n"
+	_, _, err := (&carrier.Dialer{URL: parseURL(t, "ws://"+answering(t, answer))}).Dial(t.Context(), nil)
+	phaseOf(t, err, carrier.PhaseUpgrade)
+	if refused, ok := errors.AsType[*carrier.RefusedError](err); ok {
+		t.Errorf("the header was read: status %d", refused.Status)
+	}
+}
+
+// The headers that are valid are those that net/http sends.
+func TestValidateHeader(t *testing.T) {
+	errSends := errors.New("it would be sent")
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return nil, errSends }}
+	headers := []http.Header{{"": {"v"}}, {"X": {}}, {"X": {""}}, {"X": {"v", " v "}}}
+	for b := range 256 {
+		c := string([]byte{byte(b)})
+		headers = append(headers, http.Header{"X" + c: {"v"}}, http.Header{"X": {"v", "v" + c + "v"}})
+	}
+	for _, header := range headers {
+		r, err := http.NewRequest("GET", "http://a.example", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = header
+		_, err = transport.RoundTrip(r) //nolint:bodyclose // nothing answers
+		sends := errors.Is(err, errSends)
+		d := carrier.Dialer{URL: parseURL(t, "wss://a.example"), Header: header}
+		if err := d.Validate(); (err == nil) != sends {
+			t.Errorf("%q: %v, but net/http sends it: %t", header, err, sends)
+		}
 	}
 }
 
@@ -418,6 +547,9 @@ func TestValidate(t *testing.T) {
 		{"credential in the header", "ws://a.example", carrier.Dialer{Header: http.Header{"Authorization": {"Basic x"}}}, carrier.ErrPlaintextCredential},
 		{"credential in small letters", "ws://a.example", carrier.Dialer{Header: http.Header{"authorization": {"Basic x"}}}, carrier.ErrPlaintextCredential},
 		{"credential after an empty one", "ws://a.example", carrier.Dialer{Header: http.Header{"Authorization": {"", "Basic x"}}}, carrier.ErrPlaintextCredential},
+		{"credential of 4096 bytes", "wss://a.example", carrier.Dialer{Credential: token(strings.Repeat("x", 4096))}, nil},
+		{"credential of 4097 bytes", "wss://a.example", carrier.Dialer{Credential: token(strings.Repeat("x", 4097))}, carrier.ErrInvalidDialer},
+		{"credential outside of ASCII", "wss://a.example", carrier.Dialer{Credential: token("sésame")}, carrier.ErrInvalidDialer},
 		{"credential with a line break", "wss://a.example", carrier.Dialer{Credential: token("a\nb")}, carrier.ErrInvalidDialer},
 		{"credential that cannot be read", "wss://a.example", carrier.Dialer{Credential: func() (string, error) { return "", io.ErrNoProgress }}, io.ErrNoProgress},
 		{"scheme", "ftp://a.example", carrier.Dialer{}, carrier.ErrInvalidDialer},
@@ -428,6 +560,8 @@ func TestValidate(t *testing.T) {
 		{"header name", "wss://a.example", carrier.Dialer{Header: http.Header{"A:": {"x"}}}, carrier.ErrInvalidDialer},
 		{"header value", "wss://a.example", carrier.Dialer{Header: http.Header{"A": {"x\r\nB: y"}}}, carrier.ErrInvalidDialer},
 		{"upgrade", "wss://a.example", carrier.Dialer{Header: http.Header{"Sec-Websocket-Extensions": {"x"}}}, carrier.ErrInvalidDialer},
+		{"connection", "wss://a.example", carrier.Dialer{Header: http.Header{"Connection": {"close"}}}, carrier.ErrInvalidDialer},
+		{"another upgrade", "wss://a.example", carrier.Dialer{Header: http.Header{"Upgrade": {"h2c"}}}, carrier.ErrInvalidDialer},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -462,19 +596,40 @@ func TestValidate(t *testing.T) {
 
 // A name that says loopback and leads elsewhere gets no credential.
 func TestDialPlaintextAddressIsChecked(t *testing.T) {
-	d := carrier.Dialer{
-		URL:        parseURL(t, "ws://localhost"),
-		Credential: token("secret"),
-		NetDial: func(context.Context, string, string) (net.Conn, error) {
-			client, server := carriertest.NewPath().Ends()
-			server.Close()
-			return elsewhere{client}, nil
-		},
+	tests := []struct {
+		name   string
+		dialer carrier.Dialer
+		sent   string // the beginning of it
+	}{
+		{"credential", carrier.Dialer{Credential: token("secret")}, ""},
+		{"credential in the header", carrier.Dialer{Header: http.Header{"authorization": {"", "Basic x"}}}, ""},
+		{"no credential", carrier.Dialer{}, "GET / "},
+		{"plaintext allowed", carrier.Dialer{Credential: token("secret"), AllowPlaintext: true}, "GET / "},
 	}
-	_, _, err := d.Dial(t.Context(), nil)
-	phaseOf(t, err, carrier.PhaseConnect)
-	if !errors.Is(err, carrier.ErrPlaintextCredential) {
-		t.Error(err)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := carriertest.NewPath().Ends()
+				got := make(chan string)
+				go func() {
+					p := make([]byte, 6)
+					n, _ := io.ReadFull(far, p)
+					far.Close()
+					got <- string(p[:n])
+				}()
+				d := tt.dialer
+				d.URL, d.NetDial = parseURL(t, "ws://localhost"), given(elsewhere{near})
+				_, _, err := d.Dial(t.Context(), nil)
+				if sent := <-got; sent != tt.sent {
+					t.Errorf("sent %q, want %q", sent, tt.sent)
+				}
+				if refused := errors.Is(err, carrier.ErrPlaintextCredential); refused != (tt.sent == "") {
+					t.Errorf("got %v", err)
+				} else if refused {
+					phaseOf(t, err, carrier.PhaseConnect)
+				}
+			})
+		})
 	}
 }
 

@@ -58,7 +58,7 @@ func TestAcceptBacksOff(t *testing.T) {
 		var log bytes.Buffer
 		inner := &scripted{remote: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}}
 		for range 5 {
-			for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED, syscall.ENOBUFS, syscall.ENOMEM} {
+			for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR} {
 				inner.errs = append(inner.errs, acceptError(errno))
 			}
 		}

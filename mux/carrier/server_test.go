@@ -3,6 +3,7 @@ package carrier_test
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -70,6 +71,14 @@ func notFound(t *testing.T, conn net.Conn) {
 	}
 }
 
+// closed waits until the other end has closed conn.
+func closed(t *testing.T, conn net.Conn) {
+	t.Helper()
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, net.ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
 // What is not a carrier 10 s after it came is closed, whatever it does.
 func TestServerTimeouts(t *testing.T) {
 	slowly := func(piece string) func(net.Conn) {
@@ -130,8 +139,102 @@ func TestServerTimeouts(t *testing.T) {
 	}
 }
 
+// A client that asks and does not read the answers is closed too, and the limit
+// can be another one.
+func TestServerAnswerTimeout(t *testing.T) {
+	for _, limit := range []time.Duration{0, 3 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			network := carriertest.NewNetwork()
+			serve(t, network, carrier.ServerConfig{Handler: http.NotFoundHandler(), HandshakeTimeout: limit})
+			conn, err := network.Dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			start := time.Now()
+			for err == nil {
+				_, err = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+			}
+			want := cmp.Or(limit, 10*time.Second)
+			if took := time.Since(start); took != want {
+				t.Errorf("closed after %v, want %v", took, want)
+			}
+		})
+	}
+}
+
 func TestServerHeaderLimit(t *testing.T) {
+	for _, tt := range []struct{ limit, size, status int }{
+		{0, 15 << 10, http.StatusNotFound},
+		{0, 24 << 10, http.StatusRequestHeaderFieldsTooLarge},
+		{64 << 10, 60 << 10, http.StatusNotFound},
+		{64 << 10, 72 << 10, http.StatusRequestHeaderFieldsTooLarge},
+	} {
+		network := carriertest.NewNetwork()
+		serve(t, network, carrier.ServerConfig{Handler: http.NotFoundHandler(), MaxHeaderBytes: tt.limit})
+		conn, err := network.Dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go func() {
+			_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nX: "+strings.Repeat("x", tt.size)+"\r\n\r\n")
+		}()
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != tt.status {
+			t.Errorf("limit %d: %d bytes are answered %s", tt.limit, tt.size, resp.Status)
+		}
+	}
+}
+
+// HTTP/1.1 over TLS 1.2 or newer, whatever the caller's config says and the
+// client asks for, and nothing in the log of who asks for something else.
+func TestServerSpeaks(t *testing.T) {
+	var log logged
+	cert, pool := carriertest.Certificate(t)
+	config := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, NextProtos: []string{"h2"}}
 	network := carriertest.NewNetwork()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	srv := carrier.NewServer(carrier.ServerConfig{
+		Handler: http.NotFoundHandler(),
+		Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	go func() { done <- srv.Serve(ctx, network, config) }()
+	for _, tt := range []struct {
+		version uint16
+		ok      bool
+	}{{tls.VersionTLS11, false}, {tls.VersionTLS12, true}, {tls.VersionTLS13, true}} {
+		conn, err := network.Dial(ctx, "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		secured := tls.Client(conn, &tls.Config{
+			RootCAs: pool, ServerName: "localhost", NextProtos: []string{"h2", "http/1.1"},
+			MinVersion: tt.version, MaxVersion: tt.version,
+		})
+		err = secured.HandshakeContext(ctx)
+		if got := secured.ConnectionState().NegotiatedProtocol; (err == nil) != tt.ok || tt.ok && got != "http/1.1" {
+			t.Errorf("%s: %q, %v", tls.VersionName(tt.version), got, err)
+		}
+		conn.Close()
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if config.MinVersion != tls.VersionTLS10 || config.NextProtos[0] != "h2" {
+		t.Error("the caller's config was changed")
+	}
+	if log.String() != "" {
+		t.Errorf("logged %s", log.String())
+	}
+
+	network = carriertest.NewNetwork()
 	serve(t, network, carrier.ServerConfig{Handler: http.NotFoundHandler()})
 	conn, err := network.Dial(t.Context(), "", "")
 	if err != nil {
@@ -139,16 +242,45 @@ func TestServerHeaderLimit(t *testing.T) {
 	}
 	defer conn.Close()
 	go func() {
-		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nX: "+strings.Repeat("x", 24<<10)+"\r\n\r\n")
+		_, _ = io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00")
 	}()
-	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
+	if line, err := bufio.NewReader(conn).ReadString('\n'); !strings.HasPrefix(line, "HTTP/1.1 4") && !strings.HasPrefix(line, "HTTP/1.1 5") {
+		t.Errorf("HTTP/2 is answered %q, %v", line, err)
 	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
-		t.Error(resp.Status)
-	}
+}
+
+// Serve does not end before the handlers that made carriers have.
+func TestServerWaitsForHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := carriertest.NewNetwork()
+		conns, ended := make(chan *carrier.Conn), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			defer close(ended)
+			_ = carrier.NewServer(carrier.ServerConfig{Handler: &carrier.Handler{
+				Admit: func(carrier.Request) (carrier.Admission, error) {
+					return carrier.Admission{Attach: func(c *carrier.Conn) { conns <- c }}, nil
+				},
+			}}).Serve(ctx, network, nil)
+		}()
+		client, _, err := (&carrier.Dialer{URL: &url.URL{Scheme: "ws", Host: "localhost"}, NetDial: network.Dial}).Dial(ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		synctest.Wait()
+		select {
+		case <-ended:
+			t.Error("ended before the handler")
+		default:
+		}
+		server := <-conns
+		<-ended
+		for _, c := range []*carrier.Conn{client, server} {
+			c.Abort(nil)
+			_ = c.Close("")
+		}
+	})
 }
 
 // Serve ends with its context, and with it what is no carrier; a carrier lives on.
@@ -231,12 +363,6 @@ func TestServerLimits(t *testing.T) {
 		t.Cleanup(func() { conn.Close() })
 		return conn
 	}
-	closed := func(conn net.Conn) {
-		t.Helper()
-		if _, err := io.Copy(io.Discard, conn); errors.Is(err, net.ErrClosed) {
-			t.Fatal(err)
-		}
-	}
 	d := carrier.Dialer{URL: &url.URL{Scheme: "ws", Host: "localhost"}, NetDial: network.Dial}
 	for range 5 { // one after the other, each upgraded
 		c, _, err := d.Dial(t.Context(), nil)
@@ -251,7 +377,7 @@ func TestServerLimits(t *testing.T) {
 
 	first, second := from("192.0.2.2"), from("192.0.2.2")
 	notFound(t, second) // and so both were accepted
-	closed(from("192.0.2.2"))
+	closed(t, from("192.0.2.2"))
 	if s := log.String(); !strings.Contains(s, "limit=unauthenticated_per_address") || !strings.Contains(s, "remote=192.0.2.2:80") {
 		t.Errorf("logged %q", s)
 	}
@@ -260,13 +386,13 @@ func TestServerLimits(t *testing.T) {
 	notFound(t, third)
 	notFound(t, fourth)
 	fifth := from("192.0.2.4")
-	closed(first) // which had waited longest
+	closed(t, first) // which had waited longest
 	notFound(t, fifth)
 	c, _, err := d.Dial(t.Context(), nil) // makes room for itself
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed(second)
+	closed(t, second)
 	for _, c := range []*carrier.Conn{c, <-conns} {
 		defer c.Close("")
 		defer c.Abort(nil)
@@ -274,6 +400,49 @@ func TestServerLimits(t *testing.T) {
 	if n := strings.Count(log.String(), "limit reached"); n != 1 {
 		t.Errorf("logged %d lines: %s", n, log.String())
 	}
+}
+
+// The limits that nobody has set: 64 for an address, 1024 in all.
+func TestServerDefaultLimits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := carriertest.NewNetwork()
+		var log logged
+		start := time.Now()
+		serve(t, network, carrier.ServerConfig{
+			Handler: http.NotFoundHandler(),
+			Logger:  slog.New(slog.NewTextHandler(&log, nil)),
+		})
+		var conns []net.Conn
+		from := func(ip net.IP) net.Conn {
+			conn, far := carriertest.NewPath().Ends()
+			if err := network.Connect(t.Context(), fromAddr{far, ip}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { conn.Close() })
+			conns = append(conns, conn)
+			return conn
+		}
+		for i := range 16 {
+			for range 64 {
+				from(net.IPv4(192, 0, 2, byte(i)))
+			}
+		}
+		for _, i := range []int{0, len(conns) - 1} {
+			notFound(t, conns[i])
+		}
+		if log.String() != "" {
+			t.Errorf("logged %s", log.String())
+		}
+		notFound(t, from(net.IPv4(198, 51, 100, 1)))
+		closed(t, conns[0]) // to make room
+		if s := log.String(); !strings.Contains(s, "limit=unauthenticated remote=192.0.2.0:80") {
+			t.Errorf("logged %q", s)
+		}
+		closed(t, from(net.IPv4(192, 0, 2, 1)))
+		if took := time.Since(start); took != 0 {
+			t.Errorf("closed after %v", took)
+		}
+	})
 }
 
 type fromAddr struct {
