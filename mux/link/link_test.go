@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -24,7 +25,8 @@ type ends struct {
 	client     *Link
 	server     *Link
 	pipes      []*linktest.Pipe
-	refuse     error // what dial returns
+	refuse     error        // what dial returns
+	answer     func(*reply) // if not nil, changes the next answer
 	resumed    []bool
 	lost       []error
 	pauses     []time.Duration
@@ -82,6 +84,11 @@ func (e *ends) dial(_ context.Context, hello []byte) (Carrier, []byte, error) {
 	p := linktest.NewPipe(8, false)
 	e.mu.Lock()
 	e.pipes = append(e.pipes, p)
+	if e.answer != nil {
+		r, _ := decodeReply(reply)
+		e.answer(&r)
+		reply, e.answer = r.encode(), nil
+	}
 	e.mu.Unlock()
 	attach(p.Server)
 	return p.Client, reply, nil
@@ -113,6 +120,24 @@ func (e *ends) hear(to *Link, text string) {
 	buf := make([]byte, len(text))
 	if _, err := io.ReadFull(to, buf); err != nil || string(buf) != text {
 		e.t.Fatalf("read %q, %v; want %q", buf, err, text)
+	}
+}
+
+func TestDefaults(t *testing.T) {
+	for _, test := range []struct{ config, want Config }{
+		{Config{}, Config{ResumeWindow: time.Minute, ReplayBuffer: 16 << 20, MaxMessage: 128 << 10}},
+		{Config{time.Second, 1 << 20, 64 << 10, nil}, Config{time.Second, 1 << 20, 64 << 10, nil}},
+		{Config{time.Second, 1, 1, nil}, Config{time.Second, 64 << 10, 4 << 10, nil}},
+		{Config{-1, -1, -1, nil}, Config{time.Minute, 16 << 20, 128 << 10, nil}},
+		{Config{MaxMessage: 1 << 20}, Config{time.Minute, 16 << 20, 128 << 10, nil}},
+	} {
+		got := test.config.withDefaults()
+		if got.Logger == nil {
+			t.Errorf("%+v has no logger", test.config)
+		}
+		if got.Logger = nil; got != test.want {
+			t.Errorf("%+v became %+v, want %+v", test.config, got, test.want)
+		}
 	}
 }
 
@@ -169,16 +194,36 @@ func TestExpiry(t *testing.T) {
 
 // A full replay buffer makes writers wait and loses nothing.
 func TestBackPressure(t *testing.T) {
+	cut := func(e *ends) {
+		e.setRefuse(errors.New("no route"))
+		e.pipe().Cut()
+	}
+	silence := func(e *ends) { e.pipe().Hold(false, true) }
+	all := func(l *Link, p []byte) (int, error) { return l.Write(p) }
+	frames := func(l *Link, p []byte) (n int, err error) {
+		for n < len(p) && err == nil {
+			var k int
+			k, err = l.WriteBuffers([][]byte{p[n : n+8], p[n+8 : n+20_000]})
+			n += k
+		}
+		return n, err
+	}
+	t.Run("no carrier", func(t *testing.T) { testBackPressure(t, cut, all) })
+	t.Run("no carrier, frames", func(t *testing.T) { testBackPressure(t, cut, frames) })
+	t.Run("no acknowledgement", func(t *testing.T) { testBackPressure(t, silence, all) })
+	t.Run("no acknowledgement, frames", func(t *testing.T) { testBackPressure(t, silence, frames) })
+}
+
+func testBackPressure(t *testing.T, stop func(*ends), write func(*Link, []byte) (int, error)) {
 	bubble(t, func(t *testing.T) {
 		const limit = 256 << 10
 		e := connect(t, Config{ReplayBuffer: limit}, Config{})
 		e.say(e.client, e.server, "x")
-		e.setRefuse(errors.New("no route"))
-		e.pipe().Cut()
+		stop(e)
 		data := bytes.Repeat([]byte("0123456789"), 100_000)
 		written := make(chan int, 1)
 		go func() {
-			n, err := e.client.Write(data)
+			n, err := write(e.client, data)
 			if err != nil {
 				t.Errorf("write: %v", err)
 			}
@@ -197,9 +242,75 @@ func TestBackPressure(t *testing.T) {
 		default:
 		}
 		e.setRefuse(nil)
+		e.pipe().Hold(false, false)
 		e.hear(e.server, string(data))
 		if n := <-written; n != len(data) {
 			t.Errorf("%d of %d bytes written", n, len(data))
+		}
+	})
+}
+
+// No more is under way than the path holds, and an empty message does not hide
+// that there is more to send.
+func TestPathLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := New(Config{})
+		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
+		att, err := l.attach(r, terms{maxMessage: 8 << 10, checksum: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.mu.Lock()
+		l.pace.rate, l.pace.rtt = 1, time.Millisecond
+		l.mu.Unlock()
+		if err := l.Append([][]byte{make([]byte, 256<<10)}); err != nil {
+			t.Fatal(err)
+		}
+		const most = minPath + 8<<10
+		// How much the peer has not acknowledged, after how many writes.
+		sent := func() (bytes uint64, writes int) {
+			synctest.Wait()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.att == nil {
+				t.Fatalf("carrier lost: %v", att.err)
+			}
+			return uint64(len(r.data)) - l.out.acked, len(r.batches)
+		}
+		under, before := sent()
+		if under < minPath || under > most {
+			t.Errorf("%d bytes under way, want %d to %d", under, minPath, most)
+		}
+		time.Sleep(time.Second) // it says its offset
+		if _, writes := sent(); writes != before+1 {
+			t.Errorf("%d writes in a second without an acknowledgement, want one", writes-before)
+		}
+		in := new(inMessage)
+		if _, err := l.receive(att, in, message{kind: typeData, ack: under}); err != nil {
+			t.Fatal(err)
+		}
+		if n, _ := sent(); n == 0 {
+			t.Errorf("nothing more sent after the acknowledgement of %d bytes", under)
+		}
+		l.abandon(ErrClosed)
+		l.Wait()
+	})
+}
+
+// Many small messages fill the replay buffer too, by what each costs.
+func TestSmallMessagesFill(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{ReplayBuffer: 64 << 10}, Config{})
+		e.pipe().Hold(false, true) // nothing is acknowledged
+		n := 0
+		for ; !e.client.Full(); n++ {
+			if n == 1000 {
+				t.Fatalf("not full after %d messages", n)
+			}
+			if err := e.client.Append([][]byte{{1}}); err != nil {
+				t.Fatal(err)
+			}
+			e.hear(e.server, "\x01")
 		}
 	})
 }
@@ -255,7 +366,10 @@ type recorder struct {
 	busy    chan struct{} // if not nil, a write waits for it
 	batches []int
 	data    []byte
+	limits  []int // of unsent bytes
 }
+
+func (r *recorder) SetUnsentLimit(n int) { r.limits = append(r.limits, n) }
 
 func (r *recorder) WriteMessages(v ...[]byte) error {
 	r.batches = append(r.batches, len(v))
@@ -338,6 +452,31 @@ func TestBatchesOnSlowPath(t *testing.T) {
 	}
 }
 
+// The carrier's socket is told when what may wait in it changes by half.
+func TestSocketLimit(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := New(Config{})
+		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
+		if _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+			t.Fatal(err)
+		}
+		for _, rate := range []float64{0, 10e6, 15e6, 7e6, 27e6, 14e6, 5e6, fastRate, 2 * fastRate, 10e6} {
+			l.mu.Lock()
+			l.pace.rate = rate
+			l.mu.Unlock()
+			if err := l.Append([][]byte{make([]byte, 1)}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		if want := []int{128 << 10, 270_000, 50_000, 0, 100_000}; !slices.Equal(r.limits, want) {
+			t.Errorf("limits %v, want %v", r.limits, want)
+		}
+		l.abandon(ErrClosed)
+		l.Wait()
+	})
+}
+
 // A refused resumption ends the link and says so.
 func TestGone(t *testing.T) {
 	bubble(t, func(t *testing.T) {
@@ -358,12 +497,60 @@ func TestClose(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		io.WriteString(e.server, "last words")
-		e.server.Close("maintenance")
+		start := time.Now()
+		reason := strings.Repeat("maintenance ", 100)
+		e.server.Close(reason)
+		if took := time.Since(start); took != 0 {
+			t.Errorf("closed after %v, want at once", took)
+		}
 		e.hear(e.client, "last words")
 		_, err := e.client.Read(make([]byte, 1))
 		var closed *ClosedByPeerError
-		if !errors.As(err, &closed) || closed.Reason != "maintenance" {
+		if !errors.As(err, &closed) || closed.Reason != reason[:maxReason] {
 			t.Errorf("read: %v", err)
+		}
+		e.client.Close("again")
+		e.client.abandon(ErrLimit)
+		if err := e.client.Err(); !errors.As(err, &closed) {
+			t.Errorf("ended with %v, want the first reason", err)
+		}
+	})
+}
+
+// A carrier that takes nothing holds up the end for a second, and nobody who
+// waits to write; without a carrier there is nothing to wait for.
+func TestCloseStuck(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.say(e.client, e.server, "x")
+		e.pipe().Hold(true, true)
+		written := make(chan error, 1)
+		go func() {
+			_, err := e.client.Write(make([]byte, DefaultReplayBuffer+1<<20))
+			written <- err
+		}()
+		synctest.Wait()
+		start := time.Now()
+		closed := make(chan struct{})
+		go func() {
+			e.client.Close("over")
+			close(closed)
+		}()
+		if err := <-written; !errors.Is(err, ErrClosed) || time.Since(start) != 0 {
+			t.Errorf("write: %v after %v, want %v at once", err, time.Since(start), ErrClosed)
+		}
+		<-closed
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("closed after %v, want a second", took)
+		}
+		if err := <-e.maintained; !errors.Is(err, ErrClosed) {
+			t.Errorf("Maintain: %v, want %v", err, ErrClosed)
+		}
+		start = time.Now()
+		l := New(Config{})
+		l.Close("never used")
+		if took := time.Since(start); took != 0 || !errors.Is(l.Err(), ErrClosed) {
+			t.Errorf("without a carrier: closed after %v with %v", took, l.Err())
 		}
 	})
 }
@@ -382,6 +569,86 @@ func TestFlush(t *testing.T) {
 		if err := e.client.Flush(nil); err != nil {
 			t.Errorf("flush: %v", err)
 		}
+		e.pipe().Hold(true, true)
+		io.WriteString(e.client, "lost")
+		time.AfterFunc(time.Second, func() { e.client.abandon(ErrExpired) })
+		if err := e.client.Flush(nil); !errors.Is(err, ErrExpired) {
+			t.Errorf("flush of a link that ends: %v, want %v", err, ErrExpired)
+		}
+	})
+}
+
+// What arrives is acknowledged within 20 ms, and much of it at once.
+func TestAcknowledgement(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		unacknowledged := func() uint64 {
+			synctest.Wait()
+			e.client.mu.Lock()
+			defer e.client.mu.Unlock()
+			return e.client.out.outstanding()
+		}
+		go io.Copy(io.Discard, struct{ io.Reader }{e.server})
+		for _, size := range []int{1, 4 << 20, 1} {
+			if _, err := e.client.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+			if n := unacknowledged(); n >= maxAck {
+				t.Errorf("%d bytes written: %d unacknowledged at once, want less than %d", size, n, maxAck)
+			}
+			time.Sleep(20 * time.Millisecond)
+			if n := unacknowledged(); n != 0 {
+				t.Errorf("%d bytes written: %d unacknowledged after 20 ms", size, n)
+			}
+		}
+	})
+}
+
+// What nobody reads waits at the sender, but for a few messages.
+func TestUnread(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		data := bytes.Repeat([]byte("0123456789abcdef"), 128<<10)
+		go e.client.Write(data)
+		synctest.Wait()
+		e.server.mu.Lock()
+		got := e.server.received
+		e.server.mu.Unlock()
+		if got > inboxMax*MaxMessage {
+			t.Errorf("%d bytes received and unread, want %d at most", got, inboxMax*MaxMessage)
+		}
+		e.hear(e.server, string(data))
+	})
+}
+
+// A new carrier is not used before the goroutines of the former have let go of
+// it, and of the messages.
+func TestAttachWaitsForFormer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := New(Config{})
+		former := &recorder{Carrier: linktest.NewPipe(8, false).Client, busy: make(chan struct{})}
+		next := &recorder{Carrier: linktest.NewPipe(8, false).Client}
+		if _, err := l.attach(former, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it writes
+		attached := make(chan error, 1)
+		go func() {
+			_, err := l.attach(next, terms{maxMessage: MaxMessage, checksum: true})
+			attached <- err
+		}()
+		synctest.Wait()
+		select {
+		case err := <-attached:
+			t.Errorf("attached, %v, while the former carrier writes", err)
+		default:
+		}
+		close(former.busy)
+		if err := <-attached; err != nil {
+			t.Errorf("attach: %v", err)
+		}
+		l.abandon(ErrClosed)
+		l.Wait()
 	})
 }
 
@@ -408,8 +675,11 @@ func TestBrokenCarriers(t *testing.T) {
 		"duplicate": func(m []byte) [][]byte { return [][]byte{m, m} },
 		"truncate":  func(m []byte) [][]byte { return [][]byte{m[:len(m)-1]} },
 		"empty":     func([]byte) [][]byte { return [][]byte{{}} },
-		"too large": func([]byte) [][]byte { return [][]byte{make([]byte, minMaxMessage+1)} },
-		"garbage":   func([]byte) [][]byte { return [][]byte{bytes.Repeat([]byte{1}, 100)} },
+		"too large": func(m []byte) [][]byte {
+			big := append(bytes.Clone(m[:headerSize]), make([]byte, minMaxMessage)...)
+			return [][]byte{seal(big, true)}
+		},
+		"garbage": func([]byte) [][]byte { return [][]byte{bytes.Repeat([]byte{1}, 100)} },
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {

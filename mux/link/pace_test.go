@@ -1,124 +1,102 @@
 package link
 
 import (
+	"math"
 	"testing"
 	"time"
 )
 
-// line is a path of a rate and a round trip, with a queue without end before it,
-// and a sender that always has something to send.
-type line struct {
-	rate      float64
-	roundTrip time.Duration
-
-	p       pace
-	now     time.Time
-	free    time.Time // when the line has carried what it was given
-	under   []flight
-	acked   uint64
-	blocked bool   // something was left to send
-	waiting uint64 // most bytes in the queue when something was sent, since the last run began
+// acked is a message that left at one time and was acknowledged at another, both
+// since the start, beside nothing else.
+type acked struct {
+	sent, at time.Duration
+	bytes    uint64
+	limited  bool // the application had no more
 }
 
-type flight struct {
-	sample sendSample
-	bytes  uint64
-	acked  time.Time
+func measured(acks []acked) *pace {
+	p := new(pace)
+	start := time.Unix(1e9, 0)
+	for _, a := range acks {
+		s := sendSample{at: start.Add(a.sent), delivered: p.delivered, limited: a.limited}
+		p.acknowledged(s, a.bytes, start.Add(a.at))
+	}
+	return p
 }
 
-// run lets d pass and returns the bytes acknowledged meanwhile.
-func (l *line) run(d time.Duration) uint64 {
-	end, before := l.now.Add(d), l.acked
-	l.waiting = 0
-	for l.now.Before(end) {
-		for l.flying() < l.p.pathLimit() {
-			n := uint64(l.p.message())
-			if queue := max(0, l.free.Sub(l.now.Add(l.roundTrip/2))); queue > 0 {
-				l.waiting = max(l.waiting, uint64(queue.Seconds()*l.rate))
-			}
-			s := l.p.sending(l.now, len(l.under) == 0)
-			s.limited = !l.blocked
-			if arrives := l.now.Add(l.roundTrip / 2); l.free.Before(arrives) {
-				l.free = arrives
-			}
-			l.free = l.free.Add(time.Duration(float64(n) / l.rate * float64(time.Second)))
-			l.under = append(l.under, flight{s, n, l.free.Add(l.roundTrip / 2)})
+// The bandwidth is the largest rate of five to ten seconds, the round trip the
+// shortest, and what an idle application sends says nothing against either.
+func TestPaceMeasures(t *testing.T) {
+	const ms, s = time.Millisecond, time.Second
+	fast, slow := acked{0, 100 * ms, 1e6, false}, acked{s, s + 500*ms, 1e6, false}
+	later := func(a acked, d time.Duration) acked { a.sent += d; a.at += d; return a }
+	limited := func(a acked) acked { a.limited = true; return a }
+	tests := []struct {
+		name string
+		acks []acked
+		rate float64
+		rtt  time.Duration
+	}{
+		{"nothing", nil, 0, 0},
+		{"one", []acked{fast}, 1e7, 100 * ms},
+		{"fast and slow", []acked{fast, slow}, 1e7, 100 * ms},
+		{"slow and fast", []acked{slow, later(fast, 2*s)}, 1e7, 100 * ms},
+		{"slow after 4 s", []acked{fast, later(slow, 4*s)}, 1e7, 100 * ms},
+		{"slow after 6 s", []acked{fast, later(slow, 6*s)}, 1e7, 100 * ms},
+		{"slow after 6 s and 12 s", []acked{fast, later(slow, 6*s), later(slow, 12*s)}, 2e6, 500 * ms},
+		{"limited first", []acked{limited(fast)}, 0, 100 * ms},
+		{"limited and slow after 6 s and 12 s", []acked{fast, limited(later(slow, 6*s)), limited(later(slow, 12*s))}, 0, 500 * ms},
+		{"limited and fast", []acked{slow, limited(later(fast, 2*s))}, 1e7, 100 * ms},
+	}
+	for _, test := range tests {
+		p := measured(test.acks)
+		if rate, rtt := p.bandwidth(), p.roundTrip(); rate != test.rate || rtt != test.rtt {
+			t.Errorf("%s: %.0f bytes/s and %v, want %.0f and %v", test.name, rate, rtt, test.rate, test.rtt)
 		}
-		l.blocked = true
-		f := l.under[0]
-		l.under = l.under[1:]
-		l.now = f.acked
-		l.acked += f.bytes
-		l.p.acknowledged(f.sample, f.bytes, l.now)
 	}
-	return l.acked - before
-}
 
-func (l *line) flying() (n uint64) {
-	for _, f := range l.under {
-		n += f.bytes
-	}
-	return n
-}
-
-// A path is filled, with little in its queue, for as long as it takes.
-func TestPace(t *testing.T) {
-	for name, l := range map[string]*line{
-		"10 Mbit/s":           {rate: 1.25e6, roundTrip: 200 * time.Microsecond},
-		"10 Mbit/s, 50 ms":    {rate: 1.25e6, roundTrip: 50 * time.Millisecond},
-		"25 MB/s, 40 ms":      {rate: 25e6, roundTrip: 40 * time.Millisecond},
-		"100 MB/s, 100 ms":    {rate: 100e6, roundTrip: 100 * time.Millisecond},
-		"1 GB/s, 100 µs":      {rate: 1e9, roundTrip: 100 * time.Microsecond},
-		"100 MB/s in a house": {rate: 100e6, roundTrip: time.Millisecond},
-	} {
-		t.Run(name, func(t *testing.T) {
-			l.now = time.Unix(0, 0)
-			l.run(20*l.roundTrip + 5*time.Second) // finds out
-			// After a drain what is missing under way leaves at once.
-			queue := uint64(2*minPath) + uint64(l.p.message()) + uint64(l.rate*(l.roundTrip*3/10+time.Millisecond).Seconds())
-			for range 10 {
-				const d = 6 * time.Second
-				if got, want := l.run(d), uint64(0.95*l.rate*d.Seconds()); got < want {
-					t.Errorf("%d bytes in %v, want %d", got, d, want)
-				}
-				if l.waiting > queue {
-					t.Errorf("%d bytes in the queue, want at most %d", l.waiting, queue)
-				}
-			}
-		})
+	p := measured([]acked{fast})
+	p.acknowledged(sendSample{}, 500, time.Unix(2e9, 0)) // a part of a message
+	if rate, rtt := p.bandwidth(), p.roundTrip(); p.delivered != 1e6+500 || rate != 1e7 || rtt != 100*ms {
+		t.Errorf("after a part of a message %d bytes, %.0f bytes/s and %v", p.delivered, rate, rtt)
 	}
 }
 
-// A path that becomes faster is filled again, one that becomes slower does not
-// keep the old one's queue.
-func TestPaceFollowsThePath(t *testing.T) {
-	l := &line{rate: 5e6, roundTrip: 40 * time.Millisecond, now: time.Unix(0, 0)}
-	l.run(10 * time.Second)
-	l.rate = 50e6
-	l.run(5 * time.Second)
-	if got := l.run(time.Second); got < 45e6 {
-		t.Errorf("%d bytes in a second on a line that became faster", got)
+// Little waits on a slow path, and enough is under way on a fast one.
+func TestPaceLimits(t *testing.T) {
+	tests := []struct {
+		rate           float64
+		rtt            time.Duration
+		unsent, socket int
+		path           uint64
+	}{
+		{0, 0, 256 << 10, 128 << 10, math.MaxUint64},
+		{10_000, time.Second, 32 << 10, 16 << 10, 32<<10 + 20_010},
+		{10_000_000, 100 * time.Millisecond, 150_000, 100_000, 32<<10 + 2_010_000},
+		{50_000_000, 10 * time.Millisecond, 256 << 10, 500_000, 32<<10 + 1_050_000},
+		{100_000_000, 10 * time.Millisecond, 256 << 10, 0, 32<<10 + 2_100_000},
 	}
-	l.rate = 5e6
-	l.run(3 * paceWindow)
-	l.run(time.Second)
-	if most := uint64(2*minPath + 5e6*0.02); l.waiting > most {
-		t.Errorf("%d bytes in the queue of a line that became slower, want at most %d", l.waiting, most)
+	for _, test := range tests {
+		p := &pace{rate: test.rate, rtt: test.rtt}
+		unsent, socket, path := p.unsentLimit(), p.socketLimit(), p.pathLimit()
+		if unsent != test.unsent || socket != test.socket || path != test.path {
+			t.Errorf("%.0f bytes/s, %v: limits %d, %d and %d; want %d, %d and %d",
+				test.rate, test.rtt, unsent, socket, path, test.unsent, test.socket, test.path)
+		}
 	}
 }
 
-// What is acknowledged late, because little was sent, says nothing of the path.
-func TestPaceOfLittle(t *testing.T) {
-	var p pace
-	now := time.Unix(0, 0)
-	for range 1000 {
-		s := p.sending(now, true)
-		s.limited = true
-		now = now.Add(ackDelay)
-		p.acknowledged(s, 100, now)
+// A receiver acknowledges half a millisecond's worth of bytes at a time, within
+// bounds.
+func TestAckPace(t *testing.T) {
+	for rate, want := range map[int]uint64{1e6: 8 << 10, 1e8: 50_000, 1e9: 256 << 10} {
+		now := time.Unix(1e9, 0)
+		a := ackPace{at: now}
 		now = now.Add(time.Second)
-	}
-	if p.bandwidth() != 0 {
-		t.Errorf("%.0f bytes/s on a path that was never full", p.bandwidth())
+		a.sent(uint64(rate), now)
+		a.sent(0, now.Add(time.Hour)) // says nothing new
+		if a.bytes != want || a.at != now {
+			t.Errorf("%d bytes/s: after %d bytes, want %d", rate, a.bytes, want)
+		}
 	}
 }

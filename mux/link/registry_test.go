@@ -1,0 +1,291 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"culvert/mux/link/linktest"
+)
+
+// admitted is what Admit returned, or its error.
+type admitted struct {
+	attach func(Carrier)
+	cancel func()
+	err    error
+}
+
+func admit(r *Registry, identity string, h hello) admitted {
+	_, attach, cancel, err := r.Admit(identity, "test", false, h.encode())
+	return admitted{attach, cancel, err}
+}
+
+// ride attaches a pipe, whose other end nobody serves.
+func (a admitted) ride(t *testing.T) *linktest.Pipe {
+	t.Helper()
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	p := linktest.NewPipe(8, false)
+	a.attach(p.Server)
+	synctest.Wait()
+	return p
+}
+
+func newHello() hello { return hello{id: newSessionID(), maxMessage: MaxMessage} }
+
+// links are the registry's links by session.
+func (r *Registry) links() map[SessionID]*Link {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	links := map[SessionID]*Link{}
+	for id, s := range r.sessions {
+		links[id] = s.link
+	}
+	return links
+}
+
+// over ends all sessions.
+func (r *Registry) over() {
+	for _, l := range r.links() {
+		l.abandon(ErrClosed)
+	}
+	r.Wait()
+}
+
+// A session does not expire under a handshake, nor make room for another; its
+// time begins anew when the last handshake has failed.
+func TestHandshakeKeepsSession(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const window = 10 * time.Second
+		r := NewRegistry(RegistryConfig{Config: Config{ResumeWindow: window}, MaxPerIdentity: 1})
+		h := newHello()
+		admit(r, "alice", h).ride(t).Cut()
+		synctest.Wait()
+		h.resume = true
+		first, second := admit(r, "alice", h), admit(r, "alice", h)
+		if first.err != nil || second.err != nil {
+			t.Fatal(first.err, second.err)
+		}
+		stays := func(when string) {
+			t.Helper()
+			synctest.Wait()
+			if r.Len() != 1 {
+				t.Fatalf("%s: no session left", when)
+			}
+		}
+		time.Sleep(2 * window)
+		stays("two handshakes")
+		if err := admit(r, "alice", newHello()).err; !errors.Is(err, ErrLimit) {
+			t.Errorf("another session: %v, want %v", err, ErrLimit)
+		}
+		first.cancel()
+		time.Sleep(2 * window)
+		stays("one handshake")
+		second.cancel()
+		time.Sleep(window - 1)
+		stays("before the window's end")
+		time.Sleep(1)
+		synctest.Wait()
+		if r.Len() != 0 {
+			t.Error("session left after the resume window")
+		}
+		r.Wait()
+	})
+}
+
+// A session that has ended cannot be resumed, although its owner has not
+// returned yet.
+func TestAdmitEnded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		r := NewRegistry(RegistryConfig{Open: func(*Link, string, string) { <-release }})
+		h := newHello()
+		admit(r, "alice", h).ride(t)
+		r.links()[h.id].abandon(ErrExpired)
+		if err := admit(r, "alice", h).err; !errors.Is(err, ErrGone) {
+			t.Errorf("ended session: %v, want %v", err, ErrGone)
+		}
+		close(release)
+		r.Wait()
+		if n := r.Len(); n != 0 {
+			t.Errorf("%d sessions left", n)
+		}
+	})
+}
+
+// A session ends when Open returns.
+func TestOpenReturns(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{Open: func(*Link, string, string) {}})
+		h := newHello()
+		admit(r, "alice", h).ride(t)
+		r.Wait()
+		if n := r.Len(); n != 0 {
+			t.Errorf("%d sessions left", n)
+		}
+	})
+}
+
+// At the limit the identity's session that is without a carrier for longest
+// makes room, never one of another identity.
+func TestMakeRoom(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{MaxSessions: 5, MaxPerIdentity: 4})
+		var ids []SessionID
+		var pipes []*linktest.Pipe
+		for _, identity := range []string{"bob", "alice", "alice", "alice", "alice"} {
+			h := newHello()
+			ids = append(ids, h.id)
+			pipes = append(pipes, admit(r, identity, h).ride(t))
+		}
+		for _, i := range []int{0, 3, 1, 4} {
+			pipes[i].Cut()
+			time.Sleep(time.Second)
+		}
+		links := r.links()
+		for _, i := range []int{3, 1, 4} {
+			admit(r, "alice", newHello()).ride(t)
+			if err := links[ids[i]].Err(); !errors.Is(err, ErrLimit) {
+				t.Errorf("session %d: %v, want %v", i, err, ErrLimit)
+			}
+		}
+		for _, identity := range []string{"alice", "carol"} {
+			if err := admit(r, identity, newHello()).err; !errors.Is(err, ErrLimit) {
+				t.Errorf("%s: %v, want %v", identity, err, ErrLimit)
+			}
+		}
+		for _, i := range []int{0, 2} {
+			if err := links[ids[i]].Err(); err != nil {
+				t.Errorf("session %d: %v", i, err)
+			}
+		}
+		links[ids[2]].abandon(ErrClosed)
+		synctest.Wait()
+		if err := admit(r, "alice", newHello()); err.err != nil {
+			t.Errorf("after the end of another: %v", err.err)
+		} else {
+			err.cancel()
+		}
+		r.over()
+		if len(r.perIdentity) != 0 {
+			t.Errorf("%v counted after the end of all sessions", r.perIdentity)
+		}
+	})
+}
+
+// The owner is told of each carrier and why it was lost, but not that it was lost
+// by the session's end.
+func TestRegistryTells(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var resumed []bool
+		var lost []error
+		r := NewRegistry(RegistryConfig{
+			Attached: func(_ *Link, _ string, again bool, _ Carrier) {
+				mu.Lock()
+				defer mu.Unlock()
+				resumed = append(resumed, again)
+			},
+			Lost: func(_ *Link, _ string, err error) {
+				mu.Lock()
+				defer mu.Unlock()
+				lost = append(lost, err)
+			},
+		})
+		h := newHello() // the client misses each answer, so it never says resume
+		admit(r, "alice", h).ride(t)
+		admit(r, "alice", h).ride(t).Cut()
+		synctest.Wait()
+		admit(r, "alice", h).ride(t)
+		r.over()
+		if want := []bool{false, true, true}; !slices.Equal(resumed, want) {
+			t.Errorf("attached %v, want %v", resumed, want)
+		}
+		if len(lost) != 2 || !errors.Is(lost[0], ErrDisplaced) || !errors.Is(lost[1], linktest.ErrCut) {
+			t.Errorf("lost %v, want %v and %v", lost, ErrDisplaced, linktest.ErrCut)
+		}
+	})
+}
+
+// A session whose first carrier is refused is forgotten.
+func TestFirstCarrierRefused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{})
+		h := newHello()
+		h.received = 1 // nothing was ever sent
+		p := admit(r, "alice", h).ride(t)
+		if _, err := p.Client.ReadMessage(make([]byte, MaxMessage)); !errors.Is(err, ErrProtocol) {
+			t.Errorf("carrier: %v, want %v", err, ErrProtocol)
+		}
+		if n := r.Len(); n != 0 {
+			t.Errorf("%d sessions left", n)
+		}
+		r.Wait()
+	})
+}
+
+// Messages have a checksum unless both ends are under TLS, and are as large as
+// the receiver wants them.
+func TestTerms(t *testing.T) {
+	for _, secure := range [][2]bool{{false, false}, {false, true}, {true, false}, {true, true}} {
+		bubble(t, func(t *testing.T) {
+			opened := make(chan *Link, 1)
+			r := NewRegistry(RegistryConfig{Config: Config{MaxMessage: 8 << 10}, Open: func(l *Link, _, _ string) {
+				opened <- l
+				<-l.Done()
+			}})
+			l := New(Config{MaxMessage: 16 << 10})
+			var mu sync.Mutex
+			var largest [2]int
+			sealed := [2]bool{true, true}
+			maintained := make(chan error, 1)
+			go func() {
+				maintained <- l.Maintain(t.Context(), Redial{
+					Secure: secure[0],
+					Dial: func(_ context.Context, hello []byte) (Carrier, []byte, error) {
+						reply, attach, _, err := r.Admit("alice", "test", secure[1], hello)
+						if err != nil {
+							return nil, nil, err
+						}
+						p := linktest.NewPipe(8, true)
+						for i, up := range []bool{true, false} {
+							p.Filter(up, func(m []byte) [][]byte {
+								mu.Lock()
+								defer mu.Unlock()
+								_, err := parse(m, true)
+								largest[i], sealed[i] = max(largest[i], len(m)), sealed[i] && err == nil
+								return [][]byte{m}
+							})
+						}
+						attach(p.Server)
+						return p.Client, reply, nil
+					},
+				})
+			}()
+			server := <-opened
+			for _, end := range []*Link{l, server} {
+				if _, err := end.Write(make([]byte, 64<<10)); err != nil {
+					t.Fatal(err)
+				}
+				if err := end.Flush(nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, wantSealed := [2]int{8 << 10, 16 << 10}, !(secure[0] && secure[1])
+			if !wantSealed { // the trailer's room stays free
+				want[0], want[1] = want[0]-trailerSize, want[1]-trailerSize
+			}
+			if largest != want || sealed != [2]bool{wantSealed, wantSealed} {
+				t.Errorf("secure %v: messages of %v bytes with checksum %v, want %v and %v", secure, largest, sealed, want, wantSealed)
+			}
+			l.Close("over")
+			<-maintained
+			r.Wait()
+		})
+	}
+}
