@@ -705,6 +705,49 @@ func TestServerGoesAndComesBack(t *testing.T) {
 	exchange(t, connect(t, port), within(t, conns, "connection to the target"))
 }
 
+// Only one session that its server has given up goes on beside its successor:
+// the streams of the one before are reset.
+func TestOneSessionLeaves(t *testing.T) {
+	patient := func(c *ServerConfig) { c.Grace = time.Minute }
+	first, firstAt := startServer(t, patient)
+	second, secondAt := startServer(t, patient)
+	_, thirdAt := startServer(t, nil)
+	p := newPath(t, firstAt)
+	addr, conns := target(t)
+	client := startClient(t, p.addr, local(addr))
+	pair := func() (app, far *net.TCPConn) {
+		app = connect(t, client.listening(t, "local"))
+		far = within(t, conns, "connection to the target")
+		greet(t, app, far)
+		return app, far
+	}
+	leaves := func(server *agent, sessions int, next string) {
+		p.lead(next)
+		server.stop()
+		for strings.Count(client.String(), `msg="session leaving"`) < sessions {
+			within(t, client.lines, "log line")
+		}
+	}
+	oldest, oldestFar := pair()
+	leaves(first, 1, secondAt)
+	older, olderFar := pair()
+	greet(t, oldest, oldestFar) // the one session goes on
+	leaves(second, 2, thirdAt)
+	for _, c := range []*net.TCPConn{oldest, oldestFar} {
+		if _, err := io.ReadAll(c); !isReset(err) {
+			t.Errorf("%v, of the oldest session, sees %v, want a reset", c.LocalAddr(), err)
+		}
+	}
+	exchange(t, older, olderFar)
+	app, far := pair()
+	exchange(t, app, far)
+	for _, server := range []*agent{first, second} {
+		if err := server.ended(t); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestSessionLimits(t *testing.T) {
 	server, at := startServer(t, func(c *ServerConfig) { c.MaxSessionsPerIdentity = 1 })
 	first := startClient(t, at, nil)

@@ -497,6 +497,7 @@ func TestClose(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		io.WriteString(e.server, "last words")
+		synctest.Wait() // it has nothing else to do
 		start := time.Now()
 		reason := strings.Repeat("maintenance ", 100)
 		e.server.Close(reason)
@@ -600,6 +601,32 @@ func TestAcknowledgement(t *testing.T) {
 			if n := unacknowledged(); n != 0 {
 				t.Errorf("%d bytes written: %d unacknowledged after 20 ms", size, n)
 			}
+		}
+	})
+}
+
+// Acknowledgements say what the path is like.
+func TestMeasures(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		if rtt, rate := e.client.RoundTrip(), e.client.Bandwidth(); rtt != 0 || rate != 0 {
+			t.Errorf("%v and %.0f bytes/s before the first message", rtt, rate)
+		}
+		e.pipe().Hold(true, true)
+		if err := e.client.Append([][]byte{make([]byte, 1<<20)}); err != nil {
+			t.Fatal(err)
+		}
+		go io.Copy(io.Discard, struct{ io.Reader }{e.server})
+		time.Sleep(time.Second)
+		e.pipe().Hold(true, false)
+		if err := e.client.Flush(nil); err != nil {
+			t.Fatal(err)
+		}
+		if rtt := e.client.RoundTrip(); rtt < time.Second || rtt > time.Second+ackDelay {
+			t.Errorf("round trip of %v, want a second", rtt)
+		}
+		if rate := e.client.Bandwidth(); rate < 0.5e6 || rate > 1.1e6 {
+			t.Errorf("%.0f bytes/s, want about a million", rate)
 		}
 	})
 }
