@@ -56,9 +56,11 @@ func TestPaceMeasures(t *testing.T) {
 	}
 
 	p := measured([]acked{fast})
-	p.acknowledged(sendSample{}, 500, time.Unix(2e9, 0)) // a part of a message
-	if rate, rtt := p.bandwidth(), p.roundTrip(); p.delivered != 1e6+500 || rate != 1e7 || rtt != 100*ms {
-		t.Errorf("after a part of a message %d bytes, %.0f bytes/s and %v", p.delivered, rate, rtt)
+	for i := range 3 { // parts of a message, which say nothing
+		p.acknowledged(sendSample{}, 500, time.Unix(2e9+60*int64(i), 0))
+	}
+	if rate, rtt := p.bandwidth(), p.roundTrip(); p.delivered != 1e6+1500 || rate != 1e7 || rtt != 100*ms {
+		t.Errorf("after parts of a message %d bytes, %.0f bytes/s and %v", p.delivered, rate, rtt)
 	}
 }
 
