@@ -166,18 +166,29 @@ func TestResumeSendsTheRest(t *testing.T) {
 	})
 }
 
-// Without a carrier for the resume window, both ends end.
+// Without a carrier for the resume window, both ends end. The client's is not
+// longer than the server's.
 func TestExpiry(t *testing.T) {
+	t.Run("server's", func(t *testing.T) { testExpiry(t, time.Hour, 7*time.Second, 7*time.Second) })
+	t.Run("client's", func(t *testing.T) { testExpiry(t, 7*time.Second, time.Hour, 7*time.Second) })
+}
+
+func testExpiry(t *testing.T, client, server, want time.Duration) {
 	bubble(t, func(t *testing.T) {
-		e := connect(t, Config{ResumeWindow: time.Hour}, Config{ResumeWindow: 7 * time.Second})
+		e := connect(t, Config{ResumeWindow: client}, Config{ResumeWindow: server})
 		e.say(e.client, e.server, "x")
 		e.setRefuse(errors.New("no route"))
 		start := time.Now()
 		e.pipe().Cut()
-		for name, l := range map[string]*Link{"client": e.client, "server": e.server} {
+		for _, end := range []struct {
+			name string
+			*Link
+			want time.Duration
+		}{{"client", e.client, want}, {"server", e.server, server}} {
+			name, l := end.name, end.Link
 			<-l.Done()
-			if took := time.Since(start); took != 7*time.Second || !errors.Is(l.Err(), ErrExpired) {
-				t.Errorf("%s ended after %v with %v", name, took, l.Err())
+			if took := time.Since(start); took != end.want || !errors.Is(l.Err(), ErrExpired) {
+				t.Errorf("%s ended after %v with %v, want %v after %v", name, took, l.Err(), ErrExpired, end.want)
 			}
 			if _, err := l.Read(make([]byte, 1)); !errors.Is(err, ErrExpired) {
 				t.Errorf("%s: read %v", name, err)
