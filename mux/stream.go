@@ -108,7 +108,7 @@ func (st *Stream) discard() {
 	st.sess.spawn(func() {
 		stop := time.AfterFunc(st.sess.cfg.OpenTimeout, func() { st.Reset(TimedOut, "refused stream not closed") })
 		defer stop.Stop()
-		_, _ = st.WriteTo(io.Discard)
+		_, _ = st.writeTo(io.Discard)
 	})
 }
 
@@ -177,6 +177,11 @@ func (st *Stream) WriteTo(w io.Writer) (int64, error) {
 	if err := st.awaitReply(); err != nil {
 		return 0, err
 	}
+	return st.writeTo(w)
+}
+
+// writeTo is WriteTo without the reply.
+func (st *Stream) writeTo(w io.Writer) (int64, error) {
 	to := &countedWriter{w: w, st: st}
 	n, err := st.raw.WriteTo(to)
 	switch {

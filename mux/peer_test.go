@@ -1,0 +1,162 @@
+package mux
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// frame is one frame of smux.
+type frame struct {
+	command byte
+	id      uint32
+	payload string
+}
+
+func (f frame) String() string {
+	return fmt.Sprintf("{command %d, stream %d, %q}", f.command, f.id, f.payload)
+}
+
+// peer is the other end of a session, played by the test frame by frame.
+type peer struct {
+	*script
+	t      testing.TB
+	s      *Session
+	in     *io.PipeReader
+	out    *io.PipeWriter
+	full   atomic.Bool
+	reason string // of the link's end
+
+	mu      sync.Mutex
+	written []byte // the beginning of a frame
+	frames  chan frame
+}
+
+func newPeer(t testing.TB, session func(Link, Config) (*Session, error), cfg Config) *peer {
+	t.Helper()
+	p := &peer{script: newScript(nil), t: t, frames: make(chan frame, 1000)}
+	p.in, p.out = io.Pipe()
+	var err error
+	if p.s, err = session(p, cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { p.s.Close("test over", 0) })
+	if p.s.client {
+		p.want(frame{frameSYN, controlID, ""})
+	} else {
+		p.say(frame{frameSYN, controlID, ""})
+	}
+	return p
+}
+
+// open opens a stream from the session's end, and serve has the session accept
+// one.
+func (p *peer) open(id uint32) *Stream {
+	p.t.Helper()
+	h := Header{KindDial, "target:1"}
+	st, err := p.s.Open(p.t.Context(), h)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.want(frame{frameSYN, id, ""}, frame{framePSH, id, string(h.append(nil))})
+	return st
+}
+
+func (p *peer) serve(id uint32) *Stream {
+	p.t.Helper()
+	h := Header{KindDial, "target:1"}
+	p.say(frame{frameSYN, id, ""}, frame{framePSH, id, string(h.append(nil))})
+	st, err := p.s.Accept(p.t.Context())
+	if err != nil || st.Header() != h || st.ID() != uint64(id) {
+		p.t.Fatalf("accepted %+v, %v", st, err)
+	}
+	return st
+}
+
+func (p *peer) say(v ...frame) {
+	p.t.Helper()
+	for _, f := range v {
+		if _, err := p.out.Write(frames(nil).add(f.command, f.id, []byte(f.payload))); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// onControl is a record as a frame.
+func onControl(r record) frame { return frame{framePSH, controlID, string(r.append(nil))} }
+
+// want expects the session's next frames to be v, those of smux's own windows
+// left out.
+func (p *peer) want(v ...frame) {
+	p.t.Helper()
+	timeout := time.After(20 * time.Second)
+	for _, want := range v {
+		select {
+		case got := <-p.frames:
+			if got != want {
+				p.t.Fatalf("frame %v, want %v", got, want)
+			}
+		case <-timeout:
+			p.t.Fatalf("no frame, want %v", want)
+		}
+	}
+}
+
+// settled waits until the session has handled what the peer has said, by asking
+// for a confirmation.
+func (p *peer) settled() {
+	p.t.Helper()
+	p.say(onControl(record{kind: recordReset, id: 99, code: OverBudget}))
+	p.want(onControl(record{kind: recordReset, id: 99, code: Cancelled}))
+}
+
+func (p *peer) Read(b []byte) (int, error) { return p.in.Read(b) }
+
+func (p *peer) Write(b []byte) (int, error) { return p.WriteBuffers([][]byte{b}) }
+
+func (p *peer) WriteBuffers(v [][]byte) (n int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, b := range v {
+		p.written = append(p.written, b...)
+		n += len(b)
+	}
+	for len(p.written) >= frameHeader {
+		end := frameHeader + int(binary.LittleEndian.Uint16(p.written[2:]))
+		if len(p.written) < end {
+			break
+		}
+		f := frame{p.written[1], binary.LittleEndian.Uint32(p.written[4:]), string(p.written[frameHeader:end])}
+		if p.written = p.written[end:]; f.command != frameUPD {
+			p.frames <- f
+		}
+	}
+	return n, nil
+}
+
+func (p *peer) Append(v [][]byte) error {
+	_, err := p.WriteBuffers(v)
+	return err
+}
+
+func (p *peer) Full() bool { return p.full.Load() }
+
+func (p *peer) Close(reason string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reason = reason
+	p.in.Close()
+	return p.script.Close(reason)
+}
+
+// flushed stands for a Flush among the frames.
+var flushed = frame{payload: "flushed"}
+
+func (p *peer) Flush(<-chan struct{}) error {
+	p.frames <- flushed
+	return nil
+}
