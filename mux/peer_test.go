@@ -1,6 +1,7 @@
 package mux
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -70,7 +71,9 @@ func (p *peer) serve(id uint32) *Stream {
 	p.t.Helper()
 	h := Header{KindDial, "target:1"}
 	p.say(frame{frameSYN, id, ""}, frame{framePSH, id, string(h.append(nil))})
-	st, err := p.s.Accept(p.t.Context())
+	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	defer cancel()
+	st, err := p.s.Accept(ctx)
 	if err != nil || st.Header() != h || st.ID() != uint64(id) {
 		p.t.Fatalf("accepted %+v, %v", st, err)
 	}
@@ -93,17 +96,35 @@ func onControl(r record) frame { return frame{framePSH, controlID, string(r.appe
 // left out.
 func (p *peer) want(v ...frame) {
 	p.t.Helper()
-	timeout := time.After(20 * time.Second)
 	for _, want := range v {
-		select {
-		case got := <-p.frames:
-			if got != want {
-				p.t.Fatalf("frame %v, want %v", got, want)
-			}
-		case <-timeout:
-			p.t.Fatalf("no frame, want %v", want)
+		if got := p.next(); got != want {
+			p.t.Fatalf("frame %v, want %v", got, want)
 		}
 	}
+}
+
+// next is the session's next frame.
+func (p *peer) next() frame {
+	p.t.Helper()
+	select {
+	case f := <-p.frames:
+		return f
+	case <-time.After(20 * time.Second):
+		p.t.Fatal("no frame")
+		panic("unreachable")
+	}
+}
+
+// left waits until the session has n streams.
+func (p *peer) left(n int) {
+	p.t.Helper()
+	for range 1000 {
+		if p.s.NumStreams() == n {
+			return
+		}
+		p.settled()
+	}
+	p.t.Fatalf("%d streams left, want %d", p.s.NumStreams(), n)
 }
 
 // settled waits until the session has handled what the peer has said, by asking

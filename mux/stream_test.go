@@ -1,14 +1,115 @@
 package mux
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"io"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 )
 
 func reset(id uint32, code Code, reason string) frame {
 	return onControl(record{kind: recordReset, id: id, code: code, reason: reason})
+}
+
+// wantError expects the end of a stream to be err, in every way to learn of it.
+func wantError(t *testing.T, st *Stream, want Error) {
+	t.Helper()
+	_, read := st.Read(make([]byte, 1))
+	_, to := st.WriteTo(io.Discard)
+	_, write := st.Write([]byte("x"))
+	<-st.Context().Done()
+	for what, err := range map[string]error{
+		"read": read, "WriteTo": to, "write": write, "CloseWrite": st.CloseWrite(), "context": context.Cause(st.Context()),
+	} {
+		var e *Error
+		if !errors.As(err, &e) || *e != want {
+			t.Errorf("%s: %v, want %v", what, err, &want)
+		}
+	}
+}
+
+// A reset is confirmed, and FIN comes after the confirmation only.
+func TestResetConfirmation(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	ours := p.open(5)
+	ours.Reset(ResetByPeer, "rst")
+	ours.Reset(Internal, "once more")
+	p.want(reset(5, ResetByPeer, "rst"))
+	wantError(t, ours, Error{ResetByPeer, "rst"})
+	p.say(frame{framePSH, 5, "\x00too late"})
+	p.settled() // without FIN
+	if n, held := p.s.NumStreams(), p.s.held.Load(); n != 1 || held != 0 {
+		t.Errorf("%d streams and %d bytes while the reset is under way, want 1 and 0", n, held)
+	}
+	p.say(reset(5, ResetByPeer, ""))
+	p.want(frame{frameFIN, 5, ""})
+	p.settled()
+	if n := p.s.NumStreams(); n != 0 {
+		t.Errorf("%d streams after the confirmation", n)
+	}
+	ours.Close()
+	p.settled() // ended before
+
+	theirs := p.open(7)
+	p.say(reset(7, Unreachable, "no route"))
+	p.want(reset(7, Unreachable, ""), frame{frameFIN, 7, ""})
+	wantError(t, theirs, Error{Unreachable, "no route"})
+
+	both := p.open(9)
+	both.Reset(Cancelled, "closed")
+	p.want(reset(9, Cancelled, "closed"))
+	p.say(reset(9, ResetByPeer, "at the same time"))
+	p.want(frame{frameFIN, 9, ""})
+	wantError(t, both, Error{Cancelled, "closed"})
+	p.settled()
+	if n := p.s.NumStreams(); n != 0 {
+		t.Errorf("%d streams left", n)
+	}
+}
+
+// A clean end needs both directions, in either order, and no records.
+func TestCleanEnd(t *testing.T) {
+	for _, first := range []string{"peer", "session"} {
+		t.Run(first, func(t *testing.T) {
+			p := newPeer(t, Client, Config{})
+			st := p.open(5)
+			p.say(frame{framePSH, 5, "\x00answer"})
+			closeRead := func() {
+				p.say(frame{frameFIN, 5, ""})
+				if b, err := io.ReadAll(st); string(b) != "answer" || err != nil {
+					t.Errorf("read %q, %v", b, err)
+				}
+			}
+			closeWrite := func() {
+				for range 2 {
+					if err := st.CloseWrite(); err != nil {
+						t.Errorf("CloseWrite: %v", err)
+					}
+				}
+				p.want(frame{frameFIN, 5, ""})
+			}
+			steps := []func(){closeRead, closeWrite}
+			if first == "session" {
+				steps[0], steps[1] = steps[1], steps[0]
+			}
+			steps[0]()
+			if n := p.s.NumStreams(); n != 1 || st.Context().Err() != nil {
+				t.Errorf("%d streams, %v, after the end of one direction", n, st.Context().Err())
+			}
+			steps[1]()
+			if n := p.s.NumStreams(); n != 0 || st.Context().Err() == nil {
+				t.Errorf("%d streams, %v, after the end of both", n, st.Context().Err())
+			}
+			st.Close()
+			p.settled()
+		})
+	}
 }
 
 // A refusal ends the stream when the opener has closed it, or in a while.
@@ -16,7 +117,7 @@ func TestRefuse(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	refusal := frame{framePSH, 5, "\x05\xff" + long[:255]}
 	for _, closes := range []bool{true, false} {
-		cfg := Config{OpenTimeout: 50 * time.Millisecond}
+		cfg := Config{OpenTimeout: 500 * time.Millisecond}
 		if closes {
 			cfg.OpenTimeout = 0
 		}
@@ -48,4 +149,308 @@ func TestRefuse(t *testing.T) {
 	if _, err := st.WriteTo(io.Discard); CodeOf(err) != Denied {
 		t.Errorf("WriteTo: %v, want denied", err)
 	}
+}
+
+// The end of a stream before its reply is no end of file.
+func TestNoReply(t *testing.T) {
+	for name, payload := range map[string]string{"nothing": "", "a part": "\x05\xffx"} {
+		p := newPeer(t, Client, Config{})
+		st := p.open(5)
+		p.say(frame{framePSH, 5, payload}, frame{frameFIN, 5, ""})
+		if _, err := io.ReadAll(st); CodeOf(err) != Protocol {
+			t.Errorf("%s: read %v, want a protocol error", name, err)
+		}
+		p.want(reset(5, Cancelled, "closed"))
+	}
+}
+
+// What ends the wait for a reply says why.
+func TestReplyContext(t *testing.T) {
+	expired, cancel := context.WithTimeout(t.Context(), 0)
+	defer cancel()
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for code, ctx := range map[Code]context.Context{TimedOut: expired, Cancelled: cancelled} {
+		st := newPeer(t, Client, Config{}).open(5)
+		if err := st.Reply(ctx); CodeOf(err) != code {
+			t.Errorf("%v: Reply: %v, want %v", ctx.Err(), err, code)
+		}
+	}
+}
+
+// New streams are refused after GoAway, and beyond the limit.
+func TestGreet(t *testing.T) {
+	p := newPeer(t, Server, Config{MaxStreams: 1})
+	first := p.serve(5)
+	open := func(id uint32, code Code, reason string) {
+		t.Helper()
+		n := p.s.NumStreams()
+		p.say(frame{frameSYN, id, ""}, frame{framePSH, id, "\x01\x00\x00"})
+		p.want(frame{framePSH, id, string(appendReply(nil, &Error{code, reason}))}, frame{frameFIN, id, ""})
+		p.say(frame{frameFIN, id, ""})
+		p.left(n)
+	}
+	open(7, Limit, "too many streams in this session")
+	if _, err := p.s.Open(t.Context(), Header{Kind: KindForward}); CodeOf(err) != Limit {
+		t.Errorf("Open: %v, want a limit", err)
+	}
+	first.Reset(Cancelled, "")
+	p.want(reset(5, Cancelled, ""))
+	p.say(reset(5, Cancelled, ""))
+	p.want(frame{frameFIN, 5, ""})
+
+	for range 2 {
+		p.s.GoAway(strings.Repeat("y", 300))
+	}
+	p.want(onControl(record{kind: recordGoAway, reason: strings.Repeat("y", 255)}))
+	open(9, Stopping, "shutting down")
+	for range 2 {
+		p.say(onControl(record{kind: recordGoAway, reason: "me too"}))
+	}
+	p.settled()
+	_, err := p.s.Open(t.Context(), Header{Kind: KindForward})
+	if !errors.Is(err, ErrGoingAway) || !strings.Contains(err.Error(), "me too") {
+		t.Errorf("Open: %v, want that the peer is going away", err)
+	}
+}
+
+// A header that came in time sets no limit to the stream, and a stream that
+// nobody accepts does not hold up the end.
+func TestHeaderInTime(t *testing.T) {
+	p := newPeer(t, Server, Config{OpenTimeout: 500 * time.Millisecond})
+	st := p.serve(5)
+	p.say(frame{frameSYN, 7, ""}, frame{framePSH, 7, "\x01\x00\x00"})
+	p.say(frame{frameSYN, 9, ""})
+	p.want(reset(9, TimedOut, "no header in time")) // later than that of 5 would come
+	if err := context.Cause(st.Context()); err != nil {
+		t.Errorf("stream with a header: %v", err)
+	}
+	p.s.Close("over", 0)
+	if p.reason != "over" {
+		t.Errorf("link closed with %q", p.reason)
+	}
+}
+
+func TestOpenFails(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	if _, err := p.s.Open(t.Context(), Header{KindDial, strings.Repeat("x", maxTarget+1)}); CodeOf(err) != Internal {
+		t.Errorf("long target: %v, want an internal error", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	st, err := p.s.Open(ctx, Header{Kind: KindDial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.want(frame{frameSYN, 5, ""}, frame{framePSH, 5, "\x01\x00\x00"})
+	cancel() // the stream is open
+	for range 10 {
+		p.settled()
+	}
+	if err := context.Cause(st.Context()); err != nil {
+		t.Errorf("stream reset with its open's context: %v", err)
+	}
+
+	p.full.Store(true)
+	ctx, cancel = context.WithCancel(t.Context())
+	time.AfterFunc(time.Millisecond, cancel)
+	if _, err := p.s.Open(ctx, Header{Kind: KindDial}); CodeOf(err) != Cancelled {
+		t.Errorf("on a full link: %v, want cancelled", err)
+	}
+	p.want(frame{frameSYN, 7, ""}, reset(7, Cancelled, "open cancelled"))
+	failed := make(chan error, 2)
+	go func() {
+		_, err := p.s.Open(t.Context(), Header{Kind: KindDial})
+		failed <- err
+	}()
+	go func() {
+		_, err := st.Write([]byte("x"))
+		failed <- err
+	}()
+	p.want(frame{frameSYN, 9, ""})
+	p.s.Close("over", 0)
+	for range 2 {
+		if err := <-failed; CodeOf(err) != SessionLost || !strings.Contains(err.Error(), ErrClosed.Error()) {
+			t.Errorf("open or write of a session that ends: %v, want session lost", err)
+		}
+	}
+}
+
+// After the last stream number a session takes no new streams, and goes on.
+func TestStreamNumbersUsedUp(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	next := reflect.ValueOf(p.s.smux).Elem().FieldByName("nextStreamID")
+	*(*uint32)(unsafe.Pointer(next.UnsafeAddr())) = math.MaxUint32 - 2 // opening 2³¹ streams takes long
+	st := p.open(math.MaxUint32)
+	for range 2 {
+		if _, err := p.s.Open(t.Context(), Header{Kind: KindDial}); !errors.Is(err, ErrGoingAway) {
+			t.Errorf("Open: %v, want %v", err, ErrGoingAway)
+		}
+	}
+	if _, err := st.Write([]byte("still")); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	p.want(frame{framePSH, math.MaxUint32, "still"})
+}
+
+// The end of a session writes what waits, flushes it and gives everything back.
+func TestSessionEnd(t *testing.T) {
+	budget := NewBudget(1 << 20)
+	p := newPeer(t, Server, Config{Budget: budget})
+	st := p.serve(5)
+	p.say(frame{framePSH, 5, "unread"})
+	p.settled()
+	if budget.used.Load() == 0 {
+		t.Error("unread bytes do not count")
+	}
+	p.s.GoAway("soon")
+	p.s.Close("over", time.Minute)
+	p.want(onControl(record{kind: recordGoAway, reason: "soon"}), flushed)
+	wantError(t, st, Error{SessionLost, ErrClosed.Error()})
+	if used, n := budget.used.Load(), len(budget.sessions); used != 0 || n != 0 {
+		t.Errorf("%d bytes of %d sessions in the budget", used, n)
+	}
+	if _, err := p.s.Accept(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("Accept: %v, want %v", err, ErrClosed)
+	}
+
+	p = newPeer(t, Client, Config{})
+	p.script.end(errScriptOver)
+	<-p.s.Done()
+	if err := p.s.Err(); !errors.Is(err, errScriptOver) {
+		t.Errorf("session ended with %v, want the link's error", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := newPeer(t, Server, Config{}).s.Accept(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Accept: %v, want the context's end", err)
+	}
+}
+
+// Deadlines and failing writers end one call, not the stream.
+func TestInterruptedCalls(t *testing.T) {
+	p := newPeer(t, Server, Config{})
+	st := p.serve(5)
+	p.full.Store(true)
+	st.SetDeadline(time.Now().Add(-time.Second))
+	if _, err := st.Read(make([]byte, 1)); CodeOf(err) != TimedOut {
+		t.Errorf("read: %v, want timed out", err)
+	}
+	if _, err := st.Write([]byte("x")); CodeOf(err) != TimedOut {
+		t.Errorf("write: %v, want timed out", err)
+	}
+	st.SetDeadline(time.Time{})
+	p.full.Store(false)
+	if _, err := st.Write([]byte("x")); err != nil {
+		t.Errorf("write: %v", err)
+	}
+	p.want(frame{framePSH, 5, "x"})
+	p.say(frame{framePSH, 5, "some"}, frame{frameFIN, 5, ""})
+	var got bytes.Buffer
+	if n, err := st.WriteTo(&got); n != 4 || err != nil || got.String() != "some" {
+		t.Errorf("WriteTo: %d bytes, %q, %v", n, got.String(), err)
+	}
+	if held := p.s.held.Load(); held != 0 {
+		t.Errorf("%d bytes held after all was read", held)
+	}
+	st = p.serve(7)
+	p.say(frame{framePSH, 7, "lost"})
+	broken, w := io.Pipe()
+	broken.CloseWithError(io.ErrNoProgress)
+	if _, err := st.WriteTo(w); !errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("WriteTo: %v, want the writer's error", err)
+	}
+}
+
+// The client's forwards, and what a server does not expect.
+func TestListenRecords(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	type answer struct {
+		forward uint32
+		address string
+		err     error
+	}
+	listen := func(ctx context.Context) <-chan answer {
+		c := make(chan answer, 1)
+		go func() {
+			forward, address, err := p.s.Listen(ctx, "127.0.0.1:0")
+			c <- answer{forward, address, err}
+		}()
+		return c
+	}
+	asked := func(id uint32) frame { return onControl(record{kind: recordListen, id: id, reason: "127.0.0.1:0"}) }
+	unlisten := func(id uint32) frame { return onControl(record{kind: recordUnlisten, id: id}) }
+
+	first := listen(t.Context())
+	p.want(asked(1))
+	for range 2 { // once too often
+		p.say(onControl(record{kind: recordListening, id: 1, reason: "127.0.0.1:7"}))
+	}
+	if got := <-first; got != (answer{1, "127.0.0.1:7", nil}) {
+		t.Errorf("first forward: %+v", got)
+	}
+	second := listen(t.Context())
+	p.want(asked(2))
+	p.say(onControl(record{kind: recordListenFailed, id: 2, code: Denied, reason: "no"}))
+	if got := <-second; CodeOf(got.err) != Denied || got.err.Error() != "denied: no" {
+		t.Errorf("second forward: %+v, want denied", got)
+	}
+	p.s.Unlisten(2) // there is none
+	ctx, cancel := context.WithCancel(t.Context())
+	third := listen(ctx)
+	p.want(asked(3))
+	cancel()
+	if got := <-third; !errors.Is(got.err, context.Canceled) {
+		t.Errorf("third forward: %+v, want the context's end", got)
+	}
+	p.want(unlisten(3))
+	for range 2 {
+		p.s.Unlisten(1)
+	}
+	p.want(unlisten(1))
+	fourth := listen(t.Context())
+	p.want(asked(4))
+	p.say(frame{framePSH, controlID, "\x63\x00\x02??"}) // a record of a later version
+	p.s.Close("over", 0)
+	if got := <-fourth; CodeOf(got.err) != SessionLost {
+		t.Errorf("fourth forward: %+v, want session lost", got)
+	}
+}
+
+// The server's listeners end once each, and a forward is not listened for twice.
+func TestListenServer(t *testing.T) {
+	stopped := make(chan string, 3)
+	p := newPeer(t, Server, Config{Listen: func(ctx context.Context, _ uint32, bind string) (string, func(), error) {
+		switch bind {
+		case "fails":
+			return "", nil, errors.New("in use")
+		case "late":
+			<-ctx.Done()
+		}
+		return "at " + bind, func() { stopped <- bind }, nil
+	}})
+	ask := func(id uint32, bind string) { p.say(onControl(record{kind: recordListen, id: id, reason: bind})) }
+	ask(1, "a")
+	p.want(onControl(record{kind: recordListening, id: 1, reason: "at a"}))
+	ask(1, "b")
+	if got := <-stopped; got != "b" {
+		t.Errorf("stopped %q, want the second", got)
+	}
+	ask(2, "fails")
+	p.want(onControl(record{kind: recordListenFailed, id: 2, code: Internal, reason: "in use"}))
+	for range 2 {
+		p.say(onControl(record{kind: recordUnlisten, id: 1}))
+	}
+	if got := <-stopped; got != "a" {
+		t.Errorf("stopped %q, want the first", got)
+	}
+	ask(3, "late")
+	p.settled()
+	p.s.Close("over", 0)
+	if got := <-stopped; got != "late" || len(stopped) > 0 {
+		t.Errorf("stopped %q and %d more, want the last only", got, len(stopped))
+	}
+
+	p = newPeer(t, Server, Config{})
+	ask(1, "a")
+	p.want(onControl(record{kind: recordListenFailed, id: 1, code: Denied, reason: "this end does not listen for others"}))
 }

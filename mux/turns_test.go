@@ -16,6 +16,7 @@ import (
 type narrow struct {
 	*script
 	roomed func()
+	rate   float64
 
 	mu     sync.Mutex
 	full   bool
@@ -28,6 +29,8 @@ func (n *narrow) Full() bool {
 	defer n.mu.Unlock()
 	return n.full
 }
+
+func (n *narrow) Bandwidth() float64 { return n.rate }
 
 func (n *narrow) OnRoom(f func()) { n.roomed = f }
 
@@ -63,13 +66,21 @@ func (n *narrow) room() []string {
 	return n.writes
 }
 
+// bare is a session without smux.
+func bare(l Link, cfg Config) *Session {
+	s := &Session{cfg: cfg.withDefaults(), link: l, streams: map[uint32]*Stream{}}
+	s.log = s.cfg.Logger
+	s.queue.ready.L = &s.mu
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	return s
+}
+
 // turned runs f with three streams, numbers 5, 7 and 9, of a session on a full
 // link. Nothing of smux is in it, whose pool of channels is not for bubbles.
 func turned(t *testing.T, f func(n *narrow, s *Session, streams []*Stream)) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &narrow{script: newScript(nil), full: true, bytes: map[uint32][]byte{}}
-		s := &Session{cfg: Config{}.withDefaults(), link: n, streams: map[uint32]*Stream{}}
-		s.ctx, s.cancel = context.WithCancelCause(context.Background())
+		s := bare(n, Config{})
 		defer s.cancel(nil)
 		n.OnRoom(s.room)
 		var streams []*Stream
@@ -190,10 +201,27 @@ func TestTurnAlone(t *testing.T) {
 	})
 }
 
+// On a slow path a stream writes little at a time, although nobody else waits.
+func TestTurnOnSlowPath(t *testing.T) {
+	turned(t, func(n *narrow, _ *Session, streams []*Stream) {
+		n.rate = 1e6
+		var writer sync.WaitGroup
+		writer.Go(func() { streams[0].Write(make([]byte, 10<<10)) })
+		synctest.Wait()
+		if got := slices.Concat(n.room(), n.room()); !slices.Equal(got, []string{"5:8192", "5:2048"}) {
+			t.Errorf("writes %v, want 8192 bytes at most", got)
+		}
+		writer.Wait()
+	})
+}
+
 // A stream that gives up, before its turn or in it, lets the others write.
 func TestTurnGivenUp(t *testing.T) {
 	for name, giveUp := range map[string]func(n *narrow, s *Session, st *Stream){
 		"reset": func(_ *narrow, _ *Session, st *Stream) { st.Reset(Cancelled, "test") },
+		"peer's reset": func(_ *narrow, s *Session, st *Stream) {
+			s.handle(record{kind: recordReset, id: st.id, code: ResetByPeer})
+		},
 		"deadline": func(_ *narrow, _ *Session, st *Stream) {
 			st.SetWriteDeadline(time.Now().Add(time.Second))
 			time.Sleep(2 * time.Second) // of the bubble's

@@ -1,0 +1,267 @@
+package mux
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestDefaults(t *testing.T) {
+	got := Config{}.withDefaults()
+	if got.MaxStreams != 16384 || got.OpenTimeout != 10*time.Second || got.MaxWindow != 16<<20 || got.Memory != 64<<20 || got.Logger == nil {
+		t.Errorf("defaults %+v", got)
+	}
+	if got := (Config{MaxWindow: 1}).withDefaults().MaxWindow; got != 256<<10 {
+		t.Errorf("smallest window %d", got)
+	}
+	if got := (Config{MaxWindow: 1 << 20}).smux().MaxStreamBuffer; got < 2<<20 {
+		t.Errorf("a window of %d bytes in smux binds", got)
+	}
+}
+
+// distant is a link with a round trip.
+type distant struct {
+	*script
+	rtt time.Duration
+}
+
+func (d *distant) RoundTrip() time.Duration { return d.rtt }
+
+// A window grows when its reader drains half of it within two round trips, and
+// while there is memory to spare.
+func TestWindowGrows(t *testing.T) {
+	const ms = time.Millisecond
+	tests := []struct {
+		name                   string
+		rtt, took              time.Duration
+		window, most, held     int
+		budget, reset, waiting int
+		want                   int // the window, 0: nothing granted
+	}{
+		{name: "fast", rtt: 10 * ms, took: 19 * ms, window: 256 << 10, want: 512 << 10},
+		{name: "slow", rtt: 10 * ms, took: 20 * ms, window: 256 << 10, want: 256 << 10},
+		{name: "short path", took: ms - 1, window: 256 << 10, want: 512 << 10},
+		{name: "short path, slow", took: ms, window: 256 << 10, want: 256 << 10},
+		{name: "short path, large", took: ms - 1, window: 2 << 20, want: 2 << 20},
+		{name: "large", rtt: ms, took: ms, window: 2 << 20, want: 4 << 20},
+		{name: "largest", rtt: ms, window: 16 << 20, want: 16 << 20},
+		{name: "nearly largest", rtt: ms, window: 256 << 10, most: 300 << 10, want: 300 << 10},
+		{name: "little memory", rtt: ms, window: 256 << 10, held: 32 << 20, want: 256 << 10},
+		{name: "enough memory", rtt: ms, window: 256 << 10, held: 32<<20 - 1, want: 512 << 10},
+		{name: "little budget", rtt: ms, window: 256 << 10, budget: 1000, want: 256 << 10},
+		{name: "half unread", rtt: ms, window: 256 << 10, waiting: 1, want: 0},
+		{name: "reset", rtt: ms, window: 256 << 10, reset: 1, want: 0},
+	}
+	for _, test := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			b := NewBudget(2000)
+			s := bare(&distant{newScript(nil), test.rtt}, Config{MaxWindow: test.most, Budget: b})
+			defer s.cancel(nil)
+			st := newStream(s, 5, false)
+			s.register(st)
+			st.window, st.granted = test.window, uint64(test.window)
+			st.received = st.granted
+			if test.reset > 0 {
+				st.Reset(Cancelled, "test")
+			}
+			s.held.Store(int64(test.held))
+			b.used.Store(int64(test.budget))
+			time.Sleep(test.took)
+			n := test.window/2 - test.waiting
+			s.consumed(st, n)
+			granted := len(s.queue.windows) == 1 && st.granted == uint64(n+test.want)
+			if test.want == 0 {
+				granted = len(s.queue.windows) == 0 && st.granted == uint64(test.window)
+			}
+			if !granted {
+				t.Errorf("%s: window %d, granted %d in %d records, want a window of %d", test.name, st.window, st.granted, len(s.queue.windows), test.want)
+			}
+		})
+	}
+}
+
+// A window record never takes back what an earlier one granted.
+func TestWindowRecord(t *testing.T) {
+	s := bare(newScript(nil), Config{})
+	defer s.cancel(nil)
+	st := newStream(s, 5, true)
+	s.register(st)
+	for _, bytes := range []uint64{300_000, 290_000} {
+		s.handle(record{kind: recordWindow, id: 5, bytes: bytes})
+		if st.credit != 300_000 {
+			t.Errorf("credit %d after a record of %d, want 300000", st.credit, bytes)
+		}
+	}
+}
+
+// Memory is taken back from the stream that is stuck for longest, small ones
+// last.
+func TestLongestBlocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := bare(newScript(nil), Config{})
+		defer s.cancel(nil)
+		arrive := func(id uint32, n int) {
+			t.Helper()
+			time.Sleep(time.Second)
+			if s.streams[id] == nil {
+				s.register(newStream(s, id, false))
+			}
+			if err := s.arrived(id, n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.register(newStream(s, 19, false)) // has nothing
+		arrive(17, 100_000)                 // stuck first, but ended
+		s.streams[17].Reset(Cancelled, "test")
+		arrive(5, 1000) // small
+		arrive(7, 20_000)
+		arrive(9, 20_000)
+		arrive(11, 20_000)
+		arrive(7, 20_000)
+		time.Sleep(time.Second)
+		s.consumed(s.streams[9], 1000) // moves
+		held := s.held.Load()
+		for _, want := range []uint32{7, 11, 9, 5} {
+			st := s.streams[want]
+			held -= st.charge
+			if !s.resetLongestBlocked() || st.reset == nil || st.reset.Code != OverBudget {
+				t.Fatalf("stream %d was not reset", want)
+			}
+			if got := s.held.Load(); got != held || st.charge != 0 {
+				t.Errorf("%d bytes held after the reset of %d, want %d", got, want, held)
+			}
+		}
+		if s.resetLongestBlocked() {
+			t.Error("one more was reset")
+		}
+		s.arrived(7, 100)
+		if got := s.held.Load(); got != held {
+			t.Errorf("%d bytes held with those of a reset stream, want %d", got, held)
+		}
+	})
+}
+
+// Many small frames cost more than their bytes, and as many streams are reset as
+// it takes.
+func TestMemory(t *testing.T) {
+	s := bare(newScript(nil), Config{Memory: 95_000})
+	defer s.cancel(nil)
+	for id := uint32(5); id < 25; id += 2 {
+		s.register(newStream(s, id, false))
+		for range 100 {
+			s.arrived(id, 1)
+		}
+		s.arrived(id, 2700)
+	}
+	if held, want := s.held.Load(), int64(10*(100*65+2764)); held != want {
+		t.Errorf("%d bytes held, want %d", held, want)
+	}
+	s.register(newStream(s, 25, false))
+	s.arrived(25, 16_000)
+	resets := 0
+	for _, st := range s.streams {
+		if st.reset != nil {
+			resets++
+		}
+	}
+	if held := s.held.Load(); held > 95_000 || resets != 2 {
+		t.Errorf("%d bytes held after %d resets, want 2 resets", held, resets)
+	}
+}
+
+// The budget is relieved by the session that holds most.
+func TestBudgetLargest(t *testing.T) {
+	b := NewBudget(50_000)
+	var sessions []*Session
+	for _, n := range []int{10_000, 30_000, 9000} {
+		s := bare(newScript(nil), Config{Budget: b})
+		defer s.cancel(nil)
+		b.join(s)
+		sessions = append(sessions, s)
+		s.register(newStream(s, 5, false))
+		s.arrived(5, n)
+	}
+	s := sessions[0]
+	s.register(newStream(s, 7, false))
+	s.arrived(7, 2000)
+	for i, s := range sessions {
+		if reset := s.streams[5].reset != nil; reset != (i == 1) {
+			t.Errorf("session %d: reset %v", i, reset)
+		}
+	}
+	if used, want := b.used.Load(), int64(21_000+3*frameCharge); used != want {
+		t.Errorf("%d bytes used, want %d", used, want)
+	}
+}
+
+// A limit that bites again and again is logged once a second.
+func TestLimitLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		s := bare(newScript(nil), Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		defer s.cancel(nil)
+		for range 4 {
+			s.limitReached("max_streams", "value", 7)
+			time.Sleep(500 * time.Millisecond)
+		}
+		if n := strings.Count(log.String(), "limit=max_streams value=7"); n != 2 {
+			t.Errorf("%d lines in two seconds, want 2:\n%s", n, log.String())
+		}
+	})
+}
+
+// A writer that waits learns that its direction was closed.
+func TestWriteClosed(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	st := p.open(5)
+	p.full.Store(true)
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		if _, err := st.Write([]byte("x")); !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("write: %v, want %v", err, io.ErrClosedPipe)
+		}
+	})
+	for waiting := false; !waiting; {
+		p.s.mu.Lock()
+		waiting = st.waiting
+		p.s.mu.Unlock()
+	}
+	if err := st.CloseWrite(); err != nil {
+		t.Errorf("CloseWrite: %v", err)
+	}
+	writer.Wait()
+}
+
+// The codes are those of PROTOCOL.md.
+func TestCodes(t *testing.T) {
+	for i, code := range []Code{
+		OK, Refused, Unreachable, TimedOut, Unresolvable, Denied, Limit, NotFound, Stopping, Internal, ResetByPeer,
+		Cancelled, OverBudget, SessionLost, Protocol,
+	} {
+		if int(code) != i {
+			t.Errorf("%v is %d, want %d", code, uint8(code), i)
+		}
+	}
+	for code, want := range map[Code]string{
+		OK: "ok", TimedOut: "timed out", Stopping: "stopping", Internal: "internal", Protocol: "protocol", 15: "code 15", 255: "code 255",
+	} {
+		if got := code.String(); got != want {
+			t.Errorf("code %d is %q, want %q", uint8(code), got, want)
+		}
+	}
+	var timeout net.Error
+	if err := fmt.Errorf("open: %w", &Error{Code: TimedOut}); !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("%v is no timeout", err)
+	}
+	if (&Error{Code: Denied}).Timeout() {
+		t.Error("denied is a timeout")
+	}
+}
