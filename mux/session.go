@@ -293,10 +293,7 @@ func (s *Session) acceptLoop() {
 			continue
 		}
 		st.raw = raw
-		dead := st.reset != nil
-		if dead {
-			s.queueClose(st)
-		}
+		dead := st.reset != nil // the peer's confirmation will close raw
 		excess := len(s.streams) > s.cfg.MaxStreams
 		leaving := s.leaving
 		s.mu.Unlock()

@@ -73,6 +73,33 @@ func TestResetConfirmation(t *testing.T) {
 	}
 }
 
+// Streams that are reset before the session has taken notice of them, by either
+// end, are reset like others: one record and, after the confirmation, FIN.
+func TestResetBeforeAccept(t *testing.T) {
+	p := newPeer(t, Server, Config{Memory: 1}) // whatever arrives is too much
+	for id := uint32(5); id < 405; id += 4 {
+		ours, theirs := id, id+2
+		p.say(frame{frameSYN, ours, ""}, frame{framePSH, ours, "\x01\x00\x00"})
+		p.want(reset(ours, OverBudget, "memory budget exceeded by unread data"))
+		p.settled()
+		p.say(reset(ours, OverBudget, ""))
+		p.want(frame{frameFIN, ours, ""})
+		p.settled()
+
+		p.say(frame{frameSYN, theirs, ""}, reset(theirs, Cancelled, "changed my mind"))
+		both := map[frame]bool{reset(theirs, Cancelled, ""): true, {frameFIN, theirs, ""}: true}
+		for range 2 { // in any order, since the peer knows of the reset
+			f := p.next()
+			if !both[f] {
+				t.Fatalf("frame %v, want one of %v", f, both)
+			}
+			delete(both, f)
+		}
+		p.settled()
+	}
+	p.left(0)
+}
+
 // A clean end needs both directions, in either order, and no records.
 func TestCleanEnd(t *testing.T) {
 	for _, first := range []string{"peer", "session"} {
