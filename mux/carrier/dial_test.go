@@ -516,7 +516,7 @@ func TestValidateHeader(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.Header = header
-		_, err = transport.RoundTrip(r) //nolint:bodyclose // nothing answers
+		_, err = transport.RoundTrip(r)
 		sends := errors.Is(err, errSends)
 		d := carrier.Dialer{URL: parseURL(t, "wss://a.example"), Header: header}
 		if err := d.Validate(); (err == nil) != sends {

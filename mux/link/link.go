@@ -36,7 +36,7 @@ type Config struct {
 	// next one. 60 s.
 	ResumeWindow time.Duration
 	// ReplayBuffer bounds the unacknowledged bytes kept to be sent again,
-	// overheads included; writers wait when it is full. 16 MiB.
+	// overheads included; writers wait when it is full. 64 KiB or more, 16 MiB.
 	ReplayBuffer int
 	// MaxMessage is the largest message accepted from the peer, in bytes,
 	// between 4 KiB and 128 KiB. 128 KiB.
@@ -48,6 +48,8 @@ type Config struct {
 const (
 	DefaultResumeWindow = 60 * time.Second
 	DefaultReplayBuffer = 16 << 20
+
+	minReplayBuffer = 64 << 10
 )
 
 func (c Config) withDefaults() Config {
@@ -57,7 +59,7 @@ func (c Config) withDefaults() Config {
 	if c.ReplayBuffer <= 0 {
 		c.ReplayBuffer = DefaultReplayBuffer
 	}
-	c.ReplayBuffer = max(c.ReplayBuffer, 2*minUnsent)
+	c.ReplayBuffer = max(c.ReplayBuffer, minReplayBuffer)
 	if c.MaxMessage <= 0 || c.MaxMessage > MaxMessage {
 		c.MaxMessage = MaxMessage
 	}

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// take sends one message of o at a time and returns its offset and size.
+// takeAt sends one message of o at a time and returns its offset and size.
 func (o *outbox) takeAt(at time.Time) (offset uint64, size int) {
 	m := o.queue[o.next]
-	_, s := o.take(0, at, 0)
+	_, s := o.take(0, sendSample{at: at})
 	s.release()
 	return m.offset, m.n
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"log"
 	"os"
 	"regexp"
 	"strconv"
@@ -13,10 +12,10 @@ import (
 
 // The relays are processes of the program under test.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[1] == "relay" {
-		log.Fatal(relay(os.Args[2], os.Args[3]))
+	if isRelay() {
+		panic(relay(os.Args[2], os.Args[3]))
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // A short run has figures for culvert and for the relays.

@@ -115,6 +115,9 @@ func relays(e *env) (string, error) {
 	return entrance, e.agents.start(self, "relay", entrance, front)
 }
 
+// isRelay says whether this process is one of them.
+func isRelay() bool { return len(os.Args) == 4 && os.Args[1] == "relay" }
+
 // relay is the whole of such a process. io.Copy between two TCP connections splices.
 func relay(listen, to string) error {
 	l, err := net.Listen("tcp", listen)

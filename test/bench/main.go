@@ -4,10 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"os/signal"
 	"regexp"
@@ -19,16 +19,17 @@ import (
 )
 
 func main() {
-	log.SetFlags(0)
-	log.SetPrefix("bench: ")
-	if len(os.Args) == 4 && os.Args[1] == "relay" { // a process of the contender of this name
-		log.Fatal(relay(os.Args[2], os.Args[3]))
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
-		stop()
-		log.Fatal(err)
+	var err error
+	if isRelay() {
+		err = relay(os.Args[2], os.Args[3])
+	} else {
+		err = run(ctx, os.Args[1:], os.Stdout)
+	}
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
 	}
 }
 
