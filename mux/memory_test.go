@@ -229,15 +229,47 @@ func TestWriteClosed(t *testing.T) {
 			t.Errorf("write: %v, want %v", err, io.ErrClosedPipe)
 		}
 	})
-	for waiting := false; !waiting; {
-		p.s.mu.Lock()
-		waiting = st.waiting
-		p.s.mu.Unlock()
-	}
-	if err := st.CloseWrite(); err != nil {
+	p.queued(1)
+	var closer sync.WaitGroup
+	closer.Go(func() {
+		if err := st.CloseWrite(); err != nil {
+			t.Errorf("CloseWrite: %v", err)
+		}
+	})
+	writer.Wait()
+	p.makeRoom()
+	p.want(frame{frameFIN, 5, ""})
+	closer.Wait()
+}
+
+// What opens and closes streams waits for room in the link as long as it takes,
+// and is not left to smux before, which gives up after half a minute.
+func TestOpenAndCloseWaitForRoom(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	p.full.Store(true)
+	opened := make(chan *Stream, 1)
+	go func() {
+		st, err := p.s.Open(t.Context(), Header{Kind: KindDial})
+		if err != nil {
+			t.Errorf("Open: %v", err)
+		}
+		opened <- st
+	}()
+	p.queued(1)
+	p.none()
+	p.makeRoom()
+	p.want(frame{frameSYN, 5, ""}, frame{framePSH, 5, "\x01\x00\x00"})
+	st := <-opened
+	p.full.Store(true)
+	closed := make(chan error, 1)
+	go func() { closed <- st.CloseWrite() }()
+	p.queued(1)
+	p.none()
+	p.makeRoom()
+	p.want(frame{frameFIN, 5, ""})
+	if err := <-closed; err != nil {
 		t.Errorf("CloseWrite: %v", err)
 	}
-	writer.Wait()
 }
 
 // The codes are those of PROTOCOL.md.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -101,6 +102,43 @@ func (p *peer) want(v ...frame) {
 			p.t.Fatalf("frame %v, want %v", got, want)
 		}
 	}
+}
+
+// none expects that the session has written nothing more.
+func (p *peer) none() {
+	p.t.Helper()
+	select {
+	case f := <-p.frames:
+		p.t.Errorf("frame %v, want none", f)
+	default:
+	}
+}
+
+// queued waits until n tickets wait for their turn.
+func (p *peer) queued(n int) {
+	p.t.Helper()
+	started := time.Now()
+	for waiting := -1; waiting != n; runtime.Gosched() {
+		if time.Since(started) > 20*time.Second {
+			p.t.Fatalf("%d wait for their turn, want %d", waiting, n)
+		}
+		waiting = 0
+		p.s.mu.Lock()
+		for _, row := range p.s.turns.waiting {
+			for _, k := range row {
+				if k.waiting {
+					waiting++
+				}
+			}
+		}
+		p.s.mu.Unlock()
+	}
+}
+
+// makeRoom ends that the link is full.
+func (p *peer) makeRoom() {
+	p.full.Store(false)
+	p.s.room()
 }
 
 // next is the session's next frame.

@@ -207,31 +207,47 @@ func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := s.smux.OpenStream()
-	if errors.Is(err, smux.ErrGoAway) { // after 2³¹ streams
-		return nil, fmt.Errorf("%w: stream numbers used up", ErrGoingAway)
-	}
-	if err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return nil, s.lostLocked(err)
-	}
-	s.mu.Lock()
-	st := newStream(s, raw.ID(), true)
-	st.raw, st.header = raw, h
-	s.register(st)
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return nil, s.lostLocked(s.err)
-	}
-	s.mu.Unlock()
+	st := newStream(s, 0, true)
+	st.header = h
 	stop := context.AfterFunc(ctx, func() { st.Reset(Cancelled, "open cancelled") })
 	defer stop()
-	if _, err := st.Write(h.append(nil)); err != nil {
-		st.Close()
+	err = st.exclusive(st.open)
+	if err != nil {
 		return nil, err
 	}
 	return st, nil
+}
+
+// open opens st at the peer and sends the header with it.
+func (st *Stream) open() error {
+	s := st.sess
+	raw, err := s.smux.OpenStream()
+	if errors.Is(err, smux.ErrGoAway) { // after 2³¹ streams
+		return fmt.Errorf("%w: stream numbers used up", ErrGoingAway)
+	}
+	header := st.header.append(nil)
+	s.mu.Lock()
+	if err != nil {
+		defer s.mu.Unlock()
+		return s.lostLocked(err)
+	}
+	st.id, st.raw = raw.ID(), raw
+	st.sent += uint64(len(header))
+	s.register(st)
+	if st.reset != nil { // before the peer could be told
+		s.tellReset(st)
+	}
+	err = st.endedLocked()
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := st.push(header); err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.lostLocked(err)
+	}
+	return nil
 }
 
 func (s *Session) openable() error {
@@ -373,6 +389,11 @@ func (s *Session) resetLocked(st *Stream, e *Error) {
 	}
 }
 
+// tellReset tells the peer of a stream's reset. Called with mu held.
+func (s *Session) tellReset(st *Stream) {
+	s.queueRecord(record{kind: recordReset, id: st.id, code: st.reset.Code, reason: st.reset.Reason})
+}
+
 // lostLocked is the end that the session's end means to a stream. Called with mu
 // held.
 func (s *Session) lostLocked(err error) *Error {
@@ -443,6 +464,11 @@ func (s *Session) end(err error, reason string) {
 		st.writable.Broadcast()
 		if st.deadlineFor != nil {
 			st.deadlineFor.Stop()
+		}
+	}
+	for _, row := range s.turns.waiting {
+		for _, k := range row { // also of those that are about to be opened
+			k.st.writable.Broadcast()
 		}
 	}
 	clear(s.streams)

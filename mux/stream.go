@@ -44,7 +44,7 @@ type Stream struct {
 	sent         uint64
 	credit       uint64    // that we may send
 	writable     sync.Cond // or an error
-	waiting      bool      // for its turn to write
+	write, edge  ticket
 	deadline     time.Time // of writes
 	deadlineFor  *time.Timer
 	readDone     bool // end of file was read
@@ -62,6 +62,7 @@ func newStream(s *Session, id uint32, ours bool) *Stream {
 		granted: initialWindow, credit: initialWindow, window: initialWindow, grantedAt: time.Now(),
 	}
 	st.writable.L = &s.mu
+	st.write.st, st.edge.st = st, st
 	st.ctx, st.cancel = context.WithCancelCause(s.ctx)
 	return st
 }
@@ -242,11 +243,12 @@ func (st *Stream) Write(p []byte) (int, error) {
 			return n, err
 		}
 		err = st.push(p[n : n+k])
-		st.end()
+		st.write.end()
 		if err != nil {
-			st.sess.mu.Lock()
-			defer st.sess.mu.Unlock()
-			return n, st.sess.lostLocked(err)
+			s := st.sess
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return n, s.lostLocked(err)
 		}
 		n += k
 	}
@@ -273,7 +275,7 @@ func (st *Stream) CloseWrite() error {
 	st.writable.Broadcast()
 	s.mu.Unlock()
 
-	err := st.raw.CloseWrite()
+	err := st.exclusive(st.raw.CloseWrite)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,7 +306,9 @@ func (st *Stream) Reset(code Code, reason string) {
 		return
 	}
 	s.resetLocked(st, &Error{Code: code, Reason: clip(reason)})
-	s.queueRecord(record{kind: recordReset, id: st.id, code: code, reason: clip(reason)})
+	if st.id != 0 { // else Open does that
+		s.tellReset(st)
+	}
 }
 
 // SetDeadline is SetReadDeadline and SetWriteDeadline.

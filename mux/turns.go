@@ -16,13 +16,20 @@ import (
 // Little writes go before others, because somebody waits for an answer; but no
 // more of them between two others than one frame's worth.
 type turns struct {
-	writing *Stream    // whose turn it is
+	writing *ticket    // whose turn it is
 	waiting [2]turnRow // little ones, others
 	ahead   int        // bytes of little ones since the last of the others
 }
 
-// turnRow are streams in the order in which they asked. Some may have given up.
-type turnRow []*Stream
+// ticket is one of a stream's two ways to ask for a turn: for Write, and for what
+// opens the stream and closes it. A Write that gives up leaves the other alone.
+type ticket struct {
+	st      *Stream
+	waiting bool // stands in a row
+}
+
+// turnRow are tickets in the order in which they asked. Some may have given up.
+type turnRow []*ticket
 
 func (r *turnRow) pop() {
 	(*r)[0] = nil
@@ -53,54 +60,65 @@ func (s *Session) frameSize() int {
 	return maxFrame
 }
 
-// begin waits for credit and for the stream's turn and takes up to n bytes of
-// the credit. Unless there is an error, end is to be called.
+// begin waits for credit and for the stream's turn to write and takes up to n
+// bytes of the credit. Unless there is an error, end is to be called.
 func (st *Stream) begin(n int) (int, error) {
 	s := st.sess
 	frame := s.frameSize()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	err := s.takeTurn(&st.write, n <= littleWrite, st.writeErrorLocked, func() bool { return st.credit > st.sent })
+	if err != nil {
+		return 0, err
+	}
+	most := frame
+	if frame == maxFrame && s.turns.nobody() {
+		most = maxTurn
+	}
+	n = int(min(uint64(n), uint64(most), st.credit-st.sent))
+	st.sent += uint64(n)
+	return n, nil
+}
+
+// takeTurn waits until it is k's turn, and until ready says so, or failed says
+// why not. Called with mu held.
+func (s *Session) takeTurn(k *ticket, little bool, failed func() error, ready func() bool) error {
+	t := &s.turns
 	for {
-		if err := st.writeErrorLocked(); err != nil {
-			st.waiting = false
-			s.endTurn(st)
-			return 0, err
+		if err := failed(); err != nil {
+			k.waiting = false
+			s.endTurn(k)
+			return err
 		}
-		if st.credit > st.sent {
-			t := &s.turns
-			if t.writing == st || t.writing == nil && t.nobody() && !s.link.Full() {
-				t.writing = st
-				most := frame
-				if frame == maxFrame && t.nobody() {
-					most = maxTurn
-				}
-				n = int(min(uint64(n), uint64(most), st.credit-st.sent))
-				st.sent += uint64(n)
-				return n, nil
+		if ready() {
+			if t.writing == k || t.writing == nil && t.nobody() && !s.link.Full() {
+				t.writing = k
+				return nil
 			}
-			if !st.waiting {
-				st.waiting = true
+			if !k.waiting {
+				k.waiting = true
 				row := &t.waiting[1]
-				if n <= littleWrite {
+				if little {
 					row = &t.waiting[0]
 				}
-				*row = append(*row, st)
+				*row = append(*row, k)
 			}
 		}
-		st.writable.Wait()
+		k.st.writable.Wait()
 	}
 }
 
 // end gives the turn to the next.
-func (st *Stream) end() {
-	st.sess.mu.Lock()
-	st.sess.endTurn(st)
-	st.sess.mu.Unlock()
+func (k *ticket) end() {
+	s := k.st.sess
+	s.mu.Lock()
+	s.endTurn(k)
+	s.mu.Unlock()
 }
 
-// endTurn is end with mu held; without effect if it is not the turn of st.
-func (s *Session) endTurn(st *Stream) {
-	if s.turns.writing == st {
+// endTurn is end with mu held; without effect if it is not k's turn.
+func (s *Session) endTurn(k *ticket) {
+	if s.turns.writing == k {
 		s.turns.writing = nil
 		s.nextTurn()
 	}
@@ -115,14 +133,14 @@ func (s *Session) nextTurn() {
 		if len(*row) == 0 || t.ahead >= maxFrame && len(t.waiting[1]) > 0 {
 			row = &t.waiting[1]
 		}
-		st := (*row)[0]
-		if st.waiting {
+		k := (*row)[0]
+		if k.waiting {
 			if s.link.Full() {
 				return
 			}
-			st.waiting = false
-			t.writing = st
-			st.writable.Broadcast()
+			k.waiting = false
+			t.writing = k
+			k.st.writable.Broadcast()
 			if row == &t.waiting[1] {
 				t.ahead = 0
 			} else {
@@ -145,10 +163,8 @@ func (s *Session) room() {
 // writeErrorLocked is why nothing can be written. Called with mu held.
 func (st *Stream) writeErrorLocked() error {
 	switch {
-	case st.reset != nil:
-		return st.reset
-	case st.sess.err != nil:
-		return st.sess.lostLocked(st.sess.err)
+	case st.endedLocked() != nil:
+		return st.endedLocked()
 	case st.writeDone:
 		return io.ErrClosedPipe
 	case !st.deadline.IsZero() && !time.Now().Before(st.deadline):
@@ -156,6 +172,33 @@ func (st *Stream) writeErrorLocked() error {
 	default:
 		return nil
 	}
+}
+
+// endedLocked is the reset of the stream or the end of its session, nil if there
+// was none. Called with mu held.
+func (st *Stream) endedLocked() error {
+	switch {
+	case st.reset != nil:
+		return st.reset
+	case st.sess.err != nil:
+		return st.sess.lostLocked(st.sess.err)
+	default:
+		return nil
+	}
+}
+
+// exclusive runs f, which has smux write a frame, in a turn: smux gives up when
+// the link is full for long. It fails when the stream has ended.
+func (st *Stream) exclusive(f func() error) error {
+	s := st.sess
+	s.mu.Lock()
+	err := s.takeTurn(&st.edge, true, st.endedLocked, func() bool { return true })
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	defer st.edge.end()
+	return f()
 }
 
 // batch is some data frames on their way to the link.

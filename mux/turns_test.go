@@ -232,7 +232,7 @@ func TestTurnGivenUp(t *testing.T) {
 			n.full = false
 			s.nextTurn()
 			n.full = true
-			if s.turns.writing != st {
+			if s.turns.writing != &st.write {
 				t.Error("it is not the turn of who waits for longest")
 			}
 			s.resetLocked(st, &Error{Code: Cancelled})
