@@ -36,8 +36,8 @@ const (
 // Maintain gives the link a carrier, and another one whenever the last was
 // lost, until ctx ends or the link does. It returns why: ctx's error, the
 // link's ([ErrGone], [ErrExpired], [ErrClosed], a [*ClosedByPeerError]), or the
-// error of a dial that Fatal recognised. It does not close the link when ctx
-// ends.
+// error of a dial that Fatal recognised. When ctx ends it closes neither the link
+// nor its carrier, and waits until either has ended.
 //
 // The first attempt after a carrier that carried anything is made at once. The
 // n-th after that waits a random time up to Min·2ⁿ, at most Max ("full jitter"),
