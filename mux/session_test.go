@@ -362,6 +362,10 @@ func TestBudget(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				// Until its header is read a stream is not stuck.
+				if err := st.Reply(t.Context()); err != nil {
+					t.Fatal(err)
+				}
 				fill(t, st, p.server)
 				streams = append(streams, st)
 			}

@@ -15,6 +15,7 @@ type attachment struct {
 	err      error         // why, valid after lost
 	since    time.Time
 	progress bool // carried bytes of the stream, either way; guarded by Link.mu
+	bye      bool // the last message was handed to it; guarded by Link.mu
 	running  sync.WaitGroup
 }
 
@@ -82,7 +83,11 @@ func (l *Link) lose(att *attachment, err error) {
 	l.mu.Lock()
 	if l.att == att {
 		att.err = err
-		l.detach(att)
+		if att.bye { // the peer has left upon it
+			l.end(ErrClosed)
+		} else {
+			l.detach(att)
+		}
 	}
 	l.mu.Unlock()
 	att.carrier.Abort(err)
@@ -305,6 +310,7 @@ func (l *Link) writeLoop(att *attachment) {
 			}
 			l.armCheck()
 		case bye:
+			att.bye = true
 			putHeader(empty[:], typeBye, l.out.end, ack)
 			batch[0] = empty[:headerSize+copy(empty[headerSize:headerSize+maxReason], l.bye)]
 			n = 1
@@ -338,6 +344,7 @@ func (l *Link) writeLoop(att *attachment) {
 		}
 		err := att.carrier.WriteMessages(batch[:n]...)
 		l.mu.Lock()
+		att.bye = bye && err == nil
 		for i, s := range slabs {
 			if s != nil {
 				s.release()
