@@ -18,7 +18,7 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		}
 		message, buf := make([]byte, 60<<10), make([]byte, maxMessage)
 		allocs := testing.AllocsPerRun(200, func() {
-			if err := from.WriteMessages(message); err != nil {
+			if err := send(from, message); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := to.ReadMessage(buf); err != nil {

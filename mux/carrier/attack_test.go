@@ -284,7 +284,7 @@ func TestLastWordWaits(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			conn, r, c := attackedInMemory(t)
 			for range 2 { // the path holds 256 KiB, and so no pong besides
-				if err := c.WriteMessages(make([]byte, 128<<10-10)); err != nil {
+				if err := send(c, make([]byte, 128<<10-10)); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -30,7 +30,7 @@ func BenchmarkMessages(b *testing.B) {
 						from, to = server, client
 					}
 					go func() { _, _ = from.ReadMessage(make([]byte, 1)) }()
-					benchmarkMessages(b, size, func(p []byte) error { return from.WriteMessages(p) }, to.ReadMessage)
+					benchmarkMessages(b, size, func(p []byte) error { return send(from, p) }, to.ReadMessage)
 				})
 			}
 		}
@@ -81,7 +81,7 @@ func BenchmarkEcho(b *testing.B) {
 			if err != nil {
 				return
 			}
-			if err := server.WriteMessages(buf[:n]); err != nil {
+			if err := send(server, buf[:n]); err != nil {
 				return
 			}
 		}
@@ -89,7 +89,7 @@ func BenchmarkEcho(b *testing.B) {
 	buf := make([]byte, 64)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := client.WriteMessages(buf[:16]); err != nil {
+		if err := send(client, buf[:16]); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := client.ReadMessage(buf); err != nil {

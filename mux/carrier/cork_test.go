@@ -100,6 +100,12 @@ func TestCorkSpeaksFirst(t *testing.T) {
 	})
 }
 
+// flush waits until everything was sent.
+func flush(k *cork) error {
+	_, err := k.flush(true)
+	return err
+}
+
 func TestCorkGathers(t *testing.T) {
 	s := &sink{}
 	k := startedCork(s)
@@ -113,13 +119,13 @@ func TestCorkGathers(t *testing.T) {
 	if s.calls != 0 {
 		t.Errorf("%d writes before the flush", s.calls)
 	}
-	if err := k.flush(); err != nil {
+	if err := flush(k); err != nil {
 		t.Fatal(err)
 	}
 	if s.calls != 1 || !bytes.Equal(s.got.Bytes(), want) {
 		t.Errorf("%d bytes with %d writes", s.got.Len(), s.calls)
 	}
-	if err := k.flush(); err != nil || s.calls != 1 {
+	if err := flush(k); err != nil || s.calls != 1 {
 		t.Errorf("nothing was flushed with %d writes, %v", s.calls, err)
 	}
 }
@@ -132,7 +138,7 @@ func TestCorkMessagesTogether(t *testing.T) {
 	if err := k.putMessages([][]byte{[]byte("one"), []byte("three"), {}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.flush(); err != nil {
+	if err := flush(k); err != nil {
 		t.Fatal(err)
 	}
 	if want := "\x82\x03one\x82\x05three\x82\x00"; s.got.String() != want || s.calls != 1 {
@@ -159,7 +165,7 @@ func TestCorkHeaders(t *testing.T) {
 			if err := k.putMessages([][]byte{make([]byte, size)}); err != nil {
 				t.Fatal(err)
 			}
-			if err := k.flush(); err != nil {
+			if err := flush(k); err != nil {
 				t.Fatal(err)
 			}
 			got := s.got.Bytes()
@@ -203,7 +209,7 @@ func TestCorkKeepsOrder(t *testing.T) {
 				}
 				want = append(want, p...)
 			}
-			if err := k.flush(); err != nil {
+			if err := flush(k); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(s.got.Bytes(), want) {
@@ -227,9 +233,9 @@ func TestCorkDoesNotBlock(t *testing.T) {
 	k := startedCork(s)
 	write(t, k, []byte("first"))
 	flushed := make(chan error)
-	go func() { flushed <- k.flush() }()
+	go func() { flushed <- flush(k) }()
 	s.block <- struct{}{} // the flush is in Write
-	go func() { flushed <- k.flush() }()
+	go func() { flushed <- flush(k) }()
 	n := 0
 	for !k.congested() {
 		write(t, k, []byte("pong"))
@@ -245,7 +251,7 @@ func TestCorkDoesNotBlock(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := k.flush(); err != nil || k.congested() {
+	if err := flush(k); err != nil || k.congested() {
 		t.Errorf("still congested, %v", err)
 	}
 }
@@ -266,7 +272,7 @@ func TestCorkKicks(t *testing.T) {
 	if kicked(k) {
 		t.Error("kicked for a message, which is flushed by its writer")
 	}
-	if err := k.flush(); err != nil {
+	if err := flush(k); err != nil {
 		t.Fatal(err)
 	}
 	write(t, k, []byte("pong"))
@@ -283,14 +289,14 @@ func TestCorkDies(t *testing.T) {
 	broken := errors.New("broken")
 	k := startedCork(&sink{err: broken})
 	write(t, k, make([]byte, refSize))
-	if err := k.flush(); !errors.Is(err, broken) {
+	if err := flush(k); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 	if _, err := k.Write([]byte("x")); err == nil {
 		t.Error("written after death")
 	}
 	k.put(finalPing, nil)
-	if err := k.flush(); !errors.Is(err, net.ErrClosed) {
+	if err := flush(k); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
 	if !k.filling.empty() || !k.leaving.empty() {
@@ -304,7 +310,7 @@ func TestCorkPuts(t *testing.T) {
 		k := newCork(newWire(s), client)
 		k.start(func() {})
 		k.putClose(1009, "large")
-		if err := k.flush(); err != nil {
+		if err := flush(k); err != nil {
 			t.Fatal(err)
 		}
 		got := s.got.Bytes()

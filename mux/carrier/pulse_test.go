@@ -82,7 +82,7 @@ func TestHalfDead(t *testing.T) {
 					if busy {
 						limit = timeout
 						for _, c := range []*carrier.Conn{client, server} {
-							if err := c.WriteMessages([]byte("anybody there?")); err != nil {
+							if err := send(c, []byte("anybody there?")); err != nil {
 								t.Fatal(err)
 							}
 						}
@@ -97,7 +97,7 @@ func TestHalfDead(t *testing.T) {
 					if took > limit || took < timeout/2 {
 						t.Errorf("noticed after %v, limit %v", took, limit)
 					}
-					if err := client.WriteMessages([]byte{}); !errors.Is(err, carrier.ErrHeartbeat) {
+					if err := send(client, []byte{}); !errors.Is(err, carrier.ErrHeartbeat) {
 						t.Errorf("write: %v", err)
 					}
 				})
@@ -136,7 +136,7 @@ func TestReaderThatPauses(t *testing.T) {
 					for i := range messages {
 						p := make([]byte, 50_000)
 						p[0] = byte(i)
-						if err := from.WriteMessages(p); err != nil {
+						if err := send(from, p); err != nil {
 							written <- err
 							return
 						}
@@ -177,7 +177,7 @@ func TestSlowPath(t *testing.T) {
 				start := time.Now()
 				go func() {
 					for range 4 {
-						_ = from.WriteMessages(make([]byte, 120_000))
+						_ = send(from, make([]byte, 120_000))
 					}
 				}()
 				buf := make([]byte, maxMessage)
@@ -200,7 +200,7 @@ func TestOneWayTraffic(t *testing.T) {
 	inBubble(t, func(t *testing.T, _ *carriertest.Path, client, server *carrier.Conn) {
 		clientDone, serverDone := read(client), read(server)
 		for range 1000 {
-			if err := client.WriteMessages([]byte("tick")); err != nil {
+			if err := send(client, []byte("tick")); err != nil {
 				t.Fatal(err)
 			}
 			after(300 * time.Millisecond)

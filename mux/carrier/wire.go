@@ -3,6 +3,7 @@ package carrier
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // wire is the conn next to the socket, below TLS. It notes in vitals every byte
@@ -15,8 +16,13 @@ type wire struct {
 
 	uncount func() // the listener's, idempotent; or nil
 
-	mu   sync.Mutex // guards held, and is held while gathered bytes are written
-	held *[]byte    // from heldPool; nil when Write passes through
+	idle atomic.Pointer[idle] // nil: there is no telling
+
+	mu      sync.Mutex // guards the following, and is held while gathered bytes are written
+	holding bool
+	held    *[]byte // from heldPool; nil when Write passes through
+	written int     // bytes of held
+	vec     net.Buffers
 }
 
 // heldPool keeps the buffers of wires that write at the moment: of a thousand
@@ -57,38 +63,105 @@ func (w *wire) NetConn() net.Conn { return w.Conn }
 
 func (w *wire) Read(p []byte) (int, error) {
 	w.vitals.readBegins()
-	n, err := w.Conn.Read(p)
+	n, err := w.read(p)
 	w.vitals.readEnds(n)
 	return n, err
+}
+
+func (w *wire) read(p []byte) (int, error) {
+	if i := w.idle.Load(); i != nil {
+		if n, err, ready := i.try.read(p); ready {
+			return n, err
+		}
+		i.tell()
+	}
+	return w.Conn.Read(p)
+}
+
+// idle is what Conn.OnIdle needs.
+type idle struct {
+	tell func()
+	try  *readTry
+}
+
+func (w *wire) onIdle(f func()) {
+	if try := newReadTry(w.Conn); try != nil {
+		w.idle.Store(&idle{f, try})
+	}
 }
 
 func (w *wire) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.held != nil {
+	if w.holding || w.held != nil { // not before what waits already
+		if w.held == nil {
+			w.held = heldPool.Get().(*[]byte)
+		}
 		*w.held = append(*w.held, p...)
 		return len(p), nil
 	}
 	return w.Conn.Write(p)
 }
 
-// hold makes Write gather, until release.
-func (w *wire) hold() {
+// hold makes Write gather, until unhold. If it may not wait it fails while a Write
+// waits for the peer: crypto/tls writes when it reads, too.
+func (w *wire) hold(wait bool) bool {
+	if !w.lock(wait) {
+		return false
+	}
+	w.holding = true
+	w.mu.Unlock()
+	return true
+}
+
+func (w *wire) unhold() {
 	w.mu.Lock()
-	w.held = heldPool.Get().(*[]byte)
+	w.holding = false
 	w.mu.Unlock()
 }
 
-// release writes what was gathered, at once. It may block.
-func (w *wire) release() error {
+func (w *wire) lock(wait bool) bool {
+	if !wait {
+		return w.mu.TryLock()
+	}
 	w.mu.Lock()
+	return true
+}
+
+// flush writes what was gathered, at once, and says whether it has. It may block
+// only if it is to wait.
+func (w *wire) flush(a *writeTry, wait bool) (sent bool, err error) {
+	if !w.lock(wait) {
+		return false, nil
+	}
 	defer w.mu.Unlock()
-	held := w.held
-	w.held = nil
-	_, err := w.Conn.Write(*held)
-	*held = reusable(*held)
-	heldPool.Put(held)
-	return err
+	if w.held == nil {
+		return true, nil
+	}
+	rest := (*w.held)[w.written:]
+	if a != nil {
+		v, err := a.write(append(w.vec[:0], rest))
+		if err != nil {
+			return false, err
+		}
+		rest = nil
+		if len(v) > 0 {
+			rest = v[0]
+		}
+		w.written = len(*w.held) - len(rest)
+	}
+	if len(rest) > 0 {
+		if !wait {
+			return false, nil
+		}
+		if _, err := w.Conn.Write(rest); err != nil {
+			return false, err
+		}
+	}
+	*w.held = reusable(*w.held)
+	heldPool.Put(w.held)
+	w.held, w.written = nil, 0
+	return true, nil
 }
 
 func (w *wire) Close() error {
