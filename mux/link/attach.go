@@ -14,9 +14,15 @@ type attachment struct {
 	lost     chan struct{} // closed when the link no longer rides on it
 	err      error         // why, valid after lost
 	since    time.Time
-	progress bool // carried bytes of the stream, either way; guarded by Link.mu
-	bye      bool // the last message was handed to it; guarded by Link.mu
 	running  sync.WaitGroup
+
+	// Guarded by Link.mu.
+	progress bool // carried bytes of the stream, either way
+	bye      bool // the last message was handed to it
+	sending  bool // somebody has filled batch and sends it
+	blocked  bool // the carrier has not taken all of it, and Flush is due
+
+	batch batch // owned by who is sending
 }
 
 // terms are what a handshake settled about a carrier.
@@ -55,6 +61,7 @@ func (l *Link) attach(c Carrier, t terms) (*attachment, error) {
 		return nil, err
 	}
 	att := &attachment{carrier: c, checksum: t.checksum, lost: make(chan struct{}), since: time.Now()}
+	att.batch.socketLimit = -1
 	l.att, l.last, l.started = att, att, true
 	l.expiry.Stop()
 	l.out.maxMessage = min(t.maxMessage, slabSize)
@@ -62,7 +69,6 @@ func (l *Link) attach(c Carrier, t terms) (*attachment, error) {
 	l.armCheck()
 	att.running.Go(func() { l.readLoop(att) })
 	att.running.Go(func() { l.writeLoop(att) })
-	l.space.Broadcast()
 	return att, nil
 }
 
@@ -72,7 +78,6 @@ func (l *Link) detach(att *attachment) {
 	l.lostAt = time.Now()
 	close(att.lost)
 	l.work.Broadcast()
-	l.room.Broadcast()
 	if l.err == nil && l.claims == 0 {
 		l.expiry.Reset(l.window)
 	}
@@ -81,6 +86,11 @@ func (l *Link) detach(att *attachment) {
 // lose detaches att because of err, unless that has happened already.
 func (l *Link) lose(att *attachment, err error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.loseLocked(att, err)
+}
+
+func (l *Link) loseLocked(att *attachment, err error) {
 	if l.att == att {
 		att.err = err
 		if att.bye { // the peer has left upon it
@@ -89,7 +99,6 @@ func (l *Link) lose(att *attachment, err error) {
 			l.detach(att)
 		}
 	}
-	l.mu.Unlock()
 	att.carrier.Abort(err)
 }
 
@@ -138,100 +147,94 @@ func (l *Link) expire() {
 	}
 }
 
+// readBuffers hold one message while it is received.
+var readBuffers = sync.Pool{New: func() any { return new([MaxMessage]byte) }}
+
 // readLoop hands what the carrier delivers to the link until either ends.
 func (l *Link) readLoop(att *attachment) {
-	in := inMessages.Get().(*inMessage)
-	defer func() { inMessages.Put(in) }()
+	buf := readBuffers.Get().(*[MaxMessage]byte)
+	defer readBuffers.Put(buf)
+	att.carrier.OnIdle(l.idle)
 	for {
-		n, err := att.carrier.ReadMessage(in.buf[:])
+		n, err := att.carrier.ReadMessage(buf[:])
+		if err == nil && n > l.cfg.MaxMessage {
+			err = fmt.Errorf("%w: message of %d bytes, at most %d", ErrProtocol, n, l.cfg.MaxMessage)
+		}
+		var m message
+		if err == nil {
+			m, err = parse(buf[:n], att.checksum)
+		}
+		var payload []byte
+		if err == nil {
+			payload, err = l.receive(att, m)
+		}
 		if err != nil {
 			l.lose(att, err)
 			return
 		}
-		if n > l.cfg.MaxMessage {
-			l.lose(att, fmt.Errorf("%w: message of %d bytes, at most %d", ErrProtocol, n, l.cfg.MaxMessage))
-			return
+		if len(payload) > 0 {
+			select {
+			case <-l.handled:
+				l.onReceive(payload)
+			case <-l.Done():
+			}
 		}
-		m, err := parse(in.buf[:n], att.checksum)
-		if err != nil {
-			l.lose(att, err)
-			return
-		}
-		kept, err := l.receive(att, in, m)
-		if err != nil {
-			l.lose(att, err)
-			return
-		}
-		if kept {
-			in = inMessages.Get().(*inMessage)
-		}
+		l.Send() // what is acknowledged, what the path has room for, and what onReceive has written
 	}
 }
 
-// smallMessage payloads are copied behind what already waits to be read, if
-// there is room, so that many of them need not hold a buffer each.
-const smallMessage = 16 << 10
-
-// receive processes m, which lies in in. kept says that in now belongs to the
-// inbox. It waits while the inbox is full.
-func (l *Link) receive(att *attachment, in *inMessage, m message) (kept bool, err error) {
+// receive processes m and returns what of its payload is new.
+func (l *Link) receive(att *attachment, m message) (payload []byte, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.att != att {
-		return false, ErrDisplaced
+		return nil, ErrDisplaced
 	}
 	before := l.out.acked
 	sample, err := l.out.ack(m.ack)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if acked := l.out.acked - before; acked > 0 {
 		att.progress = true
 		l.pace.acknowledged(sample, acked, time.Now())
-		l.space.Signal()
-		l.work.Signal()
 		if l.out.outstanding() == 0 {
 			l.settled.Broadcast()
 		}
 	}
 	if m.offset > l.received {
-		return false, fmt.Errorf("%w: message at offset %d, %d received", ErrProtocol, m.offset, l.received)
+		return nil, fmt.Errorf("%w: message at offset %d, %d received", ErrProtocol, m.offset, l.received)
 	}
 	if m.kind == typeBye {
 		l.end(&ClosedByPeerError{Reason: string(m.payload)})
-		return false, l.err
+		return nil, l.err
 	}
 	known := l.received - m.offset
 	if known >= uint64(len(m.payload)) {
-		return false, nil
+		return nil, nil
 	}
-	for len(l.inbox) >= inboxMax && l.att == att {
-		l.room.Wait()
-	}
-	if l.att != att {
-		return false, ErrDisplaced
-	}
-	payload := m.payload[known:]
+	payload = m.payload[known:]
 	att.progress = true
 	l.received += uint64(len(payload))
 	l.scheduleAck()
-	l.arrived.Signal()
-	if n := len(l.inbox); n > 0 && len(payload) <= smallMessage {
-		if last := l.inbox[n-1]; len(payload) <= len(last.buf)-last.end {
-			last.end += copy(last.buf[last.end:], payload)
-			return false, nil
-		}
+	return payload, nil
+}
+
+// idle acknowledges what came, unless it was little, before the wait for more: it
+// may be all that the peer may have under way.
+func (l *Link) idle() {
+	l.mu.Lock()
+	due := l.received-l.ackSent >= minAck
+	l.ackDue = l.ackDue || due
+	l.mu.Unlock()
+	if due {
+		l.Send()
 	}
-	in.start = headerSize + int(known)
-	in.end = headerSize + len(m.payload)
-	l.inbox = append(l.inbox, in)
-	return true, nil
 }
 
 func (l *Link) scheduleAck() {
 	if l.received-l.ackSent >= l.ackPace.bytes {
 		l.ackDue = true
-		l.work.Signal()
 	} else if !l.ackArmed {
 		l.ackArmed = true
 		l.ackTimer.Reset(ackDelay)
@@ -240,12 +243,10 @@ func (l *Link) scheduleAck() {
 
 func (l *Link) acknowledge() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.ackArmed = false
-	if l.received != l.ackSent {
-		l.ackDue = true
-		l.work.Signal()
-	}
+	l.ackDue = l.ackDue || l.received != l.ackSent
+	l.mu.Unlock()
+	l.Send()
 }
 
 // armCheck starts the timer of checkProgress if something is unacknowledged.
@@ -256,114 +257,21 @@ func (l *Link) armCheck() {
 	}
 }
 
-// checkProgress has the writer say its offset when acknowledgements are
-// overdue: should the end of what was sent have been lost on a carrier that
-// seems alive, the peer sees the gap and cuts it.
+// checkProgress says the sender's offset when acknowledgements are overdue:
+// should the end of what was sent have been lost on a carrier that seems alive,
+// the peer sees the gap and cuts it.
 func (l *Link) checkProgress() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.checkOn = false; l.err != nil {
+		l.mu.Unlock()
 		return
 	}
 	if l.out.outstanding() > 0 && l.out.acked == l.checked && l.att != nil {
 		l.ackDue = true
-		l.work.Signal()
 	}
 	l.armCheck()
-}
-
-// mayTake says whether there is a message to send and the path has room for it.
-func (l *Link) mayTake() bool {
-	return l.out.next < len(l.out.queue) && l.out.sentEnd()-l.out.acked < l.pace.pathLimit()
-}
-
-// mayBye says whether it is time to tell the peer that the link ends.
-func (l *Link) mayBye() bool { return l.closing && l.out.next == len(l.out.queue) }
-
-// maxBatch is how many messages at most are handed to a carrier at once.
-const maxBatch = 8
-
-// writeLoop sends what there is to send until the carrier is lost.
-func (l *Link) writeLoop(att *attachment) {
-	var empty [headerSize + maxReason + trailerSize]byte
-	var batch [maxBatch][]byte
-	var slabs [maxBatch]*slab
-	socketLimit := -1
-	for {
-		l.mu.Lock()
-		for l.att == att && !l.mayTake() && !l.mayBye() && !l.ackDue && !l.hasRoom() {
-			l.work.Wait()
-		}
-		if l.att != att {
-			l.mu.Unlock()
-			return
-		}
-		n, size := 0, 0
-		ack, now := l.received, time.Now()
-		bye := l.mayBye()
-		switch {
-		case l.mayTake():
-			sample := l.pace.sending(now, l.out.sentEnd() == l.out.acked)
-			for most := l.pace.unsentLimit(); n < maxBatch && size < most && l.mayTake(); n++ {
-				batch[n], slabs[n] = l.out.take(ack, sample)
-				size += len(batch[n])
-			}
-			l.armCheck()
-		case bye:
-			att.bye = true
-			putHeader(empty[:], typeBye, l.out.end, ack)
-			batch[0] = empty[:headerSize+copy(empty[headerSize:headerSize+maxReason], l.bye)]
-			n = 1
-		case l.ackDue:
-			putHeader(empty[:], typeData, l.out.sentEnd(), ack)
-			batch[0] = empty[:headerSize]
-			n = 1
-		}
-		if n > 0 {
-			l.ackPace.sent(ack-l.ackSent, now)
-			l.ackSent, l.ackDue = ack, false
-		}
-		limit := l.pace.socketLimit()
-		l.space.Signal()
-		room := l.hasRoom()
-		l.awaited = l.awaited && !room
-		l.mu.Unlock()
-		if room {
-			l.onRoom()
-		}
-		if n == 0 {
-			continue
-		}
-
-		if socketLimit < 0 || limit > 2*socketLimit || 2*limit < socketLimit || limit == 0 && socketLimit != 0 {
-			att.carrier.SetUnsentLimit(limit)
-			socketLimit = limit
-		}
-		for i := range batch[:n] {
-			batch[i] = seal(batch[i], att.checksum)
-		}
-		err := att.carrier.WriteMessages(batch[:n]...)
-		l.mu.Lock()
-		att.bye = bye && err == nil
-		for i, s := range slabs {
-			if s != nil {
-				s.release()
-				slabs[i] = nil
-			}
-		}
-		l.mu.Unlock()
-		switch {
-		case err != nil:
-			l.lose(att, err)
-			return
-		case bye:
-			att.carrier.Close(l.bye)
-			l.mu.Lock()
-			l.end(ErrClosed)
-			l.mu.Unlock()
-			return
-		}
-	}
+	l.mu.Unlock()
+	l.Send()
 }
 
 // stopped returns a timer that runs f when it is Reset.

@@ -25,8 +25,10 @@
 //   - At most one carrier is attached. Attaching another one first ends the old
 //     one and waits for its goroutines, so a message in the replay buffer is
 //     never rewritten while somebody still sends it.
-//   - Each attachment has one reader and one writer goroutine, which the link
-//     joins. Nothing else touches the carrier's read and write methods.
-//   - Memory is bounded: unacknowledged bytes by Config.ReplayBuffer, received
-//     and unread ones by a few messages. Who would exceed it waits.
+//   - Each attachment has a reader and a writer goroutine, which the link joins.
+//     Only one goroutine at a time hands messages to the carrier: whoever calls
+//     [Link.Send], which never blocks, or the writer, which does when the carrier
+//     takes no more.
+//   - Received bytes go to the handler at once and are not kept. Unacknowledged
+//     ones are bounded by Config.ReplayBuffer, if those who write ask Full.
 package link

@@ -23,6 +23,10 @@ var (
 	// ErrStopping says that the server is shutting down.
 	ErrStopping = errors.New("server is stopping")
 
+	// ErrOverrun ends a link whose peer has asked for far more answers than it
+	// has taken.
+	ErrOverrun = errors.New("peer asks for answers and does not take them")
+
 	// ErrDisplaced ends a carrier because another one took its place.
 	ErrDisplaced = errors.New("displaced by a newer carrier")
 	// ErrChecksum ends a carrier that delivered a message whose CRC-32C is

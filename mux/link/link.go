@@ -13,12 +13,18 @@ type Carrier interface {
 	// ReadMessage reads one message into p, which holds the largest one
 	// allowed. One goroutine of the link calls it.
 	ReadMessage(p []byte) (int, error)
+	// OnIdle has ReadMessage call f when it is about to wait for the peer, as
+	// far as it can tell. It is called before the first ReadMessage.
+	OnIdle(f func())
 	// WriteMessages sends each of v as one message, in order and together if
-	// it can, and may block. It neither keeps nor changes them. One goroutine
-	// of the link calls it.
-	WriteMessages(v ...[]byte) error
+	// it can. It does not block: it says whether all was sent, and if not,
+	// Flush sends the rest, which may block, also after an Abort, but not for
+	// long then. v belongs to the carrier until one of them has said so, or
+	// has failed. The link calls one of them at a time.
+	WriteMessages(v ...[]byte) (sent bool, err error)
+	Flush() error
 	// Close ends the carrier after what was written; Abort ends it at once.
-	// Both unblock reader and writer and may be called at any time.
+	// Both unblock ReadMessage and Flush and may be called at any time.
 	Close(reason string) error
 	Abort(cause error)
 	// Secure says whether this end of the carrier is under TLS.
@@ -50,6 +56,11 @@ const (
 	DefaultReplayBuffer = 16 << 20
 
 	minReplayBuffer = 64 << 10
+
+	// maxOverrun is how far a peer may drive the replay buffer over its limit
+	// with what must be answered: about three times what it takes to reset as
+	// many streams as a session may have.
+	maxOverrun = 32 << 20
 )
 
 func (c Config) withDefaults() Config {
@@ -73,13 +84,10 @@ func (c Config) withDefaults() Config {
 const (
 	ackDelay   = 20 * time.Millisecond // received bytes are acknowledged after that at the latest
 	checkEvery = time.Second           // how often a sender without progress says its offset
-	inboxMax   = 4                     // messages received and not yet read
-	writePiece = 64 << 10              // a writer overshoots the limits by at most this
 )
 
-// Link is one session's byte stream in each direction. Read, Write and
-// WriteBuffers may each be called by one goroutine at a time, everything else by
-// any. It is made by [New] or by a [Registry].
+// Link is one session's byte stream in each direction. Its methods may be called
+// by any goroutine. It is made by [New] or by a [Registry].
 type Link struct {
 	id    SessionID
 	cfg   Config
@@ -90,12 +98,9 @@ type Link struct {
 	last     *attachment // guarded by attachMu
 
 	mu       sync.Mutex
-	space    sync.Cond // for writers: room in out
-	onRoom   func()    // see OnRoom
+	onRoom   func()    // see Handle
 	awaited  bool      // somebody was told that the link is full
 	work     sync.Cond // for the writer goroutine: something to send
-	arrived  sync.Cond // for the reader: something in inbox
-	room     sync.Cond // for the reader goroutine: room in inbox
 	settled  sync.Cond // for Flush: everything acknowledged
 	out      outbox
 	pace     pace
@@ -104,7 +109,7 @@ type Link struct {
 	claims   int         // handshakes under way: do not expire
 	lostAt   time.Time
 	window   time.Duration
-	received uint64 // bytes of the peer's stream in order, delivered or in inbox
+	received uint64 // bytes of the peer's stream in order, delivered or just about to be
 	ackSent  uint64 // what the peer was last told of received
 	ackDue   bool
 	ackPace  ackPace
@@ -119,17 +124,9 @@ type Link struct {
 	check    *time.Timer // runs while something sent is unacknowledged
 	checkOn  bool
 
-	inbox []*inMessage // filled by the reader goroutine, guarded by mu
-	cur   *inMessage   // owned by Read
+	handled   chan struct{} // closed when there is a handler
+	onReceive func([]byte)  // see Handle
 }
-
-// inMessage is a received payload on its way to Read.
-type inMessage struct {
-	buf        [MaxMessage]byte
-	start, end int // of what is not yet read
-}
-
-var inMessages = sync.Pool{New: func() any { return new(inMessage) }}
 
 // New makes the client's end of a new session. It opens nothing; see
 // [Link.Maintain].
@@ -137,12 +134,10 @@ func New(cfg Config) *Link { return newLink(newSessionID(), cfg) }
 
 func newLink(id SessionID, cfg Config) *Link {
 	cfg = cfg.withDefaults()
-	l := &Link{id: id, cfg: cfg, window: cfg.ResumeWindow}
+	l := &Link{id: id, cfg: cfg, window: cfg.ResumeWindow, handled: make(chan struct{})}
 	l.ended, l.stop = context.WithCancelCause(context.Background())
 	l.out.maxMessage = minMaxMessage // until the peer has said what it takes
-	for _, c := range []*sync.Cond{&l.space, &l.work, &l.arrived, &l.room, &l.settled} {
-		c.L = &l.mu
-	}
+	l.work.L, l.settled.L = &l.mu, &l.mu
 	l.expiry = stopped(l.expire)
 	l.ackTimer = stopped(l.acknowledge)
 	l.check = stopped(l.checkProgress)
@@ -195,86 +190,45 @@ func (l *Link) Bandwidth() float64 {
 	return l.pace.bandwidth()
 }
 
-// Read reads received bytes in order. It blocks while there are none, also
-// while the link has no carrier, and fails only when the link has ended and
-// everything received was read.
-func (l *Link) Read(p []byte) (int, error) {
-	if l.cur == nil {
-		l.mu.Lock()
-		for len(l.inbox) == 0 && l.err == nil {
-			l.arrived.Wait()
-		}
-		if len(l.inbox) == 0 {
-			err := l.err
-			l.mu.Unlock()
-			return 0, err
-		}
-		l.cur = l.inbox[0]
-		l.inbox = l.inbox[:copy(l.inbox, l.inbox[1:])]
-		l.room.Signal()
-		l.mu.Unlock()
-	}
-	n := copy(p, l.cur.buf[l.cur.start:l.cur.end])
-	l.cur.start += n
-	if l.cur.start == l.cur.end {
-		inMessages.Put(l.cur)
-		l.cur = nil
-	}
-	return n, nil
-}
-
-// Write queues p to be sent and returns. It waits while too much is queued or
-// unacknowledged, also while the link has no carrier, and fails only when the
-// link has ended.
-func (l *Link) Write(p []byte) (int, error) {
-	n := 0
+// Handle gives the link who uses it; nothing is received before. receive is
+// called with received bytes, in order, by one goroutine at a time; p is valid
+// until it returns, and nothing more is received meanwhile. room is called when a
+// link that was found full is not full any more. Both may call the link's
+// methods, and neither may wait for the peer. Handle is called once.
+func (l *Link) Handle(receive func(p []byte), room func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for n < len(p) {
-		if err := l.waitSpace(); err != nil {
-			return n, err
-		}
-		n += l.append([][]byte{p[n:min(n+writePiece, len(p))]})
-	}
-	return n, nil
+	l.onReceive, l.onRoom = receive, room
+	close(l.handled)
 }
 
-// WriteBuffers is Write for several buffers at once; smux hands each frame's
-// header and payload over like this, and they need no copy to be joined.
-func (l *Link) WriteBuffers(v [][]byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.waitSpace(); err != nil {
-		return 0, err
-	}
-	return l.append(v), nil
-}
-
-// Append is WriteBuffers without the wait, and may be called by any goroutine:
-// what is written by one call stays together. Its callers take turns by
-// themselves, ask Full before and write little at a time.
+// Append queues v, the parts of which stay together, to leave with the next
+// Send. It does not wait: its callers take turns, ask Full before and write
+// little at a time, and only what is short and answers the peer comes without. It
+// fails when the link has ended or is closing, and it ends a link whose peer asks
+// for answers without taking them, with [ErrOverrun].
 func (l *Link) Append(v [][]byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.writeError(); err != nil {
-		return err
+	if l.err != nil {
+		return l.err
 	}
-	l.append(v)
-	return nil
-}
-
-func (l *Link) append(v [][]byte) (n int) {
+	if l.closing {
+		return ErrClosed
+	}
+	if l.out.held > l.cfg.ReplayBuffer+maxOverrun {
+		l.end(ErrOverrun)
+		return l.err
+	}
 	l.out.preferred = l.pace.message()
 	for _, p := range v {
 		l.out.append(p)
-		n += len(p)
 	}
-	l.work.Signal()
-	return n
+	return nil
 }
 
-// Full says whether writers should wait. If so, the function given to OnRoom is
-// called when they need not any more, unless the link ends.
+// Full says whether those who write should wait until the link has room, of which
+// its handler is told unless the link ends.
 func (l *Link) Full() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -283,34 +237,8 @@ func (l *Link) Full() bool {
 	return full
 }
 
-// OnRoom has f called when a link that was found full has room. f may call the
-// link's methods and must not block. It is given before the first Full.
-func (l *Link) OnRoom(f func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.onRoom = f
-}
-
 func (l *Link) full() bool {
 	return l.out.unsent >= l.pace.unsentLimit() || l.out.held >= l.cfg.ReplayBuffer
-}
-
-// hasRoom says whether those who found the link full are to be told. Called with
-// mu held.
-func (l *Link) hasRoom() bool { return l.awaited && !l.full() }
-
-func (l *Link) waitSpace() error {
-	for l.writeError() == nil && l.full() {
-		l.space.Wait()
-	}
-	return l.writeError()
-}
-
-func (l *Link) writeError() error {
-	if l.err == nil && l.closing {
-		return ErrClosed
-	}
-	return l.err
 }
 
 // Flush waits until the peer has acknowledged everything that was written, and
@@ -356,7 +284,6 @@ func (l *Link) Close(reason string) error {
 		return nil
 	}
 	l.bye, l.closing = reason[:min(len(reason), maxReason)], true
-	l.space.Broadcast()
 	l.work.Broadcast()
 	l.mu.Unlock()
 
@@ -385,9 +312,8 @@ func (l *Link) end(err error) {
 		att.carrier.Abort(err)
 	}
 	l.out.discard()
-	for _, c := range []*sync.Cond{&l.space, &l.work, &l.arrived, &l.room, &l.settled} {
-		c.Broadcast()
-	}
+	l.work.Broadcast()
+	l.settled.Broadcast()
 	l.stop(err)
 }
 

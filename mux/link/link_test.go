@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -43,6 +44,7 @@ func connect(t *testing.T, client, server Config) *ends {
 		<-l.Done()
 	}})
 	e.client = New(client)
+	handle(e.client, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
 		e.maintained <- e.client.Maintain(ctx, Redial{
@@ -61,6 +63,7 @@ func connect(t *testing.T, client, server Config) *ends {
 		})
 	}()
 	e.server = <-opened
+	handle(e.server, nil)
 	t.Cleanup(func() {
 		e.client.Close("over")
 		cancel()
@@ -213,9 +216,9 @@ func TestBackPressure(t *testing.T) {
 	all := func(l *Link, p []byte) (int, error) { return l.Write(p) }
 	frames := func(l *Link, p []byte) (n int, err error) {
 		for n < len(p) && err == nil {
-			var k int
-			k, err = l.WriteBuffers([][]byte{p[n : n+8], p[n+8 : n+20_000]})
-			n += k
+			if err = l.writeFrame(p[n:n+8], p[n+8:n+20_000]); err == nil {
+				n += 20_000
+			}
 		}
 		return n, err
 	}
@@ -274,7 +277,7 @@ func TestPathLimit(t *testing.T) {
 		l.mu.Lock()
 		l.pace.rate, l.pace.rtt = 1, time.Millisecond
 		l.mu.Unlock()
-		if err := l.Append([][]byte{make([]byte, 256<<10)}); err != nil {
+		if err := l.post([][]byte{make([]byte, 256<<10)}); err != nil {
 			t.Fatal(err)
 		}
 		const most = minPath + 8<<10
@@ -296,10 +299,10 @@ func TestPathLimit(t *testing.T) {
 		if _, writes := sent(); writes != before+1 {
 			t.Errorf("%d writes in a second without an acknowledgement, want one", writes-before)
 		}
-		in := new(inMessage)
-		if _, err := l.receive(att, in, message{kind: typeData, ack: under}); err != nil {
+		if _, err := l.receive(att, message{kind: typeData, ack: under}); err != nil {
 			t.Fatal(err)
 		}
+		l.Send()
 		if n, _ := sent(); n == 0 {
 			t.Errorf("nothing more sent after the acknowledgement of %d bytes", under)
 		}
@@ -318,7 +321,7 @@ func TestSmallMessagesFill(t *testing.T) {
 			if n == 1000 {
 				t.Fatalf("not full after %d messages", n)
 			}
-			if err := e.client.Append([][]byte{{1}}); err != nil {
+			if err := e.client.post([][]byte{{1}}); err != nil {
 				t.Fatal(err)
 			}
 			e.hear(e.server, "\x01")
@@ -332,12 +335,12 @@ func TestRoom(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		told := 0
-		e.client.OnRoom(func() {
+		reading(e.client).roomed = func() {
 			told++
 			if e.client.Full() {
 				t.Error("told of room in a full link")
 			}
-		})
+		}
 		e.say(e.client, e.server, "x")
 		e.setRefuse(errors.New("down"))
 		e.pipe().Cut()
@@ -345,7 +348,7 @@ func TestRoom(t *testing.T) {
 		data := bytes.Repeat([]byte("0123456789abcdef"), 4<<10)
 		var want []byte
 		for !e.client.Full() {
-			if err := e.client.Append([][]byte{data[:100], data[100:]}); err != nil {
+			if err := e.client.post([][]byte{data[:100], data[100:]}); err != nil {
 				t.Fatal(err)
 			}
 			want = append(want, data...)
@@ -365,9 +368,29 @@ func TestRoom(t *testing.T) {
 			t.Errorf("told %d times of room, want once", told)
 		}
 		e.client.Close("over")
-		if err := e.client.Append([][]byte{data}); !errors.Is(err, ErrClosed) {
+		if err := e.client.post([][]byte{data}); !errors.Is(err, ErrClosed) {
 			t.Errorf("Append after Close: %v", err)
 		}
+	})
+}
+
+// A peer that has answers queue up without end loses the link.
+func TestOverrun(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		l := New(Config{ReplayBuffer: 64 << 10})
+		p := make([]byte, 64<<10)
+		var err error
+		n := 0
+		for ; err == nil && n < 2*maxOverrun; n += len(p) {
+			err = l.Append([][]byte{p})
+		}
+		if !errors.Is(err, ErrOverrun) || n < maxOverrun*7/8 || n > maxOverrun+maxOverrun/8 {
+			t.Errorf("%v after %d bytes, want %v after about %d", err, n, ErrOverrun, maxOverrun)
+		}
+		if err := l.Err(); !errors.Is(err, ErrOverrun) || l.out.held != 0 {
+			t.Errorf("the link ended with %v and holds %d bytes", err, l.out.held)
+		}
+		l.Wait()
 	})
 }
 
@@ -382,18 +405,20 @@ type recorder struct {
 
 func (r *recorder) SetUnsentLimit(n int) { r.limits = append(r.limits, n) }
 
-func (r *recorder) WriteMessages(v ...[]byte) error {
+func (r *recorder) WriteMessages(v ...[]byte) (sent bool, err error) {
 	r.batches = append(r.batches, len(v))
 	for _, p := range v {
 		m, err := parse(p, true)
 		if err != nil || m.offset != uint64(len(r.data)) {
-			return fmt.Errorf("message at %d after %d bytes, %w", m.offset, len(r.data), err)
+			return false, fmt.Errorf("message at %d after %d bytes, %w", m.offset, len(r.data), err)
 		}
 		r.data = append(r.data, m.payload...)
 	}
-	if r.busy != nil {
-		<-r.busy
-	}
+	return r.busy == nil, nil
+}
+
+func (r *recorder) Flush() error {
+	<-r.busy
 	return nil
 }
 
@@ -406,7 +431,7 @@ func TestBatches(t *testing.T) {
 		for i := range data {
 			data[i] = byte(i >> 8)
 		}
-		if err := l.Append([][]byte{data}); err != nil {
+		if err := l.post([][]byte{data}); err != nil {
 			t.Fatal(err)
 		}
 		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
@@ -449,7 +474,7 @@ func TestBatchesOnSlowPath(t *testing.T) {
 			l.pace.rtt = time.Second
 			size := tt.messages * (l.pace.message() - headerSize - trailerSize)
 			l.mu.Unlock()
-			if err := l.Append([][]byte{make([]byte, size)}); err != nil {
+			if err := l.post([][]byte{make([]byte, size)}); err != nil {
 				t.Fatal(err)
 			}
 			close(r.busy)
@@ -475,7 +500,7 @@ func TestSocketLimit(t *testing.T) {
 			l.mu.Lock()
 			l.pace.rate = rate
 			l.mu.Unlock()
-			if err := l.Append([][]byte{make([]byte, 1)}); err != nil {
+			if err := l.post([][]byte{make([]byte, 1)}); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -529,27 +554,28 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// A carrier that takes nothing holds up the end for a second, and nobody who
-// waits to write; without a carrier there is nothing to wait for.
+// A carrier that takes nothing holds up the end for a second, in which nothing
+// more can be written; without a carrier there is nothing to wait for.
 func TestCloseStuck(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.say(e.client, e.server, "x")
 		e.pipe().Hold(true, true)
-		written := make(chan error, 1)
-		go func() {
-			_, err := e.client.Write(make([]byte, DefaultReplayBuffer+1<<20))
-			written <- err
-		}()
-		synctest.Wait()
+		for !e.client.Full() {
+			if err := e.client.post([][]byte{make([]byte, 64<<10)}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
 		start := time.Now()
 		closed := make(chan struct{})
 		go func() {
 			e.client.Close("over")
 			close(closed)
 		}()
-		if err := <-written; !errors.Is(err, ErrClosed) || time.Since(start) != 0 {
-			t.Errorf("write: %v after %v, want %v at once", err, time.Since(start), ErrClosed)
+		synctest.Wait()
+		if err := e.client.post([][]byte{{1}}); !errors.Is(err, ErrClosed) {
+			t.Errorf("write to a link that closes: %v, want %v", err, ErrClosed)
 		}
 		<-closed
 		if took := time.Since(start); took != time.Second {
@@ -626,7 +652,7 @@ func TestMeasures(t *testing.T) {
 		go io.Copy(io.Discard, struct{ io.Reader }{e.server})
 		send := func(n int) { // on a path that takes a second
 			e.pipe().Hold(true, true)
-			if err := e.client.Append([][]byte{make([]byte, n)}); err != nil {
+			if err := e.client.post([][]byte{make([]byte, n)}); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Second)
@@ -646,23 +672,6 @@ func TestMeasures(t *testing.T) {
 		if rate := e.client.Bandwidth(); rate < 0.5e6 {
 			t.Errorf("%.0f bytes/s, want a million at least", rate)
 		}
-	})
-}
-
-// What nobody reads waits at the sender, but for a few messages.
-func TestUnread(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		e := connect(t, Config{}, Config{})
-		data := bytes.Repeat([]byte("0123456789abcdef"), 128<<10)
-		go e.client.Write(data)
-		synctest.Wait()
-		e.server.mu.Lock()
-		got := e.server.received
-		e.server.mu.Unlock()
-		if got > inboxMax*MaxMessage {
-			t.Errorf("%d bytes received and unread, want %d at most", got, inboxMax*MaxMessage)
-		}
-		e.hear(e.server, string(data))
 	})
 }
 
@@ -1070,21 +1079,25 @@ func BenchmarkLink(b *testing.B) {
 				server = s.link
 			}
 			r.mu.Unlock()
-			buf := make([]byte, size)
+			handle(l, nil)
+			received := 0
+			server.Handle(func(p []byte) { received += len(p) }, nil)
+			frame := [][]byte{make([]byte, size)}
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
-			var reader sync.WaitGroup
-			b.ResetTimer()
-			reader.Go(func() {
-				io.CopyN(io.Discard, struct{ io.Reader }{server}, int64(size)*int64(b.N))
-			})
-			for range b.N {
-				if _, err := l.Write(buf); err != nil {
+			sent := 0
+			for b.Loop() {
+				for l.Full() {
+					runtime.Gosched()
+				}
+				if err := l.post(frame); err != nil {
 					b.Fatal(err)
 				}
+				sent += size
 			}
-			reader.Wait()
-			b.StopTimer()
+			if err := l.Flush(nil); err != nil || received != sent {
+				b.Errorf("%d of %d bytes received, %v", received, sent, err)
+			}
 			l.Close("over")
 			r.Wait()
 		})

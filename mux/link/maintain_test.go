@@ -148,7 +148,7 @@ func TestBadReply(t *testing.T) {
 				if len(e.pipes) != 3 {
 					t.Fatalf("%d carriers, want 3", len(e.pipes))
 				}
-				if err := e.pipes[1].Server.WriteMessages(nil); !errors.Is(err, test.want) {
+				if _, err := e.pipes[1].Server.WriteMessages(nil); !errors.Is(err, test.want) {
 					t.Errorf("the carrier ended with %v, want %v", err, test.want)
 				}
 			})

@@ -122,8 +122,8 @@ func (o *outbox) closeTail(m *outMessage) {
 }
 
 // take returns the next unsent message, of which there must be one, with its
-// header filled in, and counts it as sent. The bytes have capacity for the trailer; the caller releases the
-// slab they are in when it no longer needs them.
+// header filled in, and counts it as sent. The bytes have capacity for the
+// trailer; the caller releases the slab they are in when it needs them no longer.
 func (o *outbox) take(ack uint64, sample sendSample) (b []byte, s *slab) {
 	m := &o.queue[o.next]
 	if !m.sealed {

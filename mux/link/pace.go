@@ -167,7 +167,7 @@ func (p *pace) pathLimit() uint64 {
 	case p.draining:
 		return max(minPath, uint64(drained*rate*min(rtt, p.rttBest).Seconds()))
 	}
-	wait := min(max(rtt/8, 500*time.Microsecond), 10*time.Millisecond)
+	wait := min(max(rtt/8, 250*time.Microsecond), 10*time.Millisecond)
 	return minPath + uint64(holds+rate*wait.Seconds())
 }
 

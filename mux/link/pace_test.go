@@ -136,7 +136,7 @@ func TestPaceLimits(t *testing.T) {
 		{pace{rate: 1e7, rtt: ms, pathFull: true, draining: true, rttBest: ms}, 40_000, 100_000, 20_000, 16 << 10},
 		{pace{rate: 5e7, rtt: 8 * ms}, 200_000, 500_000, 100_000, 16<<10 + 800_000 + 50_000},
 		{pace{rate: 1e8, rtt: 8 * ms, pathFull: true}, 256 << 10, 0, 128 << 10, 16<<10 + 800_000 + 100_000},
-		{pace{rate: 1e8, rtt: ms, pathFull: true}, 256 << 10, 0, 128 << 10, 16<<10 + 100_000 + 50_000},
+		{pace{rate: 1e8, rtt: ms, pathFull: true}, 256 << 10, 0, 128 << 10, 16<<10 + 100_000 + 25_000},
 	} {
 		p := tt.p
 		if unsent, socket, message, path := p.unsentLimit(), p.socketLimit(), p.message(), p.pathLimit(); unsent != tt.unsent ||

@@ -240,6 +240,7 @@ func TestTerms(t *testing.T) {
 				<-l.Done()
 			}})
 			l := New(Config{MaxMessage: 16 << 10})
+			handle(l, nil)
 			var mu sync.Mutex
 			var largest [2]int
 			sealed := [2]bool{true, true}
@@ -268,6 +269,7 @@ func TestTerms(t *testing.T) {
 				})
 			}()
 			server := <-opened
+			handle(server, nil)
 			for _, end := range []*Link{l, server} {
 				if _, err := end.Write(make([]byte, 64<<10)); err != nil {
 					t.Fatal(err)

@@ -108,6 +108,7 @@ func (w *world) run() {
 		<-l.Done()
 	}})
 	client := New(Config{ReplayBuffer: 64<<10 + d.upTo(1<<20)})
+	handle(client, nil)
 	size := d.upTo(2 << 20)
 	chaos, writer, answerer := w.dice(), w.dice(), w.dice()
 
@@ -124,6 +125,7 @@ func (w *world) run() {
 	traffic.Go(func() { w.read(client, got[1], size) })
 	traffic.Go(func() {
 		server := <-w.server
+		handle(server, nil)
 		traffic.Go(func() { w.write(server, answerer, sent[1], size) })
 		w.read(server, got[0], size)
 	})
@@ -239,7 +241,7 @@ func (w *world) write(l *Link, d *dice, sum hash.Hash, size int) {
 			_, err = l.Write(p)
 		} else {
 			i := d.upTo(len(p))
-			_, err = l.WriteBuffers([][]byte{p[:i], p[i:]})
+			err = l.writeFrame(p[:i], p[i:])
 		}
 		if err != nil {
 			w.t.Errorf("write: %v", err)

@@ -17,6 +17,8 @@ type Carrier struct {
 	secure  bool
 	name    string
 	closed  atomic.Bool
+	rest    [][]byte // that Flush is to send
+	idle    func()
 }
 
 // Pipe is a carrier in memory, with both its ends.
@@ -76,16 +78,36 @@ func (p *Pipe) Filter(toServer bool, f func(m []byte) [][]byte) {
 }
 
 // ReadMessage reads the next message into p.
-func (c *Carrier) ReadMessage(p []byte) (int, error) { return c.in.pop(p) }
-
-// WriteMessages queues copies of v and waits while the pipe is full.
-func (c *Carrier) WriteMessages(v ...[]byte) error {
-	for _, p := range v {
-		if err := c.out.push(p); err != nil {
-			return err
-		}
+func (c *Carrier) ReadMessage(p []byte) (int, error) {
+	if c.idle != nil && c.in.empty() {
+		c.idle()
 	}
-	return nil
+	return c.in.pop(p)
+}
+
+// OnIdle has ReadMessage call f before it waits.
+func (c *Carrier) OnIdle(f func()) { c.idle = f }
+
+// WriteMessages queues copies of v as long as the pipe is not full.
+func (c *Carrier) WriteMessages(v ...[]byte) (sent bool, err error) {
+	c.rest = v
+	return c.push(false)
+}
+
+// Flush queues the rest, and waits while the pipe is full.
+func (c *Carrier) Flush() error {
+	_, err := c.push(true)
+	return err
+}
+
+func (c *Carrier) push(wait bool) (sent bool, err error) {
+	for len(c.rest) > 0 {
+		if sent, err := c.out.push(c.rest[0], wait); err != nil || !sent {
+			return false, err
+		}
+		c.rest = c.rest[1:]
+	}
+	return true, nil
 }
 
 // Close lets the peer read what was written, and then end; what the peer still
@@ -123,6 +145,7 @@ type queue struct {
 	depth    int
 	messages [][]byte
 	held     bool
+	spare    [][]byte // of messages that were read
 	filter   func([]byte) [][]byte
 	deaf     bool // the reader is gone, the writer need not know
 	mute     bool // the writer is gone, the reader need not know
@@ -155,28 +178,40 @@ func (q *queue) deafen() {
 	q.cond.Broadcast()
 }
 
-func (q *queue) push(p []byte) error {
+func (q *queue) push(p []byte, wait bool) (sent bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.messages) >= q.depth && q.err == nil && !q.deaf && !q.mute {
+		if !wait {
+			return false, nil
+		}
 		q.cond.Wait()
 	}
 	switch {
 	case q.err != nil:
-		return q.err
+		return false, q.err
 	case q.mute:
-		return ErrCut
+		return false, ErrCut
 	case q.deaf:
-		return nil
+		return true, nil
 	}
-	m := append([]byte(nil), p...)
 	if q.filter != nil {
-		q.messages = append(q.messages, q.filter(m)...)
+		q.messages = append(q.messages, q.filter(append([]byte(nil), p...))...)
 	} else {
-		q.messages = append(q.messages, m)
+		var m []byte
+		if n := len(q.spare); n > 0 {
+			m, q.spare = q.spare[n-1], q.spare[:n-1]
+		}
+		q.messages = append(q.messages, append(m, p...))
 	}
 	q.cond.Broadcast()
-	return nil
+	return true, nil
+}
+
+func (q *queue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.messages) == 0 || q.held
 }
 
 func (q *queue) pop(p []byte) (int, error) {
@@ -196,6 +231,9 @@ func (q *queue) pop(p []byte) (int, error) {
 	q.cond.Broadcast()
 	if len(m) > len(p) {
 		return 0, errors.New("message does not fit")
+	}
+	if q.filter == nil { // which might have kept it
+		q.spare = append(q.spare, m[:0])
 	}
 	return copy(p, m), nil
 }
