@@ -8,8 +8,9 @@ import (
 	"github.com/xtaci/smux"
 )
 
-// control is what waits to be written to the control stream. It is bounded by
-// the number of streams: each has at most one window and two resets in it.
+// control is what waits to be written to the control stream, which is soon. What
+// a peer can cause of it without end, by asking for answers that it does not take,
+// the link bounds.
 type control struct {
 	ready   sync.Cond // something to write; on Session.mu
 	idle    bool      // everything was written
@@ -23,11 +24,12 @@ func (s *Session) queueRecord(r record) {
 	s.queue.ready.Broadcast()
 }
 
+// queueWindow has a window told to the peer by whoever unlocks mu, with
+// unlockAndSend or at the end of receive.
 func (s *Session) queueWindow(st *Stream) {
 	if !st.queued && s.err == nil {
 		st.queued = true
 		s.queue.windows = append(s.queue.windows, st)
-		s.queue.ready.Broadcast()
 	}
 }
 
@@ -41,18 +43,45 @@ func (s *Session) queueClose(st *Stream) {
 	}
 }
 
-// control starts what serves the control stream.
-func (s *Session) control(raw *smux.Stream) {
-	s.running.Go(func() { s.writeControl(raw) })
-	s.running.Go(func() { s.readControl(raw) })
+// appendRecords queues on the link what is to be written to the control stream.
+// Called with mu held.
+func (s *Session) appendRecords() {
+	q := &s.queue
+	for _, st := range q.windows {
+		st.queued = false
+		if !st.finished && st.reset == nil {
+			q.records = record{kind: recordWindow, id: st.id, bytes: st.granted}.append(q.records)
+		}
+	}
+	q.windows = q.windows[:0]
+	for b := q.records; len(b) > 0; {
+		n := min(len(b), maxTurn)
+		if s.push(controlID, b[:n]) != nil {
+			break // the link has ended, and the session will
+		}
+		b = b[n:]
+	}
+	q.records = q.records[:0]
 }
 
-func (s *Session) writeControl(raw *smux.Stream) {
+// unlockAndSend unlocks mu and sends the windows that were granted meanwhile.
+func (s *Session) unlockAndSend() {
+	send := len(s.queue.windows) > 0
+	if send {
+		s.appendRecords()
+	}
+	s.mu.Unlock()
+	if send {
+		s.link.Send()
+	}
+}
+
+// writeControl writes what nobody else does to the control stream.
+func (s *Session) writeControl() {
 	q := &s.queue
-	var b []byte
 	for {
 		s.mu.Lock()
-		for len(q.records) == 0 && len(q.windows) == 0 && len(q.closes) == 0 && s.err == nil {
+		for len(q.records) == 0 && len(q.closes) == 0 && s.err == nil {
 			q.idle = true
 			q.ready.Broadcast()
 			q.ready.Wait()
@@ -62,32 +91,19 @@ func (s *Session) writeControl(raw *smux.Stream) {
 			return
 		}
 		q.idle = false
-		b = append(b[:0], q.records...)
-		q.records = q.records[:0]
-		for _, st := range q.windows {
-			st.queued = false
-			if !st.finished && st.reset == nil {
-				b = record{kind: recordWindow, id: st.id, bytes: st.granted}.append(b)
-			}
-		}
-		q.windows = q.windows[:0]
+		s.appendRecords()
 		closes := q.closes
 		q.closes = nil
 		s.mu.Unlock()
-
-		if len(b) > 0 {
-			if _, err := raw.Write(b); err != nil {
-				s.end(err, "control stream")
-				return
-			}
-		}
 		for _, c := range closes {
 			c.Close()
 		}
+		s.link.Send()
 	}
 }
 
-// drainQueue waits until everything that is queued was handed to the link.
+// drainQueue waits until everything that is queued was handed to the link, but for
+// windows: who queues them hands them over, and tells nobody.
 func (s *Session) drainQueue(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -97,20 +113,8 @@ func (s *Session) drainQueue(ctx context.Context) {
 	q := &s.queue
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for (!q.idle || len(q.records)+len(q.windows)+len(q.closes) > 0) && s.err == nil && ctx.Err() == nil {
+	for (!q.idle || len(q.records)+len(q.closes) > 0) && s.err == nil && ctx.Err() == nil {
 		q.ready.Wait()
-	}
-}
-
-func (s *Session) readControl(raw *smux.Stream) {
-	buf := make([]byte, maxRecordBody)
-	for {
-		r, err := readRecord(raw, buf)
-		if err != nil {
-			s.end(err, "control stream")
-			return
-		}
-		s.handle(r)
 	}
 }
 

@@ -12,15 +12,19 @@
 // [Link], opens, accepts and relays streams, and closes the session.
 //
 // Invariants:
-//   - Nobody blocks anybody: smux always reads on, whatever a stream's reader
-//     does. A stream's sender is bounded by the window that its reader granted;
-//     all bytes received and unread are bounded by the session's and the
-//     process's budget, past which the stream that is stuck for longest is
-//     reset.
+//   - Nobody blocks anybody: what is received is always taken, whatever a
+//     stream's reader does. A stream's sender is bounded by the window that its
+//     reader granted; all bytes received and unread are bounded by the session's
+//     and the process's budget, past which the stream that is stuck for longest
+//     is reset.
 //   - A stream ends cleanly only if both ends closed their direction. Anything
 //     else, the session's end included, is an [Error] on both ends. The sender
 //     of a reset keeps its end open until the peer has confirmed it, so that a
 //     reset is never taken for an end of file.
-//   - What the peer sends is policed before smux sees it: stream identifiers,
-//     number of streams, windows.
+//   - What the peer sends is policed before anybody else sees it: stream
+//     identifiers, number of streams, windows.
+//   - Data moves on the goroutine that has it. Who writes to a stream puts the
+//     frames into the link when it is the stream's turn, and sends them; who
+//     receives them writes to where the stream is delivered. Another goroutine
+//     comes in only where one would have to wait. smux opens and closes streams.
 package mux

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -28,10 +27,10 @@ type peer struct {
 	*script
 	t      testing.TB
 	s      *Session
-	in     *io.PipeReader
-	out    *io.PipeWriter
+	hear   func([]byte)
 	full   atomic.Bool
-	reason string // of the link's end
+	unsent atomic.Bool // something was appended after the last Send
+	reason string      // of the link's end
 
 	mu      sync.Mutex
 	written []byte // the beginning of a frame
@@ -41,7 +40,6 @@ type peer struct {
 func newPeer(t testing.TB, session func(Link, Config) (*Session, error), cfg Config) *peer {
 	t.Helper()
 	p := &peer{script: newScript(nil), t: t, frames: make(chan frame, 1000)}
-	p.in, p.out = io.Pipe()
 	var err error
 	if p.s, err = session(p, cfg); err != nil {
 		t.Fatal(err)
@@ -84,9 +82,8 @@ func (p *peer) serve(id uint32) *Stream {
 func (p *peer) say(v ...frame) {
 	p.t.Helper()
 	for _, f := range v {
-		if _, err := p.out.Write(frames(nil).add(f.command, f.id, []byte(f.payload))); err != nil {
-			p.t.Fatal(err)
-		}
+		p.hear(frames(nil).add(f.command, f.id, []byte(f.payload)))
+		p.Send() // as the link does
 	}
 }
 
@@ -156,13 +153,11 @@ func (p *peer) next() frame {
 // left waits until the session has n streams.
 func (p *peer) left(n int) {
 	p.t.Helper()
-	for range 1000 {
-		if p.s.NumStreams() == n {
-			return
+	for started := time.Now(); p.s.NumStreams() != n; runtime.Gosched() {
+		if time.Since(started) > 20*time.Second {
+			p.t.Fatalf("%d streams left, want %d", p.s.NumStreams(), n)
 		}
-		p.settled()
 	}
-	p.t.Fatalf("%d streams left, want %d", p.s.NumStreams(), n)
 }
 
 // settled waits until the session has handled what the peer has said, by asking
@@ -173,16 +168,14 @@ func (p *peer) settled() {
 	p.want(onControl(record{kind: recordReset, id: 99, code: Cancelled}))
 }
 
-func (p *peer) Read(b []byte) (int, error) { return p.in.Read(b) }
+func (p *peer) Handle(receive func([]byte), _ func()) { p.hear = receive }
 
-func (p *peer) Write(b []byte) (int, error) { return p.WriteBuffers([][]byte{b}) }
-
-func (p *peer) WriteBuffers(v [][]byte) (n int, err error) {
+func (p *peer) Append(v [][]byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.unsent.Store(true)
 	for _, b := range v {
 		p.written = append(p.written, b...)
-		n += len(b)
 	}
 	for len(p.written) >= frameHeader {
 		end := frameHeader + int(binary.LittleEndian.Uint16(p.written[2:]))
@@ -194,12 +187,19 @@ func (p *peer) WriteBuffers(v [][]byte) (n int, err error) {
 			p.frames <- f
 		}
 	}
-	return n, nil
+	return nil
 }
 
-func (p *peer) Append(v [][]byte) error {
-	_, err := p.WriteBuffers(v)
-	return err
+func (p *peer) Send() { p.unsent.Store(false) }
+
+// sent waits until nothing that was appended waits for a Send.
+func (p *peer) sent() {
+	p.t.Helper()
+	for started := time.Now(); p.unsent.Load(); runtime.Gosched() {
+		if time.Since(started) > 20*time.Second {
+			p.t.Fatal("something was appended that nobody sends")
+		}
+	}
 }
 
 func (p *peer) Full() bool { return p.full.Load() }
@@ -208,7 +208,6 @@ func (p *peer) Close(reason string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.reason = reason
-	p.in.Close()
 	return p.script.Close(reason)
 }
 

@@ -2,7 +2,6 @@ package mux
 
 import (
 	"errors"
-	"io"
 	"sync"
 	"time"
 )
@@ -10,47 +9,41 @@ import (
 // script is a link whose peer says what was written down beforehand and then is
 // lost. What the session writes is dropped.
 type script struct {
-	mu   sync.Mutex
-	left []byte
-	hold bool // wait for Close instead of being lost at the end
-	once sync.Once
-	done chan struct{}
-	err  error
+	left  []byte
+	hold  bool // wait for Close instead of being lost at the end
+	once  sync.Once
+	done  chan struct{}
+	heard chan struct{} // closed when everything was
+	err   error
 }
 
-func newScript(b []byte) *script { return &script{left: b, done: make(chan struct{})} }
+func newScript(b []byte) *script {
+	return &script{left: b, done: make(chan struct{}), heard: make(chan struct{})}
+}
 
 var errScriptOver = errors.New("script over")
 
-func (s *script) Read(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.left) == 0 {
+// Handle hears what was written down, and then the end.
+func (s *script) Handle(receive func([]byte), _ func()) {
+	go func() {
+		defer close(s.heard)
+		for len(s.left) > 0 {
+			n := min(len(s.left), 1000)
+			receive(s.left[:n])
+			s.left = s.left[n:]
+		}
 		if s.hold {
 			<-s.done
 		}
 		s.end(errScriptOver)
-		return 0, errScriptOver
-	}
-	n := copy(p, s.left)
-	s.left = s.left[n:]
-	return n, nil
+	}()
 }
 
 func (s *script) end(err error) { s.once.Do(func() { s.err = err; close(s.done) }) }
 
-func (s *script) Write(p []byte) (int, error) { return io.Discard.Write(p) }
-
-func (s *script) WriteBuffers(v [][]byte) (n int, err error) {
-	for _, p := range v {
-		n += len(p)
-	}
-	return n, nil
-}
-
 func (s *script) Append([][]byte) error { return nil }
+func (s *script) Send()                 {}
 func (s *script) Full() bool            { return false }
-func (s *script) OnRoom(func())         {}
 
 func (s *script) Flush(<-chan struct{}) error { return nil }
 func (s *script) Close(string) error          { s.end(errScriptOver); return nil }

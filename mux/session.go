@@ -15,18 +15,16 @@ import (
 
 // Link is what a session needs of the byte stream below it; *link.Link is one.
 type Link interface {
-	// Read, Write and WriteBuffers block while the link has no carrier and
-	// fail when it has ended.
-	Read(p []byte) (int, error)
-	Write(p []byte) (int, error)
-	WriteBuffers(v [][]byte) (int, error)
+	// Handle says whom to give what is received, and whom to tell that a link
+	// that was found full has room.
+	Handle(receive func(p []byte), room func())
+	// Append queues what is to be sent, and Send sends it, as soon as there is
+	// a carrier. Neither waits. Full says that who writes should.
+	Append(v [][]byte) error
+	Send()
+	Full() bool
 	// Flush waits until all was acknowledged, or stop is closed.
 	Flush(stop <-chan struct{}) error
-	// Append writes without waiting. Full says that writers should wait until
-	// the function given to OnRoom is called.
-	Append(v [][]byte) error
-	Full() bool
-	OnRoom(func())
 	// Close ends the link and tells the peer why.
 	Close(reason string) error
 	// Done is closed when the link has ended, Err says why.
@@ -114,6 +112,8 @@ type Session struct {
 	log        *slog.Logger
 	link       Link
 	smux       *smux.Session
+	frames     *smuxConn
+	demux      demux
 	client     bool
 	peerParity uint32 // of the identifiers of streams that the peer opens
 
@@ -170,25 +170,24 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 		open, s.peerParity = smux.Client, 0
 	}
 	var err error
-	ready := make(chan struct{})
-	l.OnRoom(s.room)
-	if s.smux, err = open(&tap{sess: s, ready: ready, Link: l}, cfg.smux()); err != nil {
+	s.frames = newSmuxConn(l)
+	if s.smux, err = open(s.frames, cfg.smux()); err != nil {
 		return nil, err
 	}
-	close(ready)
 	if client { // before anybody can open a stream of his own
-		raw, err := s.smux.OpenStream()
-		if err != nil {
+		if _, err := s.smux.OpenStream(); err != nil {
 			s.smux.Close()
 			return nil, err
 		}
-		s.control(raw)
+		s.running.Go(s.writeControl)
+		l.Send()
 	}
 	if cfg.Budget != nil {
 		cfg.Budget.join(s)
 	}
 	s.running.Go(s.watch)
 	s.running.Go(s.acceptLoop)
+	l.Handle(s.receive, s.room)
 	return s, nil
 }
 
@@ -242,7 +241,7 @@ func (st *Stream) open() error {
 	if err != nil {
 		return err
 	}
-	if err := st.push(header); err != nil {
+	if err := s.push(st.id, header); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.lostLocked(err)
@@ -298,7 +297,7 @@ func (s *Session) acceptLoop() {
 				s.end(fmt.Errorf("%w: first stream is %d", errProtocol, raw.ID()), "protocol violation")
 				return
 			}
-			s.control(raw)
+			s.running.Go(s.writeControl)
 			continue
 		}
 		s.mu.Lock()
@@ -306,6 +305,7 @@ func (s *Session) acceptLoop() {
 		if st == nil || st.raw != nil { // closed on the way
 			s.mu.Unlock()
 			raw.Close()
+			s.link.Send()
 			continue
 		}
 		st.raw = raw
@@ -370,12 +370,17 @@ func (s *Session) finishLocked(st *Stream) {
 		return
 	}
 	st.finished = true
-	s.chargeLocked(st, -st.charge)
+	s.forgetLocked(st)
 	delete(s.streams, st.id)
-	if st.deadlineFor != nil {
-		st.deadlineFor.Stop()
-	}
 	st.cancel(nil)
+}
+
+// forgetLocked gives back what a stream that has ended holds. Called with mu held.
+func (s *Session) forgetLocked(st *Stream) {
+	st.inbox.drop()
+	s.chargeLocked(st)
+	st.readBy.stop()
+	st.writeBy.stop()
 }
 
 // resetLocked makes e the end of st and wakes everybody who waits for it. It
@@ -383,10 +388,10 @@ func (s *Session) finishLocked(st *Stream) {
 func (s *Session) resetLocked(st *Stream, e *Error) {
 	st.reset = e
 	st.cancel(e)
+	st.inbox.drop() // whether or not the peer ever confirms
+	s.chargeLocked(st)
+	st.changed()
 	st.writable.Broadcast()
-	if st.raw != nil {
-		st.raw.SetReadDeadline(time.Now())
-	}
 }
 
 // tellReset tells the peer of a stream's reset. Called with mu held.
@@ -460,11 +465,9 @@ func (s *Session) end(err error, reason string) {
 	for _, st := range s.streams {
 		st.finished = true
 		st.cancel(lost)
-		s.chargeLocked(st, -st.charge)
+		s.forgetLocked(st)
+		st.changed()
 		st.writable.Broadcast()
-		if st.deadlineFor != nil {
-			st.deadlineFor.Stop()
-		}
 	}
 	for _, row := range s.turns.waiting {
 		for _, k := range row { // also of those that are about to be opened
@@ -484,6 +487,7 @@ func (s *Session) end(err error, reason string) {
 	if s.cfg.Budget != nil {
 		s.cfg.Budget.leave(s)
 	}
+	s.frames.Close() // the link waits for who receives
 	s.link.Close(reason)
 	s.smux.Close()
 }

@@ -148,7 +148,7 @@ func TestEchoWithCuts(t *testing.T) {
 				st.CloseWrite()
 			})
 			got := sha256.New()
-			n, err := st.WriteTo(got)
+			n, err := deliver(st, got)
 			writer.Wait()
 			if want := sha256.Sum256(data); err != nil || !bytes.Equal(got.Sum(nil), want[:]) {
 				t.Errorf("echo of stream %d: %d bytes, %v", i, n, err)
@@ -448,7 +448,7 @@ func BenchmarkBulk(b *testing.B) {
 	p := newPair(b, Config{}, Config{})
 	serve(b, p.server, func(st *Stream) {
 		st.Accept()
-		st.WriteTo(io.Discard)
+		deliver(st, io.Discard)
 		st.CloseWrite()
 	})
 	st := open(b, p.client)

@@ -38,15 +38,19 @@ type Stream struct {
 	granted      uint64 // that the peer may send
 	grantedAt    time.Time
 	window       int
-	charge       int64 // to the budgets
+	inbox        inbox
+	readable     sync.Cond // or an error
+	sink         *sink     // of Deliver
+	ended        bool      // the peer sends no more
+	charge       int64     // to the budgets
 	blockedSince time.Time
 	queued       bool // a window record waits to be written
 	sent         uint64
 	credit       uint64    // that we may send
 	writable     sync.Cond // or an error
 	write, edge  ticket
-	deadline     time.Time // of writes
-	deadlineFor  *time.Timer
+	readBy       deadline
+	writeBy      deadline
 	readDone     bool // end of file was read
 	writeDone    bool // CloseWrite was called
 	reset        *Error
@@ -61,7 +65,7 @@ func newStream(s *Session, id uint32, ours bool) *Stream {
 		sess: s, id: id, ours: ours,
 		granted: initialWindow, credit: initialWindow, window: initialWindow, grantedAt: time.Now(),
 	}
-	st.writable.L = &s.mu
+	st.writable.L, st.readable.L = &s.mu, &s.mu
 	st.write.st, st.edge.st = st, st
 	st.ctx, st.cancel = context.WithCancelCause(s.ctx)
 	return st
@@ -109,7 +113,12 @@ func (st *Stream) discard() {
 	st.sess.spawn(func() {
 		stop := time.AfterFunc(st.sess.cfg.OpenTimeout, func() { st.Reset(TimedOut, "refused stream not closed") })
 		defer stop.Stop()
-		_, _ = st.writeTo(io.Discard)
+		var b [512]byte
+		for {
+			if _, err := st.read(b[:]); err != nil {
+				return
+			}
+		}
 	})
 }
 
@@ -164,71 +173,54 @@ func (st *Stream) Read(p []byte) (int, error) {
 
 // read is Read without the reply.
 func (st *Stream) read(p []byte) (int, error) {
-	n, err := st.raw.Read(p)
-	st.sess.consumed(st, n)
-	if n > 0 { // an error beside it is the window record's and comes again
-		return n, nil
+	s := st.sess
+	s.mu.Lock()
+	err := st.awaitBytes()
+	n := 0
+	if err == nil {
+		n = copy(p, st.inbox.front())
+		st.inbox.take(n)
+		s.consumed(st, n)
 	}
-	return 0, st.readError(err)
-}
-
-// WriteTo writes received bytes to w until the end of file, when it returns nil,
-// or an error, as Read does. It holds no buffer while it waits.
-func (st *Stream) WriteTo(w io.Writer) (int64, error) {
-	if err := st.awaitReply(); err != nil {
-		return 0, err
-	}
-	return st.writeTo(w)
-}
-
-// writeTo is WriteTo without the reply.
-func (st *Stream) writeTo(w io.Writer) (int64, error) {
-	to := &countedWriter{w: w, st: st}
-	n, err := st.raw.WriteTo(to)
-	switch {
-	case to.err != nil:
-		return n, to.err
-	case err != nil:
-		return n, st.readError(err)
-	}
-	if err := st.readError(io.EOF); !errors.Is(err, io.EOF) {
-		return n, err
-	}
-	return n, nil
-}
-
-// countedWriter tells the stream what w took.
-type countedWriter struct {
-	w   io.Writer
-	st  *Stream
-	err error
-}
-
-func (c *countedWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.st.sess.consumed(c.st, n)
-	c.err = err
+	s.unlockAndSend()
 	return n, err
 }
 
-// readError makes an error of smux one of ours, and notes the end of file.
-func (st *Stream) readError(err error) error {
-	s := st.sess
-	s.mu.Lock()
-	defer s.mu.Unlock()
+// awaitBytes waits until there is something to be read, or says why not. Called
+// with mu held.
+func (st *Stream) awaitBytes() error {
+	for {
+		err := st.next()
+		if !errors.Is(err, errNothing) {
+			return err
+		}
+		if st.readBy.passed() {
+			return &Error{Code: TimedOut, Reason: "read deadline"}
+		}
+		st.readable.Wait()
+	}
+}
+
+// errNothing says that there is nothing to be read yet.
+var errNothing = errors.New("nothing received")
+
+// next is nil if there is something to be read, and otherwise says why not. Called
+// with mu held.
+func (st *Stream) next() error {
+	ended := st.endedLocked()
 	switch {
-	case err == nil:
-		return nil
-	case st.reset != nil:
-		return st.reset
-	case errors.Is(err, io.EOF):
-		st.readDone = true
-		s.finishLocked(st)
+	case st.reset == nil && st.readDone:
 		return io.EOF
-	case errors.Is(err, smux.ErrTimeout) && s.err == nil:
-		return &Error{Code: TimedOut, Reason: "read deadline"}
+	case ended != nil:
+		return ended
+	case !st.inbox.empty():
+		return nil
+	case st.ended:
+		st.readDone = true
+		st.sess.finishLocked(st)
+		return io.EOF
 	default:
-		return s.lostLocked(err)
+		return errNothing
 	}
 }
 
@@ -242,14 +234,15 @@ func (st *Stream) Write(p []byte) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		err = st.push(p[n : n+k])
+		s := st.sess
+		err = s.push(st.id, p[n:n+k])
 		st.write.end()
 		if err != nil {
-			s := st.sess
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return n, s.lostLocked(err)
 		}
+		s.link.Send()
 		n += k
 	}
 	return n, nil
@@ -318,25 +311,43 @@ func (st *Stream) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline makes reads fail at t with an *[Error] of code TimedOut.
-func (st *Stream) SetReadDeadline(t time.Time) error { return st.raw.SetReadDeadline(t) }
+func (st *Stream) SetReadDeadline(t time.Time) error {
+	st.setDeadline(&st.readBy, &st.readable, t)
+	return nil
+}
 
 // SetWriteDeadline makes writes fail at t likewise.
 func (st *Stream) SetWriteDeadline(t time.Time) error {
+	st.setDeadline(&st.writeBy, &st.writable, t)
+	return nil
+}
+
+// deadline of reads or writes. The zero value is none.
+type deadline struct {
+	at    time.Time
+	timer *time.Timer // wakes up who waits
+}
+
+func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
+
+func (d *deadline) stop() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
+
+func (st *Stream) setDeadline(d *deadline, waiting *sync.Cond, t time.Time) {
 	s := st.sess
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.deadline = t
-	if st.deadlineFor != nil {
-		st.deadlineFor.Stop()
-		st.deadlineFor = nil
-	}
-	if !t.IsZero() {
-		st.deadlineFor = time.AfterFunc(time.Until(t), func() {
+	d.stop()
+	if d.at = t; !t.IsZero() {
+		d.timer = time.AfterFunc(time.Until(t), func() {
 			s.mu.Lock()
-			st.writable.Broadcast()
+			waiting.Broadcast()
 			s.mu.Unlock()
 		})
 	}
-	st.writable.Broadcast()
-	return nil
+	waiting.Broadcast()
 }

@@ -17,15 +17,34 @@ func reset(id uint32, code Code, reason string) frame {
 	return onControl(record{kind: recordReset, id: id, code: code, reason: reason})
 }
 
+// patient is a writer that takes nothing without waiting.
+type patient struct{ io.Writer }
+
+func (patient) TryWrite([]byte) (int, error) { return 0, nil }
+
+// deliver waits until everything was delivered to w.
+func deliver(st *Stream, w io.Writer) (n int64, err error) {
+	if err := st.awaitReply(); err != nil {
+		return 0, err
+	}
+	done := make(chan struct{})
+	st.Deliver(patient{w}, func(written int64, e error) {
+		n, err = written, e
+		close(done)
+	})
+	<-done
+	return n, err
+}
+
 // wantError expects the end of a stream to be err, in every way to learn of it.
 func wantError(t *testing.T, st *Stream, want Error) {
 	t.Helper()
 	_, read := st.Read(make([]byte, 1))
-	_, to := st.WriteTo(io.Discard)
+	_, to := deliver(st, io.Discard)
 	_, write := st.Write([]byte("x"))
 	<-st.Context().Done()
 	for what, err := range map[string]error{
-		"read": read, "WriteTo": to, "write": write, "CloseWrite": st.CloseWrite(), "context": context.Cause(st.Context()),
+		"read": read, "Deliver": to, "write": write, "CloseWrite": st.CloseWrite(), "context": context.Cause(st.Context()),
 	} {
 		var e *Error
 		if !errors.As(err, &e) || *e != want {
@@ -76,11 +95,15 @@ func TestResetConfirmation(t *testing.T) {
 // Streams that are reset before the session has taken notice of them, by either
 // end, are reset like others: one record and, after the confirmation, FIN.
 func TestResetBeforeAccept(t *testing.T) {
-	p := newPeer(t, Server, Config{Memory: 1}) // whatever arrives is too much
+	p := newPeer(t, Server, Config{})
 	for id := uint32(5); id < 405; id += 4 {
 		ours, theirs := id, id+2
-		p.say(frame{frameSYN, ours, ""}, frame{framePSH, ours, "\x01\x00\x00"})
-		p.want(reset(ours, OverBudget, "memory budget exceeded by unread data"))
+		p.say(frame{frameSYN, ours, ""})
+		p.s.mu.Lock()
+		st := p.s.streams[ours]
+		p.s.mu.Unlock()
+		st.Reset(OverBudget, "too much")
+		p.want(reset(ours, OverBudget, "too much"))
 		p.settled()
 		p.say(reset(ours, OverBudget, ""))
 		p.want(frame{frameFIN, ours, ""})
@@ -95,6 +118,7 @@ func TestResetBeforeAccept(t *testing.T) {
 			}
 			delete(both, f)
 		}
+		p.sent()
 		p.settled()
 	}
 	p.left(0)
@@ -173,8 +197,8 @@ func TestRefuse(t *testing.T) {
 	p.want(frame{frameFIN, 5, ""})
 	p.say(frame{frameFIN, 5, ""})
 	<-st.Context().Done()
-	if _, err := st.WriteTo(io.Discard); CodeOf(err) != Denied {
-		t.Errorf("WriteTo: %v, want denied", err)
+	if _, err := st.Read(make([]byte, 1)); CodeOf(err) != Denied {
+		t.Errorf("Read: %v, want denied", err)
 	}
 }
 
@@ -374,8 +398,8 @@ func TestInterruptedCalls(t *testing.T) {
 	p.want(frame{framePSH, 5, "x"})
 	p.say(frame{framePSH, 5, "some"}, frame{frameFIN, 5, ""})
 	var got bytes.Buffer
-	if n, err := st.WriteTo(&got); n != 4 || err != nil || got.String() != "some" {
-		t.Errorf("WriteTo: %d bytes, %q, %v", n, got.String(), err)
+	if n, err := deliver(st, &got); n != 4 || err != nil || got.String() != "some" {
+		t.Errorf("Deliver: %d bytes, %q, %v", n, got.String(), err)
 	}
 	if held := p.s.held.Load(); held != 0 {
 		t.Errorf("%d bytes held after all was read", held)
@@ -384,8 +408,8 @@ func TestInterruptedCalls(t *testing.T) {
 	p.say(frame{framePSH, 7, "lost"})
 	broken, w := io.Pipe()
 	broken.CloseWithError(io.ErrNoProgress)
-	if _, err := st.WriteTo(w); !errors.Is(err, io.ErrNoProgress) {
-		t.Errorf("WriteTo: %v, want the writer's error", err)
+	if _, err := deliver(st, w); !errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("Deliver: %v, want the writer's error", err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
-	"time"
 )
 
 // turns says which stream may write to the link. Streams put their data frames
@@ -167,7 +166,7 @@ func (st *Stream) writeErrorLocked() error {
 		return st.endedLocked()
 	case st.writeDone:
 		return io.ErrClosedPipe
-	case !st.deadline.IsZero() && !time.Now().Before(st.deadline):
+	case st.writeBy.passed():
 		return &Error{Code: TimedOut, Reason: "write deadline"}
 	default:
 		return nil
@@ -197,6 +196,7 @@ func (st *Stream) exclusive(f func() error) error {
 	if err != nil {
 		return err
 	}
+	defer s.link.Send()
 	defer st.edge.end()
 	return f()
 }
@@ -209,8 +209,8 @@ type batch struct {
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
-// push writes p, of at most maxTurn bytes, to the link without waiting.
-func (st *Stream) push(p []byte) error {
+// push queues p, of at most maxTurn bytes, as data of a stream. It does not wait.
+func (s *Session) push(id uint32, p []byte) error {
 	f := batches.Get().(*batch)
 	n := 0
 	for len(p) > 0 {
@@ -218,12 +218,12 @@ func (st *Stream) push(p []byte) error {
 		h := &f.headers[n/2]
 		h[0], h[1] = smuxVersion, framePSH
 		binary.LittleEndian.PutUint16(h[2:], uint16(k))
-		binary.LittleEndian.PutUint32(h[4:], st.id)
+		binary.LittleEndian.PutUint32(h[4:], id)
 		f.vec[n], f.vec[n+1] = h[:], p[:k]
 		n += 2
 		p = p[k:]
 	}
-	err := st.sess.link.Append(f.vec[:n])
+	err := s.link.Append(f.vec[:n])
 	clear(f.vec[:n])
 	batches.Put(f)
 	return err

@@ -15,8 +15,8 @@ import (
 // narrow is a link with room for one Append at a time.
 type narrow struct {
 	*script
-	roomed func()
-	rate   float64
+	session *Session
+	rate    float64
 
 	mu     sync.Mutex
 	full   bool
@@ -31,8 +31,6 @@ func (n *narrow) Full() bool {
 }
 
 func (n *narrow) Bandwidth() float64 { return n.rate }
-
-func (n *narrow) OnRoom(f func()) { n.roomed = f }
 
 func (n *narrow) Append(v [][]byte) error {
 	n.mu.Lock()
@@ -59,7 +57,7 @@ func (n *narrow) room() []string {
 	n.full = false
 	n.writes = nil
 	n.mu.Unlock()
-	n.roomed()
+	n.session.room()
 	synctest.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -82,7 +80,7 @@ func turned(t *testing.T, f func(n *narrow, s *Session, streams []*Stream)) {
 		n := &narrow{script: newScript(nil), full: true, bytes: map[uint32][]byte{}}
 		s := bare(n, Config{})
 		defer s.cancel(nil)
-		n.OnRoom(s.room)
+		n.session = s
 		var streams []*Stream
 		for _, id := range []uint32{5, 7, 9} {
 			st := newStream(s, id, true)

@@ -127,23 +127,24 @@ func (r record) append(b []byte) []byte {
 	return b
 }
 
-// readRecord reads one record. buf holds maxRecordBody bytes.
-func readRecord(r io.Reader, buf []byte) (record, error) {
-	if _, err := io.ReadFull(r, buf[:recordHeader]); err != nil {
-		return record{}, err
+// readRecord returns the record with which b begins, and what follows it: nil if
+// there is only a part of the record.
+func readRecord(b []byte) (rec record, rest []byte, err error) {
+	if len(b) < recordHeader {
+		return rec, nil, nil
 	}
-	rec := record{kind: buf[0]}
-	n := int(binary.BigEndian.Uint16(buf[1:]))
+	rec.kind = b[0]
+	n := int(binary.BigEndian.Uint16(b[1:]))
 	if n > maxRecordBody {
-		return record{}, fmt.Errorf("%w: record of %d bytes", errProtocol, n)
+		return rec, nil, fmt.Errorf("%w: record of %d bytes", errProtocol, n)
 	}
-	b := buf[:n]
-	if _, err := io.ReadFull(r, b); err != nil {
-		return record{}, err
+	if b = b[recordHeader:]; len(b) < n {
+		return rec, nil, nil
 	}
+	b, rest = b[:n], b[n:]
 	fixed := fixedSize(rec.kind)
 	if len(b) < fixed {
-		return record{}, fmt.Errorf("%w: record %d of %d bytes", errProtocol, rec.kind, n)
+		return rec, nil, fmt.Errorf("%w: record %d of %d bytes", errProtocol, rec.kind, n)
 	}
 	if fixed > 0 {
 		rec.id = binary.BigEndian.Uint32(b)
@@ -155,7 +156,7 @@ func readRecord(r io.Reader, buf []byte) (record, error) {
 		rec.code = Code(b[4])
 	}
 	rec.reason = string(b[fixed:])
-	return rec, nil
+	return rec, rest, nil
 }
 
 // fixedSize is the length of a record's body before the text.
