@@ -9,7 +9,7 @@ import (
 
 // The whole way over loopback: application, client, server, target.
 
-func tunnelled(b *testing.B) (app, far *net.TCPConn) {
+func tunnelled(b testing.TB) (app, far *net.TCPConn) {
 	_, server := startServer(b, nil)
 	addr, conns := target(b)
 	client := startClient(b, server, local(addr))

@@ -413,18 +413,19 @@ func (s *clientSession) listen(ctx context.Context) {
 	}
 }
 
-// serve dials the target of a connection that the server accepted.
-func (s *clientSession) serve(st stream) {
+// serve dials the target of a connection that the server accepted, and returns
+// what relays.
+func (s *clientSession) serve(st stream) (relaying func()) {
 	h := st.Header()
 	if h.Kind != mux.KindForward {
 		st.Refuse(mux.Denied, "this end dials for its own forwards only")
-		return
+		return nil
 	}
 	target, err := s.remotes.target(st.Context(), h.Target)
 	if err != nil {
 		code, why := verdict(err, mux.Internal)
 		st.Refuse(code, why)
-		return
+		return nil
 	}
-	serveTarget(&dialer{timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log)
+	return serveTarget(&dialer{timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log)
 }

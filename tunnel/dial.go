@@ -184,27 +184,30 @@ func telling(c mux.Code) int {
 	}
 }
 
-// serveTarget dials target for an accepted stream and relays until both have
-// ended. It answers the open itself, and ends early when the stream does.
-func serveTarget(d *dialer, st stream, session, target string, log events) {
+// serveTarget dials target for an accepted stream and returns what relays between
+// them, nil if it could not. It answers the open itself, and ends early when the
+// stream does.
+func serveTarget(d *dialer, st stream, session, target string, log events) (relaying func()) {
 	conn, err := d.dial(st.Context(), target)
 	if err != nil {
 		if st.Context().Err() != nil {
 			st.Close()
 			log.Debug("stream ended before its target answered", keySession, session, keyStream, st.ID(), keyTarget, target)
-			return
+			return nil
 		}
 		code, why := verdict(err, mux.Internal)
 		st.Refuse(code, why)
 		log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, target, keyCode, code, keyReason, err)
-		return
+		return nil
 	}
 	if err := st.Accept(); err != nil {
 		st.Close()
 		abort(conn)
-		return
+		return nil
 	}
-	r := &relay{conn: conn, stream: st}
-	_ = r.run(st.Context()) // only an opener's relay has an error to tell
-	log.streamClosed(r, session, target)
+	return func() {
+		r := &relay{conn: conn, stream: st}
+		_ = r.run(st.Context()) // only an opener's relay has an error to tell
+		log.streamClosed(r, session, target)
+	}
 }

@@ -227,7 +227,7 @@ func TestServeTargetEndsWithStream(t *testing.T) {
 	}}
 	done := make(chan struct{})
 	go func() {
-		serveTarget(d, acceptor, "id", "slow.test:80", events{logger})
+		serve(d, acceptor, "id", "slow.test:80", events{logger})
 		close(done)
 	}()
 	<-started
@@ -241,7 +241,7 @@ func TestServeTarget(t *testing.T) {
 	opener, acceptor := newFakeStreams(mux.Header{})
 	done := make(chan struct{})
 	go func() {
-		serveTarget(&dialer{timeout: 10 * time.Second}, acceptor, "id", ln.Addr().String(), events{logger})
+		serve(&dialer{timeout: 10 * time.Second}, acceptor, "id", ln.Addr().String(), events{logger})
 		close(done)
 	}()
 	conn, err := ln.Accept()
@@ -260,9 +260,16 @@ func TestServeTarget(t *testing.T) {
 	within(t, done, "relay")
 
 	opener, acceptor = newFakeStreams(mux.Header{})
-	serveTarget(&dialer{timeout: 10 * time.Second}, acceptor, "id", closedPort(t), events{logger})
+	serve(&dialer{timeout: 10 * time.Second}, acceptor, "id", closedPort(t), events{logger})
 	if err := opener.Reply(t.Context()); mux.CodeOf(err) != mux.Refused {
 		t.Errorf("opener is told %v", err)
 	}
 	journal.find(t, "level=WARN", `msg="target refused"`, "session=id", "stream=1", "code=refused")
+}
+
+// serve serves a target until its relay has ended.
+func serve(d *dialer, st stream, session, target string, log events) {
+	if relaying := serveTarget(d, st, session, target, log); relaying != nil {
+		relaying()
+	}
 }

@@ -52,10 +52,10 @@ func (f *forwarder) run(ctx context.Context, conns *sync.WaitGroup) {
 		conn, err := f.listener.Accept()
 		if err == nil {
 			pause.reset()
-			settled := sync.OnceFunc(func() { <-f.pending })
 			conns.Go(func() {
-				defer settled()
-				f.carry(ctx, conn, settled)
+				if relaying := f.carry(ctx, conn); relaying != nil {
+					conns.Go(relaying) // with a small stack
+				}
 			})
 			continue
 		}
@@ -73,10 +73,11 @@ func (f *forwarder) run(ctx context.Context, conns *sync.WaitGroup) {
 	}
 }
 
-// carry opens a stream for conn and relays. The connection waits for a session
-// no longer than ctx; a stream once opened is not bound by ctx. settled is
-// called as soon as the fate of the open is known.
-func (f *forwarder) carry(ctx context.Context, conn net.Conn, settled func()) {
+// carry opens a stream for conn and returns what relays between them, nil if it
+// could not. The connection waits for a session no longer than ctx; a stream once
+// opened is not bound by ctx. It counts as pending until the fate of the open is
+// known.
+func (f *forwarder) carry(ctx context.Context, conn net.Conn) (relaying func()) {
 	if c, ok := conn.(*net.TCPConn); ok {
 		c.SetKeepAliveConfig(keepAlive)
 	}
@@ -85,18 +86,23 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn, settled func()) {
 	st, session, err := f.open(wait)
 	cancel()
 	if err != nil {
+		<-f.pending
 		abort(conn)
 		code, why := verdict(err, mux.TimedOut)
 		f.log.Warn("target refused", keyTarget, f.target, keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
-		return
+		return nil
 	}
 	if t := time.Now().Add(f.openTimeout); t.After(limit) {
 		limit = t
 	}
+	return func() { f.relay(conn, st, session, limit) }
+}
+
+// relay relays between conn and st, whose reply must have come until limit.
+func (f *forwarder) relay(conn net.Conn, st stream, session string, limit time.Time) {
 	reply, cancel := context.WithDeadline(context.Background(), limit)
-	defer cancel()
-	r := &relay{conn: conn, stream: st, replied: make(chan struct{}), onReply: func() { cancel(); settled() }}
-	err = r.run(reply)
+	r := &relay{conn: conn, stream: st, replied: make(chan struct{}), onReply: func() { cancel(); <-f.pending }}
+	err := r.run(reply)
 	switch code, why := verdict(err, mux.OK); code {
 	case mux.OK:
 		f.log.streamClosed(r, session, f.target)

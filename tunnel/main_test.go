@@ -126,22 +126,11 @@ func (s *fakeStream) Write(p []byte) (int, error) { return s.out.write(p) }
 func (s *fakeStream) Read(p []byte) (int, error)  { return s.in.read(p) }
 func (s *fakeStream) CloseWrite() error           { s.out.end(nil); return nil }
 
-func (s *fakeStream) WriteTo(w io.Writer) (n int64, err error) {
-	var buf [4096]byte
-	for {
-		k, err := s.in.read(buf[:])
-		if err == io.EOF {
-			return n, nil
-		}
-		if err != nil {
-			return n, err
-		}
-		k, err = w.Write(buf[:k])
-		n += int64(k)
-		if err != nil {
-			return n, err
-		}
-	}
+func (s *fakeStream) Deliver(w mux.TryWriter, done func(int64, error)) {
+	go func() {
+		n, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{s}, make([]byte, 512))
+		done(n, err)
+	}()
 }
 
 func (s *fakeStream) settle(e *mux.Error) {

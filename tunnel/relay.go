@@ -16,7 +16,7 @@ import (
 // stream is what tunnel needs of a *mux.Stream, where each is described.
 type stream interface {
 	io.Writer
-	io.WriterTo
+	Deliver(w mux.TryWriter, done func(n int64, err error))
 	ID() uint64
 	Header() mux.Header
 	Accept() error
@@ -47,12 +47,13 @@ type relay struct {
 	sent     int64  // bytes from conn to stream; read after run
 	received int64  // bytes from stream to conn; read after run
 	ended    atomic.Int32
+	inbound  sync.WaitGroup // what goes from stream to conn
 }
 
-// run relays, with one goroutine beside the caller's, and closes both ends. On
-// the opener's side it waits for the open reply until ctx ends, while what the
-// connection sends already travels, and returns the reason of a failed open. A
-// reset after that is not an error of run.
+// run relays, with no goroutine but the caller's as long as nothing moves, and
+// closes both ends. On the opener's side it waits for the open reply until ctx
+// ends, while what the connection sends already travels, and returns the reason
+// of a failed open. A reset after that is not an error of run.
 func (r *relay) run(ctx context.Context) error {
 	boundSendBuffer(r.conn)
 	aborted := make(chan struct{})
@@ -63,16 +64,21 @@ func (r *relay) run(ctx context.Context) error {
 			abort(r.conn) // also wakes a Write that the application lets wait
 		}
 	})
-	var outbound sync.WaitGroup
-	outbound.Go(r.outbound)
-	err := r.awaitReply(ctx)
-	if r.onReply != nil {
-		r.onReply()
+	var err error
+	if r.replied == nil {
+		r.receive()
+	} else {
+		r.inbound.Go(func() {
+			if err = r.awaitReply(ctx); err == nil {
+				r.receive()
+			}
+			if r.onReply != nil {
+				r.onReply()
+			}
+		})
 	}
-	if err == nil {
-		r.inbound()
-	}
-	outbound.Wait()
+	r.outbound()
+	r.inbound.Wait()
 	if !stop() {
 		<-aborted
 	}
@@ -82,9 +88,6 @@ func (r *relay) run(ctx context.Context) error {
 }
 
 func (r *relay) awaitReply(ctx context.Context) error {
-	if r.replied == nil {
-		return nil
-	}
 	err := r.stream.Reply(ctx)
 	if err == nil {
 		close(r.replied)
@@ -99,9 +102,15 @@ func (r *relay) awaitReply(ctx context.Context) error {
 	return err
 }
 
-// inbound copies from the stream to the connection.
-func (r *relay) inbound() {
-	n, err := r.stream.WriteTo(r.conn)
+// receive has the stream write to the connection from now on.
+func (r *relay) receive() {
+	r.inbound.Add(1)
+	r.stream.Deliver(newSink(r.conn), r.delivered)
+}
+
+// delivered ends what receive began.
+func (r *relay) delivered(n int64, err error) {
+	defer r.inbound.Done()
 	r.received = n
 	if err == nil {
 		err = closeWrite(r.conn)

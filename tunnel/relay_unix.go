@@ -22,16 +22,8 @@ type source struct {
 }
 
 func newSource(conn net.Conn) *source {
-	s := &source{conn: conn}
+	s := &source{conn: conn, raw: rawConn(conn)}
 	s.try = s.attempt
-	// By type, not by interface: a wrapper that embeds a socket has bytes of
-	// its own to give and promotes SyscallConn all the same.
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		s.raw, _ = c.SyscallConn()
-	case *net.UnixConn:
-		s.raw, _ = c.SyscallConn()
-	}
 	return s
 }
 

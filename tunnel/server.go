@@ -232,13 +232,13 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	}}
 	var streams sync.WaitGroup
 	streams.Go(func() {
-		acceptStreams(session, func(st stream) {
+		acceptStreams(session, func(st stream) (relaying func()) {
 			h := st.Header()
 			if h.Kind != mux.KindDial {
 				st.Refuse(mux.NotFound, "this end has no forwards of its own")
-				return
+				return nil
 			}
-			serveTarget(d, st, l.ID(), h.Target, ofClient)
+			return serveTarget(d, st, l.ID(), h.Target, ofClient)
 		})
 	})
 

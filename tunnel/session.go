@@ -91,8 +91,10 @@ func closeSession(s *mux.Session, l *link.Link, reason string) {
 }
 
 // acceptStreams hands each stream that the peer opens to handle, on a goroutine
-// of its own, until the session has ended; then it waits for them.
-func acceptStreams(s *mux.Session, handle func(stream)) {
+// of its own, until the session has ended; then it waits for them. What handle
+// returns, if anything, runs on another, so that what a dial needs of stack is
+// not kept while the stream lives.
+func acceptStreams(s *mux.Session, handle func(stream) (relaying func())) {
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	for {
@@ -100,7 +102,11 @@ func acceptStreams(s *mux.Session, handle func(stream)) {
 		if err != nil {
 			return
 		}
-		streams.Go(func() { handle(st) })
+		streams.Go(func() {
+			if relaying := handle(st); relaying != nil {
+				streams.Go(relaying)
+			}
+		})
 	}
 }
 
