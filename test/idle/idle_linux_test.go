@@ -17,7 +17,7 @@ import (
 
 const (
 	streams  = 10_000
-	limit    = 24 << 10 // bytes of resident memory for each stream in each agent
+	limit    = 12 << 10 // bytes of resident memory for each stream in each agent
 	patience = time.Minute
 	workers  = 32 // that open connections at the same time
 )
