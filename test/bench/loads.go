@@ -35,7 +35,9 @@ var loads = []load{
 	{name: "64 echoes at once", run: echoesAtOnce},
 	{name: "echo beside 4 downloads", run: echoBeside(4, doSend, "µs")},
 	{name: "connections, 32 at once", run: connections},
-	{name: "1,000 idle connections", run: idle},
+	{name: "1,000 idle connections", run: idle(1000)},
+	{name: "beside 100 idle connections", culvertOnly: true, run: scale(100)},
+	{name: "beside 9,000 idle connections", culvertOnly: true, run: scale(9000)}, // 18,000 files of this process
 	{name: "100 unread downloads", run: stuck(doSend)},
 	{name: "100 unread uploads", run: stuck(doNothing)},
 	{name: "25 MB/s and 40 ms, download", path: path(25e6, 40*time.Millisecond), warm: 3 * time.Second, run: echoBeside(1, doSend, "ms")},
@@ -204,7 +206,12 @@ func echoAlone(e *env) ([]result, error) {
 }
 
 func echoesAtOnce(e *env) ([]result, error) {
-	const n = 64
+	n, err := e.echoes(64)
+	return []result{{"round trips/s", float64(n) / e.window.Seconds()}}, err
+}
+
+// echoes is how many round trips n connections make together.
+func (e *env) echoes(n int) (int, error) {
 	var mu sync.Mutex
 	var sum int
 	var failed error
@@ -221,7 +228,7 @@ func echoesAtOnce(e *env) ([]result, error) {
 		})
 	}
 	all.Wait()
-	return []result{{"round trips/s", float64(sum) / e.window.Seconds()}}, failed
+	return sum, failed
 }
 
 // echoBeside measures an echo with nothing else, n bulk streams with nothing else, and both.
@@ -287,32 +294,85 @@ func (e *env) touch() error {
 	return err
 }
 
-func idle(e *env) ([]result, error) {
-	const n = 1000
-	before, err := e.agents.memory()
-	if err != nil {
-		return nil, err
-	}
-	for range n {
-		conn, err := e.open(doEcho, 'x')
+// idle opens n connections that are silent after one echo and measures what they take.
+func idle(n int) func(*env) ([]result, error) {
+	return func(e *env) ([]result, error) {
+		before, err := e.agents.memory()
 		if err != nil {
 			return nil, err
 		}
-		if _, err := io.ReadFull(conn, make([]byte, 1)); err != nil {
+		if err := e.openIdle(n); err != nil {
 			return nil, err
 		}
+		after, err := e.agents.memory()
+		if err != nil {
+			return nil, err
+		}
+		return []result{{"KiB each, both agents", float64(after-before) / 1024 / float64(n)}}, nil
 	}
-	after, err := e.agents.memory()
-	if err != nil {
-		return nil, err
+}
+
+// openIdle opens n connections and has one byte echoed on each.
+func (e *env) openIdle(n int) error {
+	const workers = 16
+	opened := make([]*env, workers)
+	errs := make([]error, workers)
+	var all sync.WaitGroup
+	for w := range workers {
+		mine := &env{entrance: e.entrance}
+		opened[w] = mine
+		all.Go(func() {
+			for range n / workers {
+				conn, err := mine.open(doEcho, 'x')
+				if err == nil {
+					_ = conn.SetReadDeadline(time.Now().Add(patience))
+					_, err = io.ReadFull(conn, make([]byte, 1))
+				}
+				if err != nil {
+					errs[w] = err
+					return
+				}
+			}
+		})
 	}
-	return []result{{"KiB each, both agents", float64(after-before) / 1024 / n}}, nil
+	all.Wait()
+	for _, o := range opened {
+		e.conns = append(e.conns, o.conns...)
+	}
+	return errors.Join(errs...)
+}
+
+// scale measures what echoes and opens cost while n more connections are open.
+func scale(n int) func(*env) ([]result, error) {
+	return func(e *env) ([]result, error) {
+		if err := e.openIdle(n); err != nil {
+			return nil, err
+		}
+		before, err := e.agents.cpu()
+		if err != nil {
+			return nil, err
+		}
+		echoes, err := e.echoes(64)
+		if err != nil {
+			return nil, err
+		}
+		after, err := e.agents.cpu()
+		if err != nil {
+			return nil, err
+		}
+		opens, err := connections(e)
+		return append(opens, result{"CPU µs for an echo", float64((after - before).Microseconds()) / float64(echoes)}), err
+	}
 }
 
 // stuck opens connections that nobody reads at one end and measures what that takes.
 func stuck(order byte) func(*env) ([]result, error) {
 	return func(e *env) ([]result, error) {
 		const n = 100
+		alone, err := e.echo(e.window / 2)
+		if err != nil {
+			return nil, err
+		}
 		before, err := e.agents.memory()
 		if err != nil {
 			return nil, err
@@ -347,7 +407,9 @@ func stuck(order byte) func(*env) ([]result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("a fresh connection beside them: %w", err)
 		}
-		return append([]result{{"MiB, both agents", float64(after-before) / (1 << 20)}}, percentiles(took, "µs")...), nil
+		results := append([]result{{"MiB, both agents", float64(after-before) / (1 << 20)}}, percentiles(took, "µs")...)
+		undisturbed := percentiles(alone, "µs")[1]
+		return append(results, result{"echo alone, " + undisturbed.name, undisturbed.value}), nil
 	}
 }
 

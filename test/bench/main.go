@@ -103,7 +103,11 @@ func measure(ctx context.Context, l load, c contender, dir string, target *targe
 	if err := e.ready(ctx); err != nil {
 		return nil, err
 	}
-	return l.run(e)
+	results, err := l.run(e)
+	if err != nil {
+		err = fmt.Errorf("%w\n%s", err, e.agents.said())
+	}
+	return results, err
 }
 
 // result is one figure of a load.
