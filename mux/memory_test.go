@@ -22,9 +22,6 @@ func TestDefaults(t *testing.T) {
 	if got := (Config{MaxWindow: 1}).withDefaults().MaxWindow; got != 256<<10 {
 		t.Errorf("smallest window %d", got)
 	}
-	if got := (Config{MaxWindow: 1 << 20}).smux().MaxStreamBuffer; got < 2<<20 {
-		t.Errorf("a window of %d bytes in smux binds", got)
-	}
 }
 
 // distant is a link with a round trip.

@@ -90,8 +90,7 @@ func (p *peer) say(v ...frame) {
 // onControl is a record as a frame.
 func onControl(r record) frame { return frame{framePSH, controlID, string(r.append(nil))} }
 
-// want expects the session's next frames to be v, those of smux's own windows
-// left out.
+// want expects the session's next frames to be v.
 func (p *peer) want(v ...frame) {
 	p.t.Helper()
 	for _, want := range v {
@@ -183,9 +182,8 @@ func (p *peer) Append(v [][]byte) error {
 			break
 		}
 		f := frame{p.written[1], binary.LittleEndian.Uint32(p.written[4:]), string(p.written[frameHeader:end])}
-		if p.written = p.written[end:]; f.command != frameUPD {
-			p.frames <- f
-		}
+		p.written = p.written[end:]
+		p.frames <- f
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,8 +66,7 @@ const (
 	DefaultMemory      = 64 << 20
 )
 
-// initialWindow is how much a stream may send before it is granted more. It is
-// also what smux assumes before it has heard from the peer.
+// initialWindow is how much a stream may send before it is granted more.
 const initialWindow = 256 << 10
 
 func (c Config) withDefaults() Config {
@@ -91,16 +89,12 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// config of smux, whose own windows must never bind: ours do. A window of twice
-// the largest of ours suffices, since smux reports reading at each half of it.
-func (c Config) smux() *smux.Config {
-	return &smux.Config{
-		Version:           smuxVersion,
-		KeepAliveDisabled: true, // the carrier's heartbeats
-		MaxFrameSize:      maxFrame,
-		MaxReceiveBuffer:  math.MaxInt32,
-		MaxStreamBuffer:   2*c.MaxWindow + initialWindow,
-	}
+// smuxConfig is of a smux that neither sends nor receives data.
+func smuxConfig() *smux.Config {
+	c := smux.DefaultConfig()
+	c.Version = smuxVersion
+	c.KeepAliveDisabled = true // the carrier's heartbeats
+	return c
 }
 
 // controlID is the first stream that an smux client opens.
@@ -171,7 +165,7 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 	}
 	var err error
 	s.frames = newSmuxConn(l)
-	if s.smux, err = open(s.frames, cfg.smux()); err != nil {
+	if s.smux, err = open(s.frames, smuxConfig()); err != nil {
 		return nil, err
 	}
 	if client { // before anybody can open a stream of his own

@@ -38,8 +38,8 @@ func (r *turnRow) pop() {
 }
 
 const (
-	// maxFrame is the payload of the largest frame: close to smux's largest.
-	// What smux allocates for one is rounded up to a power of two.
+	// maxFrame is the payload of the largest frame: close to what smux's header
+	// can say, and a chunk of an inbox with little to spare.
 	maxFrame = 60 << 10
 	// maxTurn is how much one stream writes in a turn if nobody else waits.
 	maxTurn = 4 * maxFrame
