@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
+	"time"
 )
 
 // turns says which stream may write to the link. Streams put their data frames
@@ -46,17 +47,19 @@ const (
 	// littleWrite is the largest that goes before others.
 	littleWrite = 2 << 10
 
-	slowRate  = 16 << 20 // bytes per second
-	slowFrame = 8 << 10
+	minFrame = 8 << 10
+	// frameTime is how long a frame should take: it is what an interactive stream
+	// waits for, and by how much the link is overfilled.
+	frameTime = time.Millisecond
 )
 
-// frameSize is the payload of the largest frame on this path: less on slow ones,
-// where it is what an interactive stream waits for.
+// frameSize is the payload of the largest frame on this path.
 func (s *Session) frameSize() int {
-	if rate := s.link.Bandwidth(); rate > 0 && rate < slowRate {
-		return slowFrame
+	rate := s.link.Bandwidth()
+	if rate == 0 {
+		return maxFrame
 	}
-	return maxFrame
+	return int(min(max(rate*frameTime.Seconds(), minFrame), maxFrame))
 }
 
 // begin waits for credit and for the stream's turn to write and takes up to n

@@ -199,18 +199,26 @@ func TestTurnAlone(t *testing.T) {
 	})
 }
 
-// On a slow path a stream writes little at a time, although nobody else waits.
+// On a path that is not fast a stream writes what takes about a millisecond at a
+// time, although nobody else waits.
 func TestTurnOnSlowPath(t *testing.T) {
-	turned(t, func(n *narrow, _ *Session, streams []*Stream) {
-		n.rate = 1e6
-		var writer sync.WaitGroup
-		writer.Go(func() { streams[0].Write(make([]byte, 10<<10)) })
-		synctest.Wait()
-		if got := slices.Concat(n.room(), n.room()); !slices.Equal(got, []string{"5:8192", "5:2048"}) {
-			t.Errorf("writes %v, want 8192 bytes at most", got)
-		}
-		writer.Wait()
-	})
+	for rate, want := range map[float64][]string{
+		1e6:  {"5:8192", "5:8192"},
+		20e6: {"5:20000", "5:20000"},
+		1e9:  {"5:245760", "5:4240"},
+	} {
+		turned(t, func(n *narrow, _ *Session, streams []*Stream) {
+			n.rate = rate
+			var writer sync.WaitGroup
+			writer.Go(func() { streams[0].Write(make([]byte, 250_000)) })
+			synctest.Wait()
+			if got := slices.Concat(n.room(), n.room()); !slices.Equal(got, want) {
+				t.Errorf("at %.0f bytes/s it writes %v, want %v", rate, got, want)
+			}
+			streams[0].Reset(Cancelled, "enough")
+			writer.Wait()
+		})
+	}
 }
 
 // A stream that gives up, before its turn or in it, lets the others write.

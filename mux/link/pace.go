@@ -43,7 +43,7 @@ type pace struct {
 const (
 	paceWindow = 5 * time.Second
 
-	waitUnsent   = 4 * time.Millisecond // worth of bytes that may wait in the link
+	waitUnsent   = 2 * time.Millisecond // worth of bytes that may wait in the link
 	minUnsent    = 16 << 10
 	maxUnsent    = 256 << 10
 	minMessage   = 8 << 10
@@ -167,7 +167,7 @@ func (p *pace) pathLimit() uint64 {
 	case p.draining:
 		return max(minPath, uint64(drained*rate*min(rtt, p.rttBest).Seconds()))
 	}
-	wait := min(max(rtt/8, 250*time.Microsecond), 10*time.Millisecond)
+	wait := min(max(rtt/16, 250*time.Microsecond), 10*time.Millisecond)
 	return minPath + uint64(holds+rate*wait.Seconds())
 }
 
