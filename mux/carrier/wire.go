@@ -140,7 +140,8 @@ func (w *wire) flush(a *writeTry, wait bool) (sent bool, err error) {
 	}
 	rest := (*w.held)[w.written:]
 	if a != nil {
-		v, err := a.write(append(w.vec[:0], rest))
+		w.vec = append(w.vec[:0], rest)
+		v, err := a.write(w.vec)
 		if err != nil {
 			return false, err
 		}
