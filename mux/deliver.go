@@ -10,7 +10,8 @@ import (
 type TryWriter interface {
 	io.Writer
 	// TryWrite writes some of p, and returns no error if it would have to wait
-	// for the rest.
+	// for the rest. It must not block, nor write to a stream: nothing is received
+	// in the session meanwhile.
 	TryWrite(p []byte) (int, error)
 }
 
@@ -27,7 +28,8 @@ type sink struct {
 // then calls done with how much that was, and with nil or the error: as Read has
 // it, or w's. The open reply must have been read before. It does not wait, and
 // neither does a goroutine: who receives bytes writes those that w takes at once,
-// and one is started for those that it does not. Nothing else may read st.
+// and one is started for those that it does not. Nothing else may read st. done is
+// called once, on a goroutine that the session does not join.
 func (st *Stream) Deliver(w TryWriter, done func(n int64, err error)) {
 	s := st.sess
 	s.mu.Lock()
