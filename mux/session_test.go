@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -284,7 +285,7 @@ func fill(t *testing.T, st *Stream, far *Session) {
 	if _, err := st.Write(make([]byte, n)); err != nil && CodeOf(err) != OverBudget {
 		t.Errorf("fill: %v", err)
 	}
-	for started := time.Now(); st.ctx.Err() == nil; time.Sleep(time.Millisecond) {
+	for started := time.Now(); st.ctx.Err() == nil; runtime.Gosched() {
 		far.mu.Lock()
 		peer := far.streams[st.id]
 		arrived := peer != nil && (peer.received >= initialWindow || peer.reset != nil)
