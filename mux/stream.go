@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -230,7 +231,7 @@ func (st *Stream) next() error {
 func (st *Stream) Write(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
-		k, err := st.begin(len(p) - n)
+		k, crowded, err := st.begin(len(p) - n)
 		if err != nil {
 			return n, err
 		}
@@ -241,6 +242,9 @@ func (st *Stream) Write(p []byte) (int, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return n, s.lostLocked(err)
+		}
+		if crowded {
+			runtime.Gosched()
 		}
 		s.link.Send()
 		n += k

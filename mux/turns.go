@@ -19,6 +19,9 @@ type turns struct {
 	writing *ticket    // whose turn it is
 	waiting [2]turnRow // little ones, others
 	ahead   int        // bytes of little ones since the last of the others
+
+	little   uint32 // the stream of the last little write
+	littleAt time.Time
 }
 
 // ticket is one of a stream's two ways to ask for a turn: for Write, and for what
@@ -51,6 +54,10 @@ const (
 	// frameTime is how long a frame should take: it is what an interactive stream
 	// waits for, and by how much the link is overfilled.
 	frameTime = time.Millisecond
+
+	// crowdTime is how soon little writes of two streams follow each other when
+	// many streams are talking.
+	crowdTime = 200 * time.Microsecond
 )
 
 // frameSize is the payload of the largest frame on this path.
@@ -63,15 +70,21 @@ func (s *Session) frameSize() int {
 }
 
 // begin waits for credit and for the stream's turn to write and takes up to n
-// bytes of the credit. Unless there is an error, end is to be called.
-func (st *Stream) begin(n int) (int, error) {
+// bytes of the credit. Unless there is an error, end is to be called. crowded says
+// that other streams are likely to write a little too if they are let: their
+// frames can leave in one message with these, and one system call.
+func (st *Stream) begin(n int) (taken int, crowded bool, err error) {
 	s := st.sess
 	frame := s.frameSize()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	err := s.takeTurn(&st.write, n <= littleWrite, st.writeErrorLocked, func() bool { return st.credit > st.sent })
+	little := n <= littleWrite
+	err = s.takeTurn(&st.write, little, st.writeErrorLocked, func() bool { return st.credit > st.sent })
 	if err != nil {
-		return 0, err
+		return 0, false, err
+	}
+	if little {
+		crowded = s.turns.crowded(st.id, time.Now())
 	}
 	most := frame
 	if frame == maxFrame && s.turns.nobody() {
@@ -79,7 +92,15 @@ func (st *Stream) begin(n int) (int, error) {
 	}
 	n = int(min(uint64(n), uint64(most), st.credit-st.sent))
 	st.sent += uint64(n)
-	return n, nil
+	return n, crowded, nil
+}
+
+// crowded notes a little write of stream id at time now and reports whether there
+// was one of another stream just before.
+func (t *turns) crowded(id uint32, now time.Time) bool {
+	crowded := t.little != id && now.Sub(t.littleAt) < crowdTime
+	t.little, t.littleAt = id, now
+	return crowded
 }
 
 // takeTurn waits until it is k's turn, and until ready says so, or failed says

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -268,5 +269,75 @@ func TestTurnGivenUp(t *testing.T) {
 				writers.Wait()
 			})
 		})
+	}
+}
+
+// sends counts the messages that it would send: one for all that was appended since the last Send.
+type sends struct {
+	*script
+
+	mu       sync.Mutex
+	appended int
+	messages int
+}
+
+func (l *sends) Append([][]byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.appended++
+	return nil
+}
+
+func (l *sends) Send() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.appended > 0 {
+		l.messages++
+	}
+	l.appended = 0
+}
+
+// What many streams write at the same time leaves together, and what one writes
+// leaves at once.
+func TestLittleWritesLeaveTogether(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // they all wait for the one that runs
+	synctest.Test(t, func(t *testing.T) {
+		const n, most = 64, 4
+		l := &sends{script: newScript(nil)}
+		s := bare(l, Config{})
+		defer s.cancel(nil)
+		var writers sync.WaitGroup
+		for i := range uint32(n) {
+			st := newStream(s, 2*i+1, true)
+			s.register(st)
+			writers.Go(func() { st.Write([]byte("echo")) })
+		}
+		writers.Wait()
+		if l.messages > most || l.appended > 0 {
+			t.Errorf("%d writes left in %d messages, want %d at most; %d have not left", n, l.messages, most, l.appended)
+		}
+	})
+}
+
+func TestCrowded(t *testing.T) {
+	var turns turns
+	const one, other = 3, 5
+	at := time.Now()
+	for i, write := range []struct {
+		id    uint32
+		after time.Duration
+		want  bool
+	}{
+		{one, 0, false},
+		{one, 1, false},
+		{other, crowdTime - 1, true},
+		{other, 1, false},
+		{one, crowdTime, false},
+		{other, 0, true},
+	} {
+		at = at.Add(write.after)
+		if got := turns.crowded(write.id, at); got != write.want {
+			t.Errorf("write %d: crowded %t, want %t", i, got, write.want)
+		}
 	}
 }
