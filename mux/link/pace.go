@@ -167,8 +167,8 @@ func (p *pace) pathLimit() uint64 {
 	case p.draining:
 		return max(minPath, uint64(drained*rate*min(rtt, p.rttBest).Seconds()))
 	}
-	wait := min(max(rtt/16, 250*time.Microsecond), 10*time.Millisecond)
-	return minPath + uint64(holds+rate*wait.Seconds())
+	wait := min(max(rtt/32, 250*time.Microsecond), 10*time.Millisecond)
+	return uint64(holds + max(minPath, rate*wait.Seconds()))
 }
 
 // socketLimit is how many bytes may wait unsent in the carrier's socket; 0 sets

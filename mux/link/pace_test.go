@@ -127,17 +127,17 @@ func TestPaceLimits(t *testing.T) {
 		path                    uint64
 	}{
 		{pace{}, 256 << 10, 128 << 10, 16 << 10, 64 << 10},
-		{pace{rate: 1e4, rtt: 1000 * ms}, 16 << 10, 16 << 10, 8 << 10, 16<<10 + 20_000 + 100},
-		{pace{rate: 1e7, rtt: 100 * ms}, 20_000, 100_000, 10_000, 16<<10 + 2_000_000 + 62_500},
-		{pace{rate: 1e7, rtt: 100 * ms, draining: true}, 20_000, 100_000, 10_000, 16<<10 + 2_000_000 + 62_500},
-		{pace{rate: 1e7, rtt: 100 * ms, pathFull: true}, 20_000, 100_000, 10_000, 16<<10 + 1_000_000 + 62_500},
+		{pace{rate: 1e4, rtt: 1000 * ms}, 16 << 10, 16 << 10, 8 << 10, 16<<10 + 20_000},
+		{pace{rate: 1e7, rtt: 100 * ms}, 20_000, 100_000, 10_000, 2_000_000 + 31_250},
+		{pace{rate: 1e7, rtt: 100 * ms, draining: true}, 20_000, 100_000, 10_000, 2_000_000 + 31_250},
+		{pace{rate: 1e7, rtt: 100 * ms, pathFull: true}, 20_000, 100_000, 10_000, 1_000_000 + 31_250},
 		{pace{rate: 1e7, rtt: 100 * ms, pathFull: true, draining: true, rttBest: 200 * ms}, 20_000, 100_000, 10_000, 850_000},
 		{pace{rate: 1e7, rtt: 100 * ms, pathFull: true, draining: true, rttBest: 50 * ms}, 20_000, 100_000, 10_000, 425_000},
 		{pace{rate: 1e7, rtt: ms, pathFull: true, draining: true, rttBest: ms}, 20_000, 100_000, 10_000, 16 << 10},
-		{pace{rate: 5e7, rtt: 8 * ms}, 100_000, 500_000, 50_000, 16<<10 + 800_000 + 25_000},
-		{pace{rate: 1e8, rtt: 8 * ms, pathFull: true}, 200_000, 0, 100_000, 16<<10 + 800_000 + 50_000},
-		{pace{rate: 1e8, rtt: ms, pathFull: true}, 200_000, 0, 100_000, 16<<10 + 100_000 + 25_000},
-		{pace{rate: 1e9, rtt: ms, pathFull: true}, 256 << 10, 0, 128 << 10, 16<<10 + 1_000_000 + 250_000},
+		{pace{rate: 5e7, rtt: 8 * ms}, 100_000, 500_000, 50_000, 800_000 + 16<<10},
+		{pace{rate: 1e8, rtt: 8 * ms, pathFull: true}, 200_000, 0, 100_000, 800_000 + 25_000},
+		{pace{rate: 1e8, rtt: ms, pathFull: true}, 200_000, 0, 100_000, 100_000 + 25_000},
+		{pace{rate: 1e9, rtt: ms, pathFull: true}, 256 << 10, 0, 128 << 10, 1_000_000 + 250_000},
 	} {
 		p := tt.p
 		if unsent, socket, message, path := p.unsentLimit(), p.socketLimit(), p.message(), p.pathLimit(); unsent != tt.unsent ||
