@@ -15,6 +15,11 @@ type Client struct {
 	Token     Secret // empty when TokenFile is set
 	TokenFile string // "" when Token is set
 
+	// Proxy returns the forward proxy to a server, nil for none, from the option
+	// and the environment. The server's scheme is http or https; nil: no proxy.
+	Proxy func(server *url.URL) (*url.URL, error)
+	proxy Secret // the option
+
 	AllowPlaintext        bool
 	TLSCA                 string // file
 	TLSServerName         string
@@ -43,6 +48,8 @@ func (c *Client) options() []Option {
 			Help: "file with the token, read again at each dial"},
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
 			Help: "the token itself; on the command line everybody on the machine can see it"},
+		{Name: "proxy", Placeholder: "URL", check: checkProxy, target: &c.proxy,
+			Help: "forward proxy, http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or none; by default the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)"},
 		{Name: "allow-plaintext", target: &c.AllowPlaintext,
 			Help: "send the token over ws:// to other hosts than loopback"},
 		{Name: "tls-ca", Placeholder: "FILE", target: &c.TLSCA,
@@ -81,6 +88,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	if len(c.Local)+len(c.Remote) == 0 {
 		l.warn("there is no forward, so nothing can use this tunnel; give -L or -R")
 	}
+	l.checkProxy(c, src.LookupEnv)
 	l.checkToken(&c.Settings)
 	return c, l.warnings, l.problems.err()
 }

@@ -170,12 +170,7 @@ func (l *loader) replace(o Option, values []value) {
 	for _, v := range values {
 		if err := o.assign(v.text); err != nil {
 			l.rejected[o.Name] = true
-			what, hint := err.Error(), ""
-			var f *fault
-			if errors.As(err, &f) {
-				what, hint = f.what, f.hint
-			}
-			l.problems = append(l.problems, v.origin.problem(what, hint))
+			l.problems = append(l.problems, v.origin.problem(whatAndHint(err)))
 			continue
 		}
 		l.origins[o.Name] = append(l.origins[o.Name], v.origin)

@@ -144,6 +144,8 @@ func distinct(t *testing.T, o Option) [3]string {
 	switch o.Name {
 	case "server":
 		return [3]string{"ws://a", "ws://b", "ws://c"}
+	case "proxy":
+		return [3]string{"http://a:1", "socks5://b", "none"}
 	case "listen":
 		return [3]string{":1", ":2", ":3"}
 	case "path":

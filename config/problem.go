@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,6 +75,15 @@ func (f *fault) Error() string { return f.what + "; " + f.hint }
 
 func wrong(hint, format string, args ...any) error {
 	return &fault{what: fmt.Sprintf(format, args...), hint: hint}
+}
+
+// whatAndHint are the two parts of a *fault; other errors have no hint.
+func whatAndHint(err error) (what, hint string) {
+	var f *fault
+	if errors.As(err, &f) {
+		return f.what, f.hint
+	}
+	return err.Error(), ""
 }
 
 // Nearest returns the name that was probably meant by word, "" if none is near.

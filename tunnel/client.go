@@ -27,6 +27,10 @@ type ClientConfig struct {
 	TLS            *tls.Config            // for wss; nil: the system's roots
 	AllowPlaintext bool                   // permit a credential over ws to a host that is not loopback
 
+	// Proxy returns the forward proxy to the server (see carrier.Dialer.Proxy);
+	// nil: none.
+	Proxy func(server *url.URL) (*url.URL, error)
+
 	Local  []Forward // listen here, dial from the server
 	Remote []Forward // listen at the server, dial from here
 
@@ -70,7 +74,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		cfg: cfg,
 		dialer: carrier.Dialer{
 			URL: cfg.Server, Header: cfg.Header, Credential: cfg.Credential, TLS: cfg.TLS,
-			AllowPlaintext: cfg.AllowPlaintext, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
+			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
 		},
 		log:     events{cfg.Logger},
 		budget:  mux.NewBudget(int64(cfg.Memory)),
@@ -347,10 +351,14 @@ func (s *clientSession) maintain(ctx context.Context) {
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
 		Attached: func(resumed bool, on link.Carrier) {
 			s.attached = true
+			where := []any{keyRemote, on.RemoteAddr()}
+			if conn, ok := on.(*carrier.Conn); ok && conn.Proxy() != "" {
+				where = append(where, keyProxy, conn.Proxy())
+			}
 			if resumed {
-				s.log.Info("session resumed", keyRemote, on.RemoteAddr())
+				s.log.Info("session resumed", where...)
 			} else {
-				s.log.Info("session opened", keyRemote, on.RemoteAddr())
+				s.log.Info("session opened", where...)
 				s.initial = c.connected.CompareAndSwap(false, true)
 				close(s.opened)
 			}

@@ -12,6 +12,7 @@ const (
 	keyStream   = "stream"
 	keyClient   = "client"
 	keyRemote   = "remote"
+	keyProxy    = "proxy"
 	keyTarget   = "target"
 	keyForward  = "forward"
 	keyFrom     = "from_session"

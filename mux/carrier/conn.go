@@ -40,6 +40,7 @@ type Conn struct {
 	opt    Options
 	secure bool
 	remote string
+	proxy  string // host:port, "" for none
 
 	pongs bucket  // owned by the reader
 	spare [1]byte // owned by the reader: where a byte too much goes
@@ -219,6 +220,10 @@ func (c *Conn) Secure() bool { return c.secure }
 // RemoteAddr returns the address that the socket is connected to, which may be
 // that of a proxy.
 func (c *Conn) RemoteAddr() string { return c.remote }
+
+// Proxy returns the host and port of the forward proxy that the socket is
+// connected to, "" if there is none.
+func (c *Conn) Proxy() string { return c.proxy }
 
 // Probe sends a ping and returns nil as soon as any byte is received after it.
 // Otherwise it returns the error of ctx, or what the Conn died of. Somebody has

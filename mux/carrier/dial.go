@@ -50,18 +50,29 @@ type Dialer struct {
 	// Timeout bounds the whole of a Dial. Default 10 s.
 	Timeout time.Duration
 
-	// NetDial makes the connection, TLS not included. Nil means TCP straight to
-	// the address.
+	// Proxy returns the forward proxy to the server at the URL it is given, whose
+	// scheme is http or https, or nil for none: http, https (verified with TLS's
+	// RootCAs against the proxy's name), socks5 or socks5h, the port 80, 443 or
+	// 1080 unless given, with a user name and a password where the proxy wants
+	// them. The server's name is the proxy's to resolve. It is asked at every Dial.
+	// Nil means none.
+	Proxy func(server *url.URL) (*url.URL, error)
+
+	// NetDial makes the connection, to the proxy if there is one, TLS not
+	// included. Nil means TCP straight to the address.
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	Options
 }
 
 // Validate reports what makes every Dial fail before it touches the network:
-// [ErrInvalidDialer], [ErrPlaintextCredential], or an error of Credential, which
-// it calls.
+// [ErrInvalidDialer], [ErrPlaintextCredential], or an error of Credential or
+// Proxy, which it calls.
 func (d *Dialer) Validate() error {
-	_, err := d.request()
+	header, err := d.request()
+	if err == nil {
+		_, err = d.proxy(header)
+	}
 	return err
 }
 
@@ -167,13 +178,17 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	if len(hello) > maxHello {
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
+	proxy, err := d.proxy(header)
+	if err != nil {
+		return nil, nil, err
+	}
 	header.Set(helloHeader, encodeHello(hello))
 
 	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(d.Timeout, defaultHandshakeTimeout),
 		fmt.Errorf("no answer in time: %w", context.DeadlineExceeded))
 	defer cancel()
 
-	k, err := d.connect(ctx, d.guarded(header))
+	k, err := d.connect(ctx, proxy, d.guarded(header))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -211,6 +226,7 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, &DialError{phase, d.addr(), upgradeFailed(ctx, k, header, resp, err)}
 	}
 	c = newConn(k, d.Options, d.secure())
+	c.proxy = proxyOf(proxy)
 	pinged = c.pinged
 	c.start(ws)
 	return c, reply, nil
@@ -218,12 +234,33 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 
 // connect makes the connection that the WebSocket is to run on.
 // A guarded one ends at loopback.
-func (d *Dialer) connect(ctx context.Context, guarded bool) (*cork, error) {
-	dial := d.NetDial
-	if dial == nil {
-		dial = new(net.Dialer).DialContext
+func (d *Dialer) connect(ctx context.Context, proxy *forwardProxy, guarded bool) (*cork, error) {
+	var conn net.Conn
+	var err error
+	if proxy != nil {
+		if conn, err = proxy.tunnel(ctx, d.addr()); err != nil {
+			return nil, &DialError{PhaseProxy, proxy.addr, because(ctx, err)}
+		}
+	} else if conn, err = d.straight(ctx, guarded); err != nil {
+		return nil, err
 	}
-	conn, err := dial(ctx, "tcp", d.addr())
+	if !d.secure() {
+		return newCork(conn, true), nil
+	}
+	secured := tls.Client(conn, d.tlsConfig())
+	if err := secured.HandshakeContext(ctx); err != nil {
+		socketOf(conn).Close()
+		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+			err = fmt.Errorf("%w: it answers %q, which is not TLS", ErrNotCulvert, record.RecordHeader[:])
+		}
+		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, err)}
+	}
+	return newCork(secured, true), nil
+}
+
+// straight connects to the server itself.
+func (d *Dialer) straight(ctx context.Context, guarded bool) (*wire, error) {
+	conn, err := d.netDial()(ctx, "tcp", d.addr())
 	if err != nil {
 		phase := PhaseConnect
 		if _, ok := errors.AsType[*net.DNSError](err); ok {
@@ -236,19 +273,14 @@ func (d *Dialer) connect(ctx context.Context, guarded bool) (*cork, error) {
 		conn.Close()
 		return nil, &DialError{PhaseConnect, d.addr(), fmt.Errorf("%w: %s", ErrPlaintextCredential, tcp)}
 	}
-	w := newWire(conn)
-	if !d.secure() {
-		return newCork(w, true), nil
+	return newWire(conn), nil
+}
+
+func (d *Dialer) netDial() func(ctx context.Context, network, addr string) (net.Conn, error) {
+	if d.NetDial != nil {
+		return d.NetDial
 	}
-	secured := tls.Client(w, d.tlsConfig())
-	if err := secured.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-			err = fmt.Errorf("%w: it answers %q, which is not TLS", ErrNotCulvert, record.RecordHeader[:])
-		}
-		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, err)}
-	}
-	return newCork(secured, true), nil
+	return new(net.Dialer).DialContext
 }
 
 func (d *Dialer) tlsConfig() *tls.Config {
@@ -284,7 +316,7 @@ func upgradeFailed(ctx context.Context, k *cork, header http.Header, resp *http.
 		if _, after, ok := strings.Cut(secret, " "); ok { // the scheme is none
 			secret = after
 		}
-		return refused(resp, strings.TrimSpace(secret))
+		return refused(resp, secrets{strings.TrimSpace(secret)})
 	}
 	if resp != nil {
 		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, err)
@@ -302,33 +334,22 @@ func upgradeFailed(ctx context.Context, k *cork, header http.Header, resp *http.
 	return err
 }
 
-// refused makes an error of resp, and keeps out of it the secret that was sent: a
-// server may say it back.
-func refused(resp *http.Response, secret string) *RefusedError {
-	told := func(s string) string {
-		if secret == "" {
-			return s
-		}
-		return strings.ReplaceAll(s, secret, "[credential]")
-	}
+// refused makes an error of resp, and keeps out of it what was sent and is secret:
+// a server may say it back.
+func refused(resp *http.Response, sent secrets) *RefusedError {
 	e := &RefusedError{
 		Status:   resp.StatusCode,
-		Token:    told(resp.Header.Get(refusalHeader)),
-		Location: told(resp.Header.Get("Location")),
-		Server:   told(resp.Header.Get("Server")),
+		Token:    sent.hide(resp.Header.Get(refusalHeader)),
+		Location: sent.hide(resp.Header.Get("Location")),
+		Server:   sent.hide(resp.Header.Get("Server")),
 	}
 	if resp.Body != nil { // the WebSocket library has read the beginning and closed it
 		body, _ := io.ReadAll(resp.Body)
-		text := told(string(body))
-		if len(body) >= bodyRead { // the end may be the beginning of the secret
-			for n := len(secret) - 1; n > 0; n-- {
-				if rest, ok := strings.CutSuffix(text, secret[:n]); ok {
-					text = rest
-					break
-				}
-			}
+		hide := sent.hide
+		if len(body) >= bodyRead {
+			hide = sent.hideCut
 		}
-		text = strings.TrimSpace(text)
+		text := strings.TrimSpace(hide(string(body)))
 		e.Body = text[:min(len(text), maxRefusalBody)]
 	}
 	return e

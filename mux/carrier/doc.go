@@ -20,6 +20,7 @@
 //	websocket.Conn   frames (RFC 6455)
 //	cork             gathers the frames of one message; one system call each
 //	tls.Conn         with wss only
+//	tls.Conn         again, with an https proxy only
 //	wire             notes every byte received; gathers TLS records
 //	net.Conn         the socket
 //

@@ -29,6 +29,11 @@ var (
 	ErrUnauthorized = errors.New("credential not accepted")
 	// ErrNotCulvert means that whatever answered is no culvert server.
 	ErrNotCulvert = errors.New("not a culvert server")
+	// ErrNotProxy means that whatever answered at a proxy's address is no proxy of
+	// the kind that its URL says.
+	ErrNotProxy = errors.New("not such a proxy")
+	// ErrProxyCredential means that a proxy wants a credential, or another one.
+	ErrProxyCredential = errors.New("proxy credential missing or not accepted")
 )
 
 // The tokens of the Culvert-Refusal header: why a client with a good credential
@@ -49,20 +54,27 @@ const (
 	PhaseSetup   Phase = "setup"   // reading the Dialer's fields; nothing was sent
 	PhaseResolve Phase = "resolve" // host name to address
 	PhaseConnect Phase = "connect" // TCP
+	PhaseProxy   Phase = "proxy"   // through a forward proxy: all that leads to its tunnel, names and TCP included
 	PhaseTLS     Phase = "tls"     // TLS handshake and the server's certificate
 	PhaseUpgrade Phase = "upgrade" // HTTP request and its answer
 	PhaseHello   Phase = "hello"   // the server's Culvert-Hello
 )
 
 // DialError is every error of [Dialer.Dial]: the phase, the address that was
-// dialled ("host:port", as in the URL) and the cause.
+// dialled ("host:port", as in the URL; in PhaseProxy that of the proxy) and the
+// cause.
 type DialError struct {
 	Phase Phase
 	Addr  string
 	Err   error
 }
 
-func (e *DialError) Error() string { return fmt.Sprintf("%s %s: %v", e.Phase, e.Addr, e.Err) }
+func (e *DialError) Error() string {
+	if _, ok := e.Err.(*ProxyError); ok { //nolint:errorlint // it says the address itself
+		return fmt.Sprintf("%s: %v", e.Phase, e.Err)
+	}
+	return fmt.Sprintf("%s %s: %v", e.Phase, e.Addr, e.Err)
+}
 
 func (e *DialError) Unwrap() error { return e.Err }
 
@@ -126,6 +138,84 @@ func (e *RefusedError) Is(target error) bool {
 	return false
 }
 
+// ProxyError is a forward proxy's refusal to connect. Server and Schemes come
+// from the proxy as they are: quote them before they are shown. No credential is
+// in it, whatever the proxy said.
+//
+// It is [ErrProxyCredential] (in the sense of errors.Is) when the status is 407
+// or a SOCKS proxy takes none of the ways to authenticate, or not the password.
+type ProxyError struct {
+	Proxy      string   // host:port
+	Status     int      // of HTTP; 0 from a SOCKS proxy
+	Reply      byte     // of SOCKS (RFC 1928, 6); 0 from an HTTP proxy, and about the credential
+	Schemes    []string // how an HTTP proxy that answers 407 wants the credential, 8 at most
+	Credential bool     // there is one
+	Tried      string   // the way in which it was given, "" for none
+	Server     string   // the Server header
+}
+
+func (e *ProxyError) Error() string {
+	var b strings.Builder
+	switch {
+	case e.Status != 0:
+		fmt.Fprintf(&b, "%d", e.Status)
+		if text := http.StatusText(e.Status); text != "" {
+			b.WriteString(" " + text)
+		}
+	case e.Reply != 0:
+		fmt.Fprintf(&b, "SOCKS reply %d", e.Reply)
+		if text := socksReplies[e.Reply]; text != "" {
+			b.WriteString(", " + text + ",")
+		}
+	default:
+		b.WriteString("SOCKS authentication refused")
+	}
+	fmt.Fprintf(&b, " from the proxy %s", e.Proxy)
+	if e.Server != "" {
+		fmt.Fprintf(&b, " (%q)", e.Server)
+	}
+	if e.Is(ErrProxyCredential) {
+		switch {
+		case !e.Credential:
+			b.WriteString(": it wants a user name and a password")
+		case e.Tried == "":
+			b.WriteString(": it takes the credential in none of the ways known here (Digest, NTLM, Basic)")
+		default:
+			fmt.Fprintf(&b, ": user name or password not accepted (%s)", e.Tried)
+		}
+		if len(e.Schemes) > 0 {
+			fmt.Fprintf(&b, ", offered: %q", e.Schemes)
+		}
+	}
+	return b.String()
+}
+
+// Is reports whether target is the sentinel that this refusal stands for.
+func (e *ProxyError) Is(target error) bool {
+	return target == ErrProxyCredential && //nolint:errorlint // a sentinel
+		(e.Status == http.StatusProxyAuthRequired || e.Status == 0 && e.Reply == 0)
+}
+
+// permanent reports whether the proxy would say the same again: what it forbids
+// and what it does not understand, not what it could not reach.
+func (e *ProxyError) permanent() bool {
+	switch e.Status {
+	case 0: // SOCKS: the credential, the ruleset, the command, the type of address
+		return e.Reply == 0 || e.Reply == 2 || e.Reply == 7 || e.Reply == 8
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		return false
+	}
+	return e.Status/100 != 5
+}
+
+// hide keeps s out of what the proxy said.
+func (e *ProxyError) hide(s secrets) {
+	e.Server = s.hide(e.Server)
+	for i, scheme := range e.Schemes {
+		e.Schemes[i] = s.hide(scheme)
+	}
+}
+
 // CloseError is a close frame that the peer sent (RFC 6455, 7.4).
 type CloseError struct {
 	Code   int
@@ -137,15 +227,19 @@ func (e *CloseError) Error() string {
 }
 
 // Permanent reports whether dialling again the same way would fail the same way:
-// the credential or the certificate is wrong, a culvert server is not what
-// answers, or a credential would travel in plaintext. Errors of the network and
-// refusals that pass (a session that is gone, limits, restarts, 5xx) are not
-// permanent, and neither is nil.
+// the credential or the certificate is wrong, a culvert server or a proxy is not
+// what answers, the proxy forbids it, or a credential would travel in plaintext.
+// Errors of the network and refusals that pass (a session that is gone, limits,
+// restarts, 5xx, a server that the proxy cannot reach) are not permanent, and
+// neither is nil.
 func Permanent(err error) bool {
-	for _, target := range []error{ErrInvalidDialer, ErrPlaintextCredential, ErrUnauthorized, ErrNotCulvert} {
+	for _, target := range []error{ErrInvalidDialer, ErrPlaintextCredential, ErrUnauthorized, ErrNotCulvert, ErrNotProxy} {
 		if errors.Is(err, target) {
 			return true
 		}
+	}
+	if refused, ok := errors.AsType[*ProxyError](err); ok {
+		return refused.permanent()
 	}
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		switch refused.Token {

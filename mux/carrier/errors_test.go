@@ -36,6 +36,14 @@ func TestPermanent(t *testing.T) {
 		{carrier.ErrPlaintextCredential, true},
 		{carrier.ErrUnauthorized, true},
 		{carrier.ErrNotCulvert, true},
+		{carrier.ErrNotProxy, true},
+		{&carrier.ProxyError{Status: 403}, true},
+		{&carrier.ProxyError{Status: 407}, true},
+		{&carrier.ProxyError{Status: 408}, false},
+		{&carrier.ProxyError{Status: 503}, false},
+		{&carrier.ProxyError{Reply: 2}, true},
+		{&carrier.ProxyError{Reply: 4}, false},
+		{&carrier.ProxyError{}, true},
 		{carrier.ErrHeartbeat, false},
 		{&carrier.CloseError{Code: 1001}, false},
 
@@ -88,6 +96,7 @@ func TestErrorsQuoteThePeer(t *testing.T) {
 	for _, err := range []error{
 		&carrier.RefusedError{Status: 404, Token: nasty, Server: nasty, Body: nasty},
 		&carrier.RefusedError{Status: 302, Location: nasty},
+		&carrier.ProxyError{Status: 407, Server: nasty, Schemes: []string{nasty}},
 		&carrier.CloseError{Code: 1000, Reason: nasty},
 	} {
 		if strings.ContainsAny(err.Error(), "\n\x1b") {

@@ -121,3 +121,40 @@ type hijackable struct {
 func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.conn, bufio.NewReadWriter(bufio.NewReader(h.conn), bufio.NewWriter(h.conn)), nil
 }
+
+// FuzzChallenges checks that cutting challenges apart is done after one time, and
+// that what a proxy offers is answered or not, but never fails.
+func FuzzChallenges(f *testing.F) {
+	for _, s := range []string{
+		`Basic realm="x"`, `Basic realm="a, b", Digest realm="\"", nonce="n", qop="auth, auth-int",algorithm=SHA-256`,
+		"NTLM", "Negotiate TlRMTVNTUAACAAAA==, NTLM , Basic", `realm="x"`, `A b = c, D`, `"`, ",,", "Digest nonce=a, stale=true", "Basic \t realm=x",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		challenges := splitChallenges(value)
+		for _, c := range challenges {
+			scheme, _, _ := strings.Cut(c, " ")
+			if scheme == "" || strings.Trim(scheme, tokenChars) != "" {
+				t.Errorf("%q: the scheme of %q is no token", value, c)
+			}
+			if again := splitChallenges(c); len(again) != 1 || again[0] != c {
+				t.Errorf("%q: %q is cut into %q", value, c, again)
+			}
+		}
+		if schemes := schemesOf(challenges); len(schemes) > maxSchemes {
+			t.Errorf("%q: %d schemes", value, len(schemes))
+		}
+		a := proxyAuth{user: "u", password: "p", target: "h:1"}
+		for range 4 {
+			answer := a.answer(challenges)
+			if answer == "" {
+				return
+			}
+			if !strings.HasPrefix(answer, a.scheme+" ") || strings.ContainsAny(answer, "\r\n") {
+				t.Errorf("%q: answered %q", value, answer)
+			}
+		}
+		t.Errorf("%q: answered for ever", value)
+	})
+}

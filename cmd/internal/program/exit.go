@@ -108,8 +108,19 @@ func refusedHint(err error) string {
 		name    x509.HostnameError
 		invalid x509.CertificateInvalidError
 		refused *carrier.RefusedError
+		proxy   *carrier.ProxyError
 	)
 	switch {
+	case errors.As(err, &proxy):
+		switch {
+		case !errors.Is(err, carrier.ErrProxyCredential):
+			return "ask who runs the proxy for CONNECT to this host and port, or give another with --proxy"
+		case !proxy.Credential:
+			return "give them with --proxy http://USER:PASSWORD@HOST:PORT, or in the environment (HTTPS_PROXY)"
+		}
+		return "check what --proxy or the environment (HTTPS_PROXY) says"
+	case errors.Is(err, carrier.ErrNotProxy):
+		return "check the address and the scheme of the proxy in --proxy or the environment"
 	case errors.Is(err, carrier.ErrUnauthorized):
 		return "give a token that the server knows with --token-file"
 	case errors.Is(err, carrier.ErrPlaintextCredential):
@@ -139,11 +150,16 @@ func failedHint(err error) string {
 	var (
 		dial   *carrier.DialError
 		lookup *net.DNSError
+		proxy  *carrier.ProxyError
 	)
 	switch {
 	case errors.As(err, &dial):
 		const retry = "--retry-initial keeps trying"
 		switch {
+		case errors.As(err, &proxy):
+			return "check that the server can be reached from the proxy; " + retry
+		case dial.Phase == carrier.PhaseProxy:
+			return "check the proxy that --proxy or the environment names; " + retry
 		case errors.As(err, &lookup):
 			return "check the server's name; " + retry
 		case errors.Is(err, syscall.ECONNREFUSED):

@@ -53,6 +53,16 @@ func TestJudge(t *testing.T) {
 		{"other name", dial(carrier.PhaseTLS, x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"}), 3, "--tls-server-name"},
 		{"expired", dial(carrier.PhaseTLS, x509.CertificateInvalidError{Cert: &x509.Certificate{}, Reason: x509.Expired}), 3, "clock"},
 
+		{"proxy without a credential", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 407}), 3, "--proxy http://USER:PASSWORD@HOST:PORT"},
+		{"wrong proxy credential", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 407, Credential: true, Tried: "Basic"}), 3, "check what --proxy"},
+		{"SOCKS credential", dial(carrier.PhaseProxy, &carrier.ProxyError{}), 3, "--proxy http://USER:PASSWORD@HOST:PORT"},
+		{"403 from the proxy", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 403}), 3, "who runs the proxy"},
+		{"no proxy", dial(carrier.PhaseProxy, carrier.ErrNotProxy), 3, "address and the scheme of the proxy"},
+		{"502 from the proxy", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 502}), 1, "from the proxy"},
+		{"proxy not there", dial(carrier.PhaseProxy, syscall.ECONNREFUSED), 1, "check the proxy"},
+		{"proxy not known", dial(carrier.PhaseProxy, &net.DNSError{Name: "p", IsNotFound: true}), 1, "check the proxy"},
+		{"untrusted proxy", dial(carrier.PhaseProxy, untrusted), 3, "--tls-ca"},
+
 		{"429", refused(http.StatusTooManyRequests, ""), 1, "--retry-initial"},
 		{"503", refused(http.StatusServiceUnavailable, ""), 1, "--retry-initial"},
 		{"limit", refused(http.StatusServiceUnavailable, carrier.RefusalLimit), 1, "--retry-initial"},

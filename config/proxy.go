@@ -1,0 +1,127 @@
+package config
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+const (
+	proxyHint = "write it like http://USER:PASSWORD@HOST:3128, https://... or socks5://..., special characters as %40 for @"
+	noProxy   = "none" // the value that ignores the environment
+)
+
+// checkProxy checks the text of an option that names a proxy.
+func checkProxy(text string) error {
+	if text == noProxy {
+		return nil
+	}
+	_, err := parseProxy(text)
+	return err
+}
+
+// parseProxy reads the URL of a forward proxy, or its HOST:PORT for http://. It
+// never repeats any of it in an error, since there may be a password in it.
+func parseProxy(text string) (*url.URL, error) {
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Hostname() == "" || strings.HasSuffix(u.Host, ":"),
+		strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
+		return nil, wrong(proxyHint, "is not the URL of a proxy")
+	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
+		return nil, wrong(proxyHint, "is of a scheme that is not http, https or socks5")
+	}
+	if p := u.Port(); p != "" {
+		if _, err := (part{text: p}).port(1); err != nil {
+			return nil, wrong(proxyHint, "has a port that is not from 1 to 65535")
+		}
+	}
+	return u, nil
+}
+
+// checkProxy settles which proxy leads to a server: the option's, or else what the
+// environment says.
+func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
+	switch {
+	case c.proxy.Reveal() == noProxy:
+		return
+	case !c.proxy.Empty():
+		if u, err := parseProxy(c.proxy.Reveal()); err == nil {
+			c.Proxy = func(*url.URL) (*url.URL, error) { return u, nil }
+			l.checkProxyPassword(c, u)
+		}
+	case lookup != nil && !l.failed("proxy"):
+		c.Proxy = environmentProxy(lookup)
+	}
+	if c.Proxy == nil || c.Server == nil {
+		return
+	}
+	server := *c.Server
+	server.Scheme = strings.NewReplacer("wss", "https", "ws", "http").Replace(server.Scheme)
+	if _, err := c.Proxy(&server); err != nil {
+		l.problems = append(l.problems, err.(Problems)...) //nolint:errorlint // that is what it is
+	}
+}
+
+// checkProxyPassword looks at where the password stands, as checkToken does.
+func (l *loader) checkProxyPassword(c *Client, u *url.URL) {
+	if u.User == nil {
+		return
+	}
+	switch l.origin("proxy", 0).rank {
+	case fromFile:
+		c.SecretFile = c.File
+	case fromFlag:
+		l.warn("the proxy's password is on the command line, where everybody on this machine can see it (ps); use CULVERT_PROXY or the key proxy in a file")
+	case fromEnv:
+	}
+}
+
+// environmentProxy is what HTTPS_PROXY (for wss), HTTP_PROXY (for ws), ALL_PROXY
+// (for both) and NO_PROXY say, in small letters too, which are stronger. This
+// machine itself is never reached by way of these. An error is of type Problems.
+func environmentProxy(lookup func(string) (string, bool)) func(*url.URL) (*url.URL, error) {
+	first := func(names ...string) (name, text string) {
+		for _, name := range names {
+			if text, _ := lookup(name); text != "" {
+				return name, text
+			}
+		}
+		return "", ""
+	}
+	forHTTP := []string{"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}
+	if _, cgi := lookup("REQUEST_METHOD"); cgi {
+		forHTTP = slices.Delete(forHTTP, 1, 2) // it is the header Proxy of somebody's request
+	}
+	proxies := make(map[string]func() (*url.URL, error))
+	for scheme, names := range map[string][]string{
+		"http": forHTTP, "https": {"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"},
+	} {
+		name, text := first(names...)
+		if name == "" {
+			continue
+		}
+		u, err := parseProxy(text)
+		if err != nil {
+			err = Problems{origin{key: name}.problem(whatAndHint(err))}
+		}
+		proxies[scheme] = func() (*url.URL, error) { return u, err }
+	}
+	// Whether one is used is httpproxy's to say, which one is not: it knows no
+	// ALL_PROXY and repeats what is malformed.
+	_, exceptions := first("no_proxy", "NO_PROXY")
+	any := httpproxy.Config{HTTPProxy: "http://any", HTTPSProxy: "http://any", NoProxy: exceptions}
+	used := any.ProxyFunc()
+	return func(server *url.URL) (*url.URL, error) {
+		proxy := proxies[server.Scheme]
+		if u, err := used(server); u == nil || err != nil || proxy == nil {
+			return nil, nil //nolint:nilerr // httpproxy fails only where there is a CGI
+		}
+		return proxy()
+	}
+}
