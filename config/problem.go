@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -74,6 +75,14 @@ func (f *fault) Error() string { return f.what + "; " + f.hint }
 
 func wrong(hint, format string, args ...any) error {
 	return &fault{what: fmt.Sprintf(format, args...), hint: hint}
+}
+
+// explain says what is wrong by err, which a parser of a text gave, and what to do.
+func explain(err error) (what, hint string) {
+	if f, ok := errors.AsType[*fault](err); ok {
+		return f.what, f.hint
+	}
+	return err.Error(), ""
 }
 
 // Nearest returns the name that was probably meant by word, "" if none is near.

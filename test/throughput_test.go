@@ -143,7 +143,7 @@ func startCulvert(b *testing.B, target string) string {
 	forward.Port = entrance.Port
 	_ = listener.Close()
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
-		Server: &url.URL{Scheme: "ws", Host: address.String(), Path: "/"},
+		Servers: []*url.URL{{Scheme: "ws", Host: address.String(), Path: "/"}},
 		Local:  []tunnel.Forward{forward},
 	})
 	if err != nil {
