@@ -144,7 +144,7 @@ func startCulvert(b *testing.B, target string) string {
 	_ = listener.Close()
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
 		Servers: []*url.URL{{Scheme: "ws", Host: address.String(), Path: "/"}},
-		Local:  []tunnel.Forward{forward},
+		Local:   []tunnel.Forward{forward},
 	})
 	if err != nil {
 		b.Fatal(err)

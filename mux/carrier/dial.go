@@ -262,11 +262,11 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	target.Path = cmp.Or(target.Path, "/")
 	target.Fragment = ""
 	for redirects := 0; ; redirects++ {
-		c, reply, resp, err := d.upgrade(ctx, &target, r)
+		c, reply, location, err := d.upgrade(ctx, &target, r)
 		if err == nil {
 			return c, reply, nil
 		}
-		if redirects < maxRedirects && redirect(&target, r.site(&target), resp) {
+		if redirects < maxRedirects && redirect(&target, r.site(&target), location) {
 			continue
 		}
 		if e, ok := errors.AsType[*DialError](err); ok && redirects > 0 {
@@ -295,20 +295,10 @@ func httpScheme(scheme string) string {
 	return scheme
 }
 
-// redirect changes target to where resp redirects to, and reports whether that is
-// within the origin of site: the credential goes to no other, and the host, port
-// and scheme of target stay as they are in any case.
-func redirect(target, site *url.URL, resp *http.Response) bool {
-	if resp == nil {
-		return false
-	}
-	switch resp.StatusCode {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
-		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-	default:
-		return false
-	}
-	location := resp.Header.Get("Location")
+// redirect changes target to location, and reports whether that is within the origin
+// of site: the credential goes to no other, and the host, port and scheme of target
+// stay as they are in any case.
+func redirect(target, site *url.URL, location string) bool {
 	to, err := site.Parse(location)
 	if err != nil || location == "" || to.User != nil || origin(to) != origin(site) {
 		return false
@@ -327,12 +317,12 @@ func origin(u *url.URL) string {
 	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// upgrade makes one request, on a connection of its own. resp is the answer, if there
-// was one; its body has been read.
-func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *Conn, reply []byte, resp *http.Response, err error) {
+// upgrade makes one request, on a connection of its own. location is where the answer
+// redirects to, if it does.
+func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *Conn, reply []byte, location string, err error) {
 	k, err := d.connect(ctx, r.guarded)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, "", err
 	}
 	handOver := func(context.Context, string, string) (net.Conn, error) { return k, nil }
 	transport := &http.Transport{
@@ -347,7 +337,7 @@ func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *C
 
 	header := r.header.Clone()
 	d.Cookies.add(header, r.site(target))
-	var pinged func(context.Context, []byte) bool                                 // set before anything is read
+	var pinged func(context.Context, []byte) bool // set before anything is read
 	answer := &answer{over: transport}
 	ws, resp, err := websocket.Dial(ctx, target.String(), &websocket.DialOptions{ //nolint:bodyclose // Dial closes it
 		HTTPClient:     &http.Client{Transport: answer},
@@ -369,12 +359,25 @@ func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *C
 		case remote != nil && remote.Op == "remote error": // an alert: in TLS 1.3 it may come after the handshake
 			phase = PhaseTLS
 		}
-		return nil, nil, resp, &DialError{phase, d.addr(), upgradeFailed(ctx, k, r.secrets, resp, err)}
+		return nil, nil, redirectOf(resp), &DialError{phase, d.addr(), upgradeFailed(ctx, k, r.secrets, resp, err)}
 	}
 	c = newConn(k, d.Options, d.secure())
 	pinged = c.pinged
 	c.start(ws)
-	return c, answer.reply, resp, nil
+	return c, answer.reply, "", nil
+}
+
+// redirectOf is where resp, which may be nil, redirects to.
+func redirectOf(resp *http.Response) string {
+	if resp == nil {
+		return ""
+	}
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return resp.Header.Get("Location")
+	}
+	return ""
 }
 
 func newNetDialer() *net.Dialer { return &net.Dialer{FallbackDelay: fallbackDelay} }
