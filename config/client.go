@@ -9,11 +9,14 @@ import (
 
 // Client is the configuration of culvert-client.
 type Client struct {
-	Server    *url.URL // scheme ws, wss, http or https, no userinfo; the path is never empty
-	Path      string   // as configured; Server has it
-	Header    map[string][]string
-	Token     Secret // empty when TokenFile is set
-	TokenFile string // "" when Token is set
+	Servers     []*url.URL // not empty; scheme ws, wss, http or https, no userinfo; the path is never empty
+	ServerOrder string     // "in-order" or "random"
+	DialAddress string     // host:port, "" for that of the one server's URL
+	Path        string     // as configured; Servers have it
+	Header      map[string][]string
+	HeaderFile  string // file
+	Token       Secret // empty when TokenFile is set
+	TokenFile   string // "" when Token is set
 
 	// Proxy returns the forward proxy to a server, nil for none, from the option
 	// and the environment. The server's scheme is http or https; nil: no proxy.
@@ -22,7 +25,11 @@ type Client struct {
 
 	AllowPlaintext        bool
 	TLSCA                 string // file
+	TLSCert               string // file; set when TLSKey is
+	TLSKey                string // file
 	TLSServerName         string
+	TLSMinVersion         string   // "1.2" or "1.3"
+	TLSPins               []string // "sha256/" and 32 bytes in base64
 	TLSInsecureSkipVerify bool
 
 	Local, Remote []Forward
@@ -38,12 +45,18 @@ func ClientOptions() []Option { return new(Client).options() }
 func (c *Client) options() []Option {
 	return append([]Option{
 		c.fileOption(),
-		{Name: "server", Placeholder: "URL", target: &c.Server,
-			Help: "the server, ws://HOST[:PORT] or wss://HOST[:PORT]"},
+		{Name: "server", Placeholder: "URL", target: &c.Servers,
+			Help: "the server, ws://HOST[:PORT] or wss://HOST[:PORT] (repeatable: the others are for when one fails)"},
+		{Name: "server-order", Default: "in-order", choices: []string{"in-order", "random"}, target: &c.ServerOrder,
+			Help: "which of several servers is tried first"},
+		{Name: "dial-address", Placeholder: "HOST:PORT", check: checkDial, target: &c.DialAddress,
+			Help: "connect to this address instead of the URL's host and port, which the request and the certificate still name"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &c.Path,
 			Help: "path of the upgrade request"},
 		{Name: "header", target: &c.Header,
-			Help: "additional request header (repeatable; one a line in the environment)"},
+			Help: "additional request header, Host too (repeatable; one a line in the environment)"},
+		{Name: "header-file", Placeholder: "FILE", target: &c.HeaderFile,
+			Help: "file with additional request headers, NAME: VALUE, one a line, read again at each dial"},
 		{Name: "token-file", Placeholder: "FILE", target: &c.TokenFile,
 			Help: "file with the token, read again at each dial"},
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
@@ -53,9 +66,17 @@ func (c *Client) options() []Option {
 		{Name: "allow-plaintext", target: &c.AllowPlaintext,
 			Help: "send the token over ws:// to other hosts than loopback"},
 		{Name: "tls-ca", Placeholder: "FILE", target: &c.TLSCA,
-			Help: "PEM file of authorities to trust instead of the system's"},
+			Help: "PEM file of authorities to trust beside the system's"},
+		{Name: "tls-cert", Placeholder: "FILE", target: &c.TLSCert,
+			Help: "PEM file with the client's certificate, for a server that asks for one; read again at each dial"},
+		{Name: "tls-key", Placeholder: "FILE", target: &c.TLSKey,
+			Help: "PEM file with the private key of the client's certificate; read again at each dial"},
 		{Name: "tls-server-name", Placeholder: "NAME", target: &c.TLSServerName,
 			Help: "name that the server's certificate must have, instead of the URL's host"},
+		{Name: "tls-min-version", Default: "1.2", choices: []string{"1.2", "1.3"}, target: &c.TLSMinVersion,
+			Help: "oldest version of TLS to speak"},
+		{Name: "tls-pin", Placeholder: "sha256/BASE64", check: checkPin, target: &c.TLSPins,
+			Help: "public key that the server or an authority above it must have (repeatable: one of them)"},
 		{Name: "tls-insecure-skip-verify", target: &c.TLSInsecureSkipVerify,
 			Help: "accept any certificate: whoever is in the way reads and changes everything"},
 		{Name: "local", Short: "L", target: &c.Local,
@@ -78,11 +99,12 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkSettings(&c.Settings)
 	l.exclusive("token-file", "token")
 
-	if c.Server == nil {
+	if len(c.Servers) == 0 {
 		l.missing("server")
 	} else {
-		l.checkServer(c)
+		l.checkServers(c)
 	}
+	l.checkKeyPair(c.TLSCert, c.TLSKey)
 	l.checkForwards("local", c.Local)
 	l.checkForwards("remote", c.Remote)
 	if len(c.Local)+len(c.Remote) == 0 {
@@ -93,30 +115,44 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	return c, l.warnings, l.problems.err()
 }
 
-// checkServer settles the path of the server's URL and what depends on its scheme.
-func (l *loader) checkServer(c *Client) {
-	switch {
-	case c.Server.Path == "" || c.Server.Path == "/":
-		c.Server.Path = c.Path
-	case l.given("path") && c.Path != c.Server.Path:
-		l.problem("path", 0, "give the path once", "%q differs from the path in the server's URL, %q", c.Path, c.Server.Path)
-	default:
-		c.Path = c.Server.Path
+// checkServers settles the paths of the servers' URLs and what depends on their
+// schemes.
+func (l *loader) checkServers(c *Client) {
+	secure, exposed := 0, 0
+	for i, server := range c.Servers {
+		switch {
+		case server.Path == "" || server.Path == "/":
+			server.Path = c.Path
+		case l.given("path") && c.Path != server.Path:
+			l.problem("path", 0, "give the path once", "%q differs from the path in the server's URL, %q", c.Path, server.Path)
+		}
+		for j, other := range c.Servers[:i] {
+			if *server == *other {
+				l.problem("server", i, "leave one of them out", "is given twice (%s)", l.origin("server", j))
+			}
+		}
+		if server.Scheme == "wss" || server.Scheme == "https" {
+			secure++
+		} else if !loopbackHost(server.Hostname()) {
+			exposed++
+		}
 	}
-
-	if c.Server.Scheme == "wss" || c.Server.Scheme == "https" {
+	if c.DialAddress != "" && len(c.Servers) > 1 {
+		l.problem("dial-address", 0, "give one server, or leave it out", "stands for the address of one server, and there are %d", len(c.Servers))
+	}
+	if c.AllowPlaintext && exposed > 0 && (!c.Token.Empty() || c.TokenFile != "" || c.HeaderFile != "") {
+		l.warn("the token is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
+	}
+	if secure > 0 {
 		if c.TLSInsecureSkipVerify {
 			l.warn("the server's certificate is NOT verified (tls-insecure-skip-verify): whoever is in the way can read and change everything")
 		}
 		return
 	}
-	for _, name := range []string{"tls-ca", "tls-server-name"} {
+	for _, name := range []string{"tls-ca", "tls-cert", "tls-key", "tls-server-name", "tls-min-version", "tls-pin"} {
 		if l.given(name) {
-			l.problem(name, 0, "use wss:// in the server's URL or leave it out", "means nothing over %s://", c.Server.Scheme)
+			l.problem(name, 0, "use wss:// in the server's URL or leave it out", "means nothing over %s://", c.Servers[0].Scheme)
 		}
-	}
-	if c.AllowPlaintext && !loopbackHost(c.Server.Hostname()) && (!c.Token.Empty() || c.TokenFile != "") {
-		l.warn("the token is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
 	}
 }
 

@@ -132,7 +132,7 @@ func (d *decoder) option(o Option, key ast.Node, node ast.Node) {
 		for _, item := range list.Values {
 			d.item(o, item)
 		}
-	case o.Kind() == KindHeaders:
+	case o.Kind() == KindHeaders, o.Kind() == KindTexts:
 		d.item(o, node)
 	default:
 		d.mistyped(o, key, node)
@@ -175,6 +175,10 @@ func (d *decoder) scalar(o Option, at, node ast.Node) (text string, ok bool) {
 		if ok = kind == KindBool; ok {
 			return fmt.Sprint(n.Value), true
 		}
+	case *ast.FloatNode: // such as a version
+		if ok = len(o.choices) > 0; ok {
+			return n.GetToken().Value, true
+		}
 	case *ast.IntegerNode:
 		if ok = kind == KindNumber || kind == KindSize; ok {
 			return n.GetToken().Value, true
@@ -194,7 +198,7 @@ func (d *decoder) mistyped(o Option, at, node ast.Node) {
 		what = "is a yes or no"
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
 		what = "is a number"
-		if o.Kind() == KindText {
+		if o.Kind() == KindText || o.Kind() == KindTexts {
 			hint = "put it in quotes"
 		}
 	case *ast.StringNode:

@@ -170,7 +170,7 @@ func (l *loader) replace(o Option, values []value) {
 	for _, v := range values {
 		if err := o.assign(v.text); err != nil {
 			l.rejected[o.Name] = true
-			l.problems = append(l.problems, v.origin.problem(whatAndHint(err)))
+			l.problems = append(l.problems, v.origin.problem(explain(err)))
 			continue
 		}
 		l.origins[o.Name] = append(l.origins[o.Name], v.origin)
@@ -239,6 +239,16 @@ func (l *loader) exclusive(a, b string) {
 			o.reset()
 			delete(l.origins, weaker)
 		}
+	}
+}
+
+// checkKeyPair reports a certificate without its key, and the other way round.
+func (l *loader) checkKeyPair(cert, key string) {
+	switch {
+	case cert != "" && key == "" && !l.failed("tls-key"):
+		l.problem("tls-cert", 0, "give tls-key too", "needs its private key")
+	case key != "" && cert == "" && !l.failed("tls-cert"):
+		l.problem("tls-key", 0, "give tls-cert too", "needs its certificate")
 	}
 }
 

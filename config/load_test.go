@@ -48,8 +48,8 @@ func TestClientDefaults(t *testing.T) {
 	if err != nil || len(warnings) > 0 {
 		t.Fatal(err, warnings)
 	}
-	if c.Server.String() != "wss://example.com/" {
-		t.Errorf("server is %s", c.Server)
+	if len(c.Servers) != 1 || c.Servers[0].String() != "wss://example.com/" || c.ServerOrder != "in-order" {
+		t.Errorf("servers are %s, %s", c.Servers, c.ServerOrder)
 	}
 	if c.MaxBackoff != 30*time.Second {
 		t.Errorf("max-backoff is %s", c.MaxBackoff)
@@ -148,11 +148,18 @@ func distinct(t *testing.T, o Option) [3]string {
 		return [3]string{"http://a:1", "socks5://b", "none"}
 	case "listen":
 		return [3]string{":1", ":2", ":3"}
+	case "dial-address":
+		return [3]string{"a:1", "b:2", "[::1]:3"}
+	case "tls-pin":
+		return [3]string{pin("A"), pin("B"), pin("C")}
 	case "path":
 		return [3]string{"/a", "/b", "/c"}
 	}
 	return [3]string{"a", "b", "c"}
 }
+
+// pin is one of 32 bytes.
+func pin(letter string) string { return "sha256/" + strings.Repeat(letter, 42) + "A=" }
 
 func yamlOf(o Option, text string) string {
 	switch o.Kind() {
@@ -229,6 +236,29 @@ func TestClientProblems(t *testing.T) {
 			`--path: "/b" differs from the path in the server's URL, "/a"; give the path once`},
 		{"TLS without TLS", good, nil, map[string][]string{"server": {"ws://h"}, "tls-ca": {"x"}},
 			"--tls-ca: means nothing over ws://; use wss:// in the server's URL or leave it out"},
+		{"TLS of a client without TLS", "", nil, map[string][]string{
+			"server": {"ws://h", "http://g"}, "tls-cert": {"x"}, "tls-key": {"x"}, "tls-min-version": {"1.3"}, "tls-pin": {pin("A")},
+		}, lines(
+			"--tls-cert: means nothing over ws://", "--tls-key: means nothing over ws://",
+			"--tls-min-version: means nothing over ws://", "--tls-pin: means nothing over ws://")},
+		{"half of a client's certificate", good + "tls-cert: x\n", nil, nil,
+			"FILE:3: tls-cert: needs its private key; give tls-key too"},
+		{"other half of a client's certificate", good + "tls-key: x\n", nil, nil,
+			"FILE:3: tls-key: needs its certificate; give tls-cert too"},
+		{"pins", good + "tls-pin: [sha256/AAAA, " + pin("A") + ", 7]\n", nil, map[string][]string{"tls-min-version": {"1.1"}}, lines(
+			`FILE:3: tls-pin: "sha256/AAAA" is not the pin of a key; write sha256/ and the sum in base64, 44 characters`,
+			"FILE:3: tls-pin: is a number; put it in quotes",
+			`--tls-min-version: "1.1" is not a choice; give 1.2 or 1.3`)},
+		{"address", good + "dial-address: 10.0.0.1\n", nil, nil,
+			`FILE:3: dial-address: "10.0.0.1" is not an address; write HOST:PORT with IPv6 addresses in brackets`},
+		{"address without a host", good + "dial-address: \":443\"\n", nil, nil,
+			`FILE:3: dial-address: ":443" names no host; write HOST:PORT`},
+		{"servers", "server:\n  - wss://a\n  - ftp://b\n  - wss://c/x\n  - wss://a\nserver-order: any\ndial-address: a:1\npath: /y\n", nil, nil, lines(
+			`FILE:3: server: scheme "ftp" is not ws or wss`,
+			`FILE:5: server: is given twice (FILE:2); leave one of them out`,
+			`FILE:6: server-order: "any" is not a choice; give in-order or random`,
+			"FILE:7: dial-address: stands for the address of one server, and there are 3; give one server, or leave it out",
+			`FILE:8: path: "/y" differs from the path in the server's URL, "/x"; give the path once`)},
 		{"headers", good + "header:\n  - X-Good: a, b\n  - Nothing\n  - \"Authorization: Bearer sesame\"\n  - Origin: h\n  - {X-Bad: [1]}\n", nil, nil, lines(
 			"FILE:8: header: is a list; give a list of NAME: VALUE",
 			"FILE:5: header: does not begin with a header's name and a colon; write NAME: VALUE",
@@ -415,6 +445,8 @@ func TestWarnings(t *testing.T) {
 		{client, map[string][]string{"server": {"wss://h"}}, "there is no forward"},
 		{client, map[string][]string{"server": {"wss://h"}, "local": {"1:h:1"}, "tls-insecure-skip-verify": on}, "NOT verified"},
 		{client, map[string][]string{"server": {"ws://h"}, "local": {"1:h:1"}, "allow-plaintext": on, "token-file": {"f"}}, "plain text"},
+		{client, map[string][]string{"server": {"wss://g", "ws://h"}, "local": {"1:h:1"}, "allow-plaintext": on, "header-file": {"f"}}, "plain text"},
+		{client, map[string][]string{"server": {"ws://h", "wss://g"}, "local": {"1:h:1"}, "tls-insecure-skip-verify": on}, "NOT verified"},
 		{client, map[string][]string{"server": {"ws://[::1]"}, "local": {"1:h:1"}, "allow-plaintext": on, "token-file": {"f"}}, ""},
 		{client, map[string][]string{"server": {"ws://localhost:1"}, "local": {"1:h:1"}, "allow-plaintext": on, "token-file": {"f"}}, ""},
 		{server, map[string][]string{"insecure-no-auth": on, "listen": {":80"}}, "EVERYBODY who can reach :80"},
@@ -439,14 +471,52 @@ func TestServerURL(t *testing.T) {
 			flags["path"] = []string{tt.path}
 		}
 		c, _, err := LoadClient(Sources{Flags: flags})
-		if err != nil || c.Server.String() != tt.want || c.Path != c.Server.Path {
-			t.Errorf("%s with path %q: %v, %v, want %s", tt.url, tt.path, c.Server, err, tt.want)
+		if err != nil || len(c.Servers) != 1 || c.Servers[0].String() != tt.want {
+			t.Errorf("%s with path %q: %v, %v, want %s", tt.url, tt.path, c.Servers, err, tt.want)
 		}
 	}
 	for _, bad := range []string{"example.com", "example.com:80", "//h", "ws://", "ws://:80", "ws:h", "ws://h:0", "ws://h:", "ws://h:70000", "ws://u@h", "ws://h/#x", "ws://h h", "%"} {
 		if u, err := parseServer(bad); err == nil {
 			t.Errorf("%q is taken as %s", bad, u)
 		}
+	}
+}
+
+// Servers can be given in every source, in an order that counts, and one alone in the
+// file without a list.
+func TestServers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		src  Sources
+		want string
+	}{
+		"flags": {Sources{Flags: map[string][]string{"server": {"wss://b", "ws://a/x"}, "path": {"/x"}}}, "[wss://b/x ws://a/x]"},
+		"env":   {Sources{LookupEnv: environment(map[string]string{"CULVERT_SERVER": " wss://b\n ws://a?x=1,2"})}, "[wss://b/ ws://a/?x=1,2]"},
+		"list":  {sources(t, "server:\n  - wss://b\n  - wss://a\n", nil, nil), "[wss://b/ wss://a/]"},
+		"text":  {sources(t, "server: wss://b\n", nil, nil), "[wss://b/]"},
+		"stronger": {sources(t, "server: [wss://b, wss://c]\n", nil, map[string][]string{"server": {"wss://a"}}),
+			"[wss://a/]"},
+	} {
+		c, _, err := LoadClient(tt.src)
+		if err != nil || fmt.Sprint(c.Servers) != tt.want {
+			t.Errorf("%s: %v, %v, want %s", name, c.Servers, err, tt.want)
+		}
+	}
+}
+
+func TestHeaderFile(t *testing.T) {
+	header, err := ParseHeaderFile("F", []byte("# tokens\n\n  x-token:  a: b \r\nX-Token: c\nHost: front.example"))
+	want := map[string][]string{"X-Token": {"a: b", "c"}, "Host": {"front.example"}}
+	if err != nil || !reflect.DeepEqual(header, want) {
+		t.Errorf("got %v, %v, want %v", header, err, want)
+	}
+	header, err = ParseHeaderFile("F", []byte("X-A: sesame\nsesame\n# x\nAuthorization: sesame\nX-B: sesame\x00\nConnection: sesame\n"))
+	checkProblems(t, Sources{}, err, lines(
+		"F:2: does not begin with a header's name and a colon; write NAME: VALUE",
+		"F:4: Authorization is set by culvert; give the credential with --token-file",
+		"F:5: X-B has a control character in its value; remove it",
+		"F:6: Connection cannot be given; leave it out"))
+	if header != nil {
+		t.Error("a part of the file is used")
 	}
 }
 

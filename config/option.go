@@ -2,6 +2,8 @@ package config
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,6 +46,7 @@ const (
 	KindSize     Kind = "size"
 	KindForwards Kind = "forwards" // repeatable
 	KindHeaders  Kind = "headers"  // repeatable
+	KindTexts    Kind = "texts"    // repeatable; one alone may stand in the file without a list
 )
 
 // Kind is that of the field which takes the option's value.
@@ -61,6 +64,8 @@ func (o Option) Kind() Kind {
 		return KindForwards
 	case *map[string][]string:
 		return KindHeaders
+	case *[]string, *[]*url.URL:
+		return KindTexts
 	default:
 		return KindText
 	}
@@ -69,7 +74,7 @@ func (o Option) Kind() Kind {
 // Repeatable reports whether an option can be given several times, each adding to
 // a list. Of other options the last one given counts.
 func (o Option) Repeatable() bool {
-	return o.Kind() == KindForwards || o.Kind() == KindHeaders
+	return slices.Contains([]Kind{KindForwards, KindHeaders, KindTexts}, o.Kind())
 }
 
 // Env is the name of the option's environment variable.
@@ -93,7 +98,7 @@ func (o Option) Flag() string {
 func (o Option) placeholder() string {
 	kind := map[Kind]string{
 		KindBool: "", KindText: "TEXT", KindNumber: "N", KindDuration: "DURATION", KindSize: "SIZE",
-		KindForwards: "[BIND:]PORT:HOST:PORT", KindHeaders: "'NAME: VALUE'",
+		KindForwards: "[BIND:]PORT:HOST:PORT", KindHeaders: "'NAME: VALUE'", KindTexts: "TEXT",
 	}[o.Kind()]
 	if len(o.choices) > 0 {
 		kind = strings.Join(o.choices, "|")
@@ -111,11 +116,13 @@ func (o Option) example() string {
 		KindSize:     "a size like 512KiB or 4MiB",
 		KindForwards: "a list of [BIND:]PORT:HOST:PORT",
 		KindHeaders:  "a list of NAME: VALUE",
+		KindTexts:    "a text or a list of texts",
 	}[o.Kind()]
 }
 
 // splitEnv cuts the value of an environment variable into the values of the
-// option: forwards at white space and commas, headers at the ends of lines.
+// option: forwards at white space and commas, headers at the ends of lines, other
+// lists at white space.
 func (o Option) splitEnv(value string) []string {
 	switch o.Kind() {
 	case KindForwards:
@@ -123,6 +130,8 @@ func (o Option) splitEnv(value string) []string {
 	case KindHeaders:
 		return slices.DeleteFunc(strings.FieldsFunc(value, func(r rune) bool { return r == '\n' || r == '\r' }),
 			func(line string) bool { return strings.TrimSpace(line) == "" })
+	case KindTexts:
+		return strings.Fields(value)
 	default:
 		return []string{value}
 	}
@@ -147,7 +156,9 @@ func (o Option) reset() {
 		*p = ""
 	case *Secret:
 		*p = Secret{}
-	case **url.URL:
+	case *[]string:
+		*p = nil
+	case *[]*url.URL:
 		*p = nil
 	case *slog.Level:
 		*p = 0
@@ -215,12 +226,14 @@ func (o Option) assign(text string) error {
 		*p = text
 	case *Secret:
 		*p = NewSecret(text)
-	case **url.URL:
+	case *[]string:
+		*p = append(*p, text)
+	case *[]*url.URL:
 		u, err := parseServer(text)
 		if err != nil {
 			return err
 		}
-		*p = u
+		*p = append(*p, u)
 	case *slog.Level:
 		return p.UnmarshalText([]byte(text))
 	default:
@@ -312,6 +325,24 @@ func checkPath(text string) error {
 		return wrong("write it like / or /tunnel", "%q is not a path", text)
 	}
 	return nil
+}
+
+// checkPin checks the pin of a public key.
+func checkPin(text string) error {
+	encoded, ok := strings.CutPrefix(text, "sha256/")
+	if sum, err := base64.StdEncoding.DecodeString(encoded); !ok || err != nil || len(sum) != sha256.Size {
+		return wrong("write sha256/ and the sum in base64, 44 characters", "%q is not the pin of a key", text)
+	}
+	return nil
+}
+
+// checkDial checks an address to connect to.
+func checkDial(text string) error {
+	host, _, err := parseHostPort(text, 1)
+	if err == nil && host == "" {
+		err = wrong("write HOST:PORT with IPv6 addresses in brackets", "%q names no host", text)
+	}
+	return err
 }
 
 // checkListen checks an address to listen on.

@@ -77,10 +77,9 @@ func wrong(hint, format string, args ...any) error {
 	return &fault{what: fmt.Sprintf(format, args...), hint: hint}
 }
 
-// whatAndHint are the two parts of a *fault; other errors have no hint.
-func whatAndHint(err error) (what, hint string) {
-	var f *fault
-	if errors.As(err, &f) {
+// explain says what is wrong by err, which a parser of a text gave, and what to do.
+func explain(err error) (what, hint string) {
+	if f, ok := errors.AsType[*fault](err); ok {
 		return f.what, f.hint
 	}
 	return err.Error(), ""

@@ -58,14 +58,22 @@ func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
 	case lookup != nil && !l.failed("proxy"):
 		c.Proxy = environmentProxy(lookup)
 	}
-	if c.Proxy == nil || c.Server == nil {
+	if c.Proxy == nil {
 		return
 	}
-	server := *c.Server
-	server.Scheme = strings.NewReplacer("wss", "https", "ws", "http").Replace(server.Scheme)
-	if _, err := c.Proxy(&server); err != nil {
-		l.problems = append(l.problems, err.(Problems)...) //nolint:errorlint // that is what it is
+	var found Problems
+	for _, u := range c.Servers {
+		server := *u
+		server.Scheme = strings.NewReplacer("wss", "https", "ws", "http").Replace(server.Scheme)
+		if _, err := c.Proxy(&server); err != nil {
+			for _, problem := range err.(Problems) { //nolint:errorlint // that is what it is
+				if !slices.Contains(found, problem) { // once for all servers
+					found = append(found, problem)
+				}
+			}
+		}
 	}
+	l.problems = append(l.problems, found...)
 }
 
 // checkProxyPassword looks at where the password stands, as checkToken does.
@@ -108,7 +116,7 @@ func environmentProxy(lookup func(string) (string, bool)) func(*url.URL) (*url.U
 		}
 		u, err := parseProxy(text)
 		if err != nil {
-			err = Problems{origin{key: name}.problem(whatAndHint(err))}
+			err = Problems{origin{key: name}.problem(explain(err))}
 		}
 		proxies[scheme] = func() (*url.URL, error) { return u, err }
 	}

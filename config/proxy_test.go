@@ -64,7 +64,7 @@ func TestProxy(t *testing.T) {
 			}
 			var got *url.URL
 			if c.Proxy != nil {
-				server := *c.Server
+				server := *c.Servers[0]
 				server.Scheme = map[string]string{"ws": "http", "wss": "https", "http": "http", "https": "https"}[server.Scheme]
 				if got, err = c.Proxy(&server); err != nil {
 					t.Fatal(err)

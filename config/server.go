@@ -79,12 +79,7 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 		l.problems = append(l.problems, Problem{Key: "--token-file", What: "no credential is configured",
 			Hint: "give --token-file FILE, or --insecure-no-auth to let everybody in"})
 	}
-	switch {
-	case s.TLSCert != "" && s.TLSKey == "" && !l.failed("tls-key"):
-		l.problem("tls-cert", 0, "give tls-key too", "needs its private key")
-	case s.TLSKey != "" && s.TLSCert == "" && !l.failed("tls-cert"):
-		l.problem("tls-key", 0, "give tls-cert too", "needs its certificate")
-	}
+	l.checkKeyPair(s.TLSCert, s.TLSKey)
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
 		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}

@@ -143,8 +143,8 @@ func startCulvert(b *testing.B, target string) string {
 	forward.Port = entrance.Port
 	_ = listener.Close()
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
-		Server: &url.URL{Scheme: "ws", Host: address.String(), Path: "/"},
-		Local:  []tunnel.Forward{forward},
+		Servers: []*url.URL{{Scheme: "ws", Host: address.String(), Path: "/"}},
+		Local:   []tunnel.Forward{forward},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -94,7 +94,7 @@ func startClient(t testing.TB, server string, edit func(*ClientConfig)) *agent {
 	t.Helper()
 	logger, journal := newJournal(t)
 	cfg := ClientConfig{
-		Server:     &url.URL{Scheme: "ws", Host: server},
+		Servers:    []*url.URL{{Scheme: "ws", Host: server}},
 		Credential: func() (string, error) { return goodToken, nil },
 		MaxBackoff: 100 * time.Millisecond,
 		Settings:   Settings{Grace: 100 * time.Millisecond, Logger: logger},
@@ -497,7 +497,7 @@ func TestFirstAttemptPermanent(t *testing.T) {
 	if err := refusedWith(t, server, func(c *ClientConfig) { c.Credential = nil }); !errors.Is(err, carrier.ErrUnauthorized) {
 		t.Errorf("no token: %v", err)
 	}
-	if err := refusedWith(t, server, func(c *ClientConfig) { c.Server.Path = "/elsewhere" }); !errors.Is(err, carrier.ErrNotCulvert) {
+	if err := refusedWith(t, server, func(c *ClientConfig) { c.Servers[0].Path = "/elsewhere" }); !errors.Is(err, carrier.ErrNotCulvert) {
 		t.Errorf("wrong path: %v", err)
 	}
 }
@@ -806,7 +806,7 @@ func TestTLS(t *testing.T) {
 		c.TLS = &tls.Config{Certificates: https.TLS.Certificates}
 		c.Path = "/tunnel"
 	})
-	wss := func(c *ClientConfig) { c.Server = &url.URL{Scheme: "wss", Host: at, Path: "/tunnel"} }
+	wss := func(c *ClientConfig) { c.Servers = []*url.URL{{Scheme: "wss", Host: at, Path: "/tunnel"}} }
 	var untrusted x509.UnknownAuthorityError
 	if err := refusedWith(t, at, wss); !errors.As(err, &untrusted) {
 		t.Errorf("client ended with %v", err)
@@ -833,20 +833,20 @@ func TestWithoutAuthentication(t *testing.T) {
 }
 
 func TestConfigErrors(t *testing.T) {
-	u := &url.URL{Scheme: "ws", Host: "localhost"}
+	u := []*url.URL{{Scheme: "ws", Host: "localhost"}}
 	for _, cfg := range []ClientConfig{
 		{},
-		{Server: u, Local: []Forward{{Port: -1, Target: "a:1"}}},
-		{Server: u, Remote: []Forward{{Target: "nonsense"}}},
-		{Server: u, Settings: Settings{Heartbeat: -1}},
-		{Server: u, MaxBackoff: -1},
+		{Servers: u, Local: []Forward{{Port: -1, Target: "a:1"}}},
+		{Servers: u, Remote: []Forward{{Target: "nonsense"}}},
+		{Servers: u, Settings: Settings{Heartbeat: -1}},
+		{Servers: u, MaxBackoff: -1},
 	} {
 		if _, err := NewClient(cfg); !errors.Is(err, ErrConfig) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
 	}
 	if _, err := NewClient(ClientConfig{
-		Server:     &url.URL{Scheme: "ws", Host: "example.com"},
+		Servers:    []*url.URL{{Scheme: "ws", Host: "example.com"}},
 		Credential: func() (string, error) { return goodToken, nil },
 	}); !errors.Is(err, carrier.ErrPlaintextCredential) {
 		t.Errorf("credential over plaintext: %v", err)

@@ -21,11 +21,18 @@ import (
 
 // ClientConfig is what a Client is made of.
 type ClientConfig struct {
-	Server         *url.URL               // ws or wss, path included; required
-	Header         http.Header            // extra, for the upgrade request
-	Credential     func() (string, error) // the bearer token, asked for at every dial; nil: none
-	TLS            *tls.Config            // for wss; nil: the system's roots
-	AllowPlaintext bool                   // permit a credential over ws to a host that is not loopback
+	// Servers are ws or wss, path included; at least one. They are tried in this
+	// order, or at random, but those that failed lately after the others. While a
+	// session may be resumed, the server that it was last connected to comes first.
+	Servers        []*url.URL
+	RandomOrder    bool
+	DialAddress    string                      // to connect to instead of the URL's host and port
+	Header         http.Header                 // extra, for the upgrade request
+	SecretHeader   func() (http.Header, error) // more of it, asked for at every dial; nil: none
+	Credential     func() (string, error)      // the bearer token, asked for at every dial; nil: none
+	TLS            *tls.Config                 // for wss; nil: the system's roots
+	Pins           []carrier.Pin               // keys that a wss server may have; none: any
+	AllowPlaintext bool                        // permit a credential over ws to a host that is not loopback
 
 	// Proxy returns the forward proxy to the server (see carrier.Dialer.Proxy);
 	// nil: none.
@@ -44,11 +51,12 @@ type ClientConfig struct {
 
 // Client is the agent that connects. It is made by NewClient and runs once.
 type Client struct {
-	cfg    ClientConfig
-	dialer carrier.Dialer
-	log    events
-	budget *mux.Budget
-	remote []*remoteForward
+	cfg     ClientConfig
+	dialers []*carrier.Dialer // as cfg.Servers
+	servers *servers
+	log     events
+	budget  *mux.Budget
+	remote  []*remoteForward
 
 	connected atomic.Bool // there was a session that worked
 
@@ -61,7 +69,7 @@ type Client struct {
 // carrier's for a server that must not be dialled.
 func NewClient(cfg ClientConfig) (*Client, error) {
 	errs := []error{cfg.complete(), complete([]limit[time.Duration]{{"largest back-off", &cfg.MaxBackoff, 30 * time.Second}})}
-	if cfg.Server == nil {
+	if len(cfg.Servers) == 0 {
 		errs = append(errs, fmt.Errorf("%w: no server", ErrConfig))
 	}
 	for _, f := range slices.Concat(cfg.Local, cfg.Remote) {
@@ -71,11 +79,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg: cfg,
-		dialer: carrier.Dialer{
-			URL: cfg.Server, Header: cfg.Header, Credential: cfg.Credential, TLS: cfg.TLS,
-			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
-		},
+		cfg:     cfg,
+		servers: newServers(len(cfg.Servers), cfg.RandomOrder),
 		log:     events{cfg.Logger},
 		budget:  mux.NewBudget(int64(cfg.Memory)),
 		changed: make(chan struct{}),
@@ -83,8 +88,16 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	for _, f := range cfg.Remote {
 		c.remote = append(c.remote, &remoteForward{Forward: f})
 	}
-	if err := c.dialer.Validate(); err != nil {
-		return nil, err
+	for _, u := range cfg.Servers {
+		d := &carrier.Dialer{
+			URL: u, Address: cfg.DialAddress, Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies),
+			Credential: cfg.Credential, TLS: cfg.TLS, Pins: cfg.Pins,
+			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
+		}
+		if err := d.Validate(); err != nil {
+			return nil, err
+		}
+		c.dialers = append(c.dialers, d)
 	}
 	return c, nil
 }
@@ -241,14 +254,16 @@ type clientSession struct {
 	ctx     context.Context    // that, or the session is to end whatever its streams do
 	cancel  context.CancelFunc // of ctx
 
-	usedUp   chan struct{} // has an element when an open found that there are no more stream numbers
-	failed   chan error    // has an element when there is an error that is final for the client
-	retired  chan struct{} // closed when it takes no new streams
-	retire   func()
-	failure  error         // final for the client; valid after retired
-	opened   chan struct{} // closed with the first carrier
-	initial  bool          // the client's first session that had a carrier; valid after opened
-	attached bool          // owned by link.Maintain
+	usedUp    chan struct{} // has an element when an open found that there are no more stream numbers
+	elsewhere chan struct{} // has an element when its server fails and another one would take a new session
+	failed    chan error    // has an element when there is an error that is final for the client
+	retired   chan struct{} // closed when it takes no new streams
+	retire    func()
+	failure   error         // final for the client; valid after retired
+	opened    chan struct{} // closed with the first carrier
+	initial   bool          // the client's first session that had a carrier; valid after opened
+	attached  bool          // owned by link.Maintain
+	server    int           // that of the last carrier, -1 before the first; owned by link.Maintain
 }
 
 func (c *Client) newSession(ctx context.Context) (*clientSession, error) {
@@ -261,8 +276,8 @@ func (c *Client) newSession(ctx context.Context) (*clientSession, error) {
 	log := c.log.with(keySession, l.ID())
 	s := &clientSession{
 		client: c, link: l, mux: m, log: log, remotes: newRemotes(m, c.cfg.Settings, log), stop: ctx,
-		usedUp: make(chan struct{}, 1), failed: make(chan error, 1),
-		retired: make(chan struct{}), opened: make(chan struct{}),
+		usedUp: make(chan struct{}, 1), elsewhere: make(chan struct{}, 1), failed: make(chan error, 1),
+		retired: make(chan struct{}), opened: make(chan struct{}), server: -1,
 	}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	s.retire = sync.OnceFunc(func() {
@@ -292,6 +307,12 @@ func (s *clientSession) run() {
 		s.leave(reason, told)
 	case <-s.usedUp:
 		reason = "stream numbers used up"
+		s.mux.GoAway(reason)
+		s.leave(reason, told)
+	case <-s.elsewhere:
+		// Its streams have the resume window to get their server back; new ones
+		// need not wait for that.
+		reason = "its server fails"
 		s.mux.GoAway(reason)
 		s.leave(reason, told)
 	case <-s.stop.Done():
@@ -351,7 +372,7 @@ func (s *clientSession) maintain(ctx context.Context) {
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
 		Attached: func(resumed bool, on link.Carrier) {
 			s.attached = true
-			where := []any{keyRemote, on.RemoteAddr()}
+			where := []any{keyServer, c.dialers[s.server].URL.Host, keyRemote, on.RemoteAddr()}
 			if conn, ok := on.(*carrier.Conn); ok && conn.Proxy() != "" {
 				where = append(where, keyProxy, conn.Proxy())
 			}
@@ -381,19 +402,55 @@ func (s *clientSession) maintain(ctx context.Context) {
 	}
 }
 
-func (c *Client) secure() bool { return c.cfg.Server.Scheme == "wss" || c.cfg.Server.Scheme == "https" }
+// secure reports whether every carrier is under TLS at this end.
+func (c *Client) secure() bool {
+	return !slices.ContainsFunc(c.cfg.Servers, func(u *url.URL) bool { return u.Scheme != "wss" && u.Scheme != "https" })
+}
 
-// dial makes one carrier.
+// dial makes one carrier, to the first server that gives one. The servers may have
+// the session in common, or be two ways to the same one, so all of them are asked
+// to resume it. That one of them does not know it is final only if it is the one
+// that had it last; of another it says that it would take a new session.
 func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, []byte, error) {
-	conn, reply, err := s.client.dialer.Dial(ctx, hello)
-	if err != nil {
-		var refused *carrier.RefusedError
-		if errors.As(err, &refused) && refused.Token == carrier.RefusalGone {
-			err = fmt.Errorf("%w: %w", link.ErrGone, err)
+	servers := s.client.servers
+	failed := &ServersError{}
+	alternative := false
+	for _, i := range servers.order(time.Now(), s.server) {
+		conn, reply, err := s.client.dialers[i].Dial(ctx, hello)
+		if err == nil {
+			servers.worked(i)
+			s.server = i
+			for _, err := range failed.Errs {
+				s.log.Warn("server failed", keyError, err)
+			}
+			return conn, reply, nil
 		}
-		return nil, nil, err
+		var refused *carrier.RefusedError
+		gone := errors.As(err, &refused) && refused.Token == carrier.RefusalGone
+		switch {
+		case gone && i == s.server:
+			return nil, nil, fmt.Errorf("%w: %w", link.ErrGone, err)
+		case gone:
+			servers.worked(i)
+			alternative = true
+		case ctx.Err() == nil:
+			servers.failed(i, time.Now())
+		}
+		failed.Errs = append(failed.Errs, err)
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	return conn, reply, nil
+	if alternative {
+		select {
+		case s.elsewhere <- struct{}{}:
+		default:
+		}
+	}
+	if len(failed.Errs) == 1 {
+		return nil, nil, failed.Errs[0]
+	}
+	return nil, nil, failed
 }
 
 // listen asks for all remote forwards. The client's first session must get them

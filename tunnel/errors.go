@@ -3,6 +3,7 @@ package tunnel
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"culvert/mux"
 )
@@ -19,6 +20,25 @@ var (
 	errNoCarrier    = errors.New("no carrier to probe")
 	errNoCredential = errors.New("no credential")
 )
+
+// ServersError is why none of several servers could be used, in the order in which
+// they were tried.
+type ServersError struct {
+	Errs []error // one of each server, mostly a [*carrier.DialError]
+}
+
+// Error is one line.
+func (e *ServersError) Error() string {
+	texts := make([]string, len(e.Errs))
+	for i, err := range e.Errs {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap makes the error everything that one of the servers' is. Ask each of Errs
+// where all of them count, as whether an error is permanent.
+func (e *ServersError) Unwrap() []error { return e.Errs }
 
 // TargetError says why a target could not be reached.
 type TargetError struct {

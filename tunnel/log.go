@@ -11,6 +11,7 @@ const (
 	keySession  = "session"
 	keyStream   = "stream"
 	keyClient   = "client"
+	keyServer   = "server"
 	keyRemote   = "remote"
 	keyProxy    = "proxy"
 	keyTarget   = "target"

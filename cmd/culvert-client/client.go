@@ -3,13 +3,16 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
 	"culvert/config"
+	"culvert/mux/carrier"
 	"culvert/tunnel"
 )
 
@@ -25,19 +28,26 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 		problems = append(problems, program.BadCredential(err))
 	}
 	warnings = append(warnings, more...)
-	tlsConfig, err := newTLS(cfg)
+	header, err := newHeader(cfg)
 	if err != nil {
-		problems = append(problems, config.Problem{Key: "--tls-ca", What: err.Error(), Hint: "give a PEM file with certificates"})
+		problems = append(problems, headerProblems(err)...)
+	}
+	tlsConfig, wrong := newTLS(cfg)
+	problems = append(problems, wrong...)
+	pins, err := newPins(cfg)
+	if err != nil {
+		problems = append(problems, config.Problem{Key: "--tls-pin", What: err.Error()})
 	}
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	warnings = append(warnings, auth.Exposed(cfg.SecretFile)...)
+	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
-		Server: cfg.Server, Header: cfg.Header, Credential: credential, TLS: tlsConfig, AllowPlaintext: cfg.AllowPlaintext,
-		Proxy: cfg.Proxy,
+		Servers: cfg.Servers, RandomOrder: cfg.ServerOrder == "random", DialAddress: cfg.DialAddress, Proxy: cfg.Proxy,
+		Header: cfg.Header, SecretHeader: header, Credential: credential,
+		TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
 		Settings: program.Settings(cfg.Settings, log),
@@ -69,24 +79,100 @@ func newCredential(cfg *config.Client) (credential func() (string, error), warni
 	return credential, warnings, nil
 }
 
-func newTLS(cfg *config.Client) (*tls.Config, error) {
+// maxHeaderFile bounds a file of request headers in bytes.
+const maxHeaderFile = 64 << 10
+
+// newHeader returns what reads the file of request headers, nil if there is none. It
+// is read now, to tell what is wrong with it, and again at each dial.
+func newHeader(cfg *config.Client) (read func() (http.Header, error), err error) {
+	if cfg.HeaderFile == "" {
+		return nil, nil
+	}
+	read = func() (http.Header, error) {
+		f, err := os.Open(cfg.HeaderFile)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		content, err := io.ReadAll(io.LimitReader(f, maxHeaderFile+1))
+		if err != nil {
+			return nil, err
+		}
+		if len(content) > maxHeaderFile {
+			return nil, fmt.Errorf("%s: is larger than %s", cfg.HeaderFile, config.Size(maxHeaderFile))
+		}
+		return config.ParseHeaderFile(cfg.HeaderFile, content)
+	}
+	_, err = read()
+	return read, err
+}
+
+// headerProblems is what newHeader complains of.
+func headerProblems(err error) config.Problems {
+	if problems, ok := errors.AsType[config.Problems](err); ok {
+		return problems
+	}
+	return config.Problems{{Key: "--header-file", What: err.Error(), Hint: "give a file with NAME: VALUE, one a line"}}
+}
+
+// newTLS returns the client's TLS settings. The client's certificate is read now, to
+// tell what is wrong with it, and again whenever a server asks for it.
+func newTLS(cfg *config.Client) (*tls.Config, config.Problems) {
+	var problems config.Problems
 	c := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         cfg.TLSServerName,
 		InsecureSkipVerify: cfg.TLSInsecureSkipVerify,
 	}
-	if cfg.TLSCA == "" {
-		return c, nil
+	if cfg.TLSMinVersion == "1.3" {
+		c.MinVersion = tls.VersionTLS13
 	}
-	pem, err := os.ReadFile(cfg.TLSCA)
+	if cfg.TLSCert != "" {
+		load := func() (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
+			return &cert, err
+		}
+		if _, err := load(); err != nil {
+			problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(),
+				Hint: "give --tls-cert and --tls-key PEM files that belong together"})
+		}
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	if cfg.TLSCA != "" {
+		var err error
+		if c.RootCAs, err = roots(cfg.TLSCA); err != nil {
+			problems = append(problems, config.Problem{Key: "--tls-ca", What: err.Error(), Hint: "give a PEM file with certificates"})
+		}
+	}
+	return c, problems
+}
+
+// roots are the system's authorities and those in the file.
+func roots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	c.RootCAs = x509.NewCertPool()
-	if !c.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in it", cfg.TLSCA)
+	pool, err := x509.SystemCertPool()
+	if err != nil { // a system without any
+		pool = x509.NewCertPool()
 	}
-	return c, nil
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate in it", file)
+	}
+	return pool, nil
+}
+
+func newPins(cfg *config.Client) ([]carrier.Pin, error) {
+	var pins []carrier.Pin
+	for _, text := range cfg.TLSPins {
+		pin, err := carrier.ParsePin(text)
+		if err != nil {
+			return nil, err
+		}
+		pins = append(pins, pin)
+	}
+	return pins, nil
 }
 
 func forwards(list []config.Forward) []tunnel.Forward {

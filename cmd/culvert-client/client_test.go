@@ -2,8 +2,15 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -14,6 +21,8 @@ import (
 	"time"
 
 	"culvert/auth"
+	"culvert/config"
+	"culvert/mux/carrier"
 	"culvert/tunnel"
 )
 
@@ -106,6 +115,18 @@ func TestConfiguration(t *testing.T) {
 			stderr: []string{"culvert-client: token: FILE: no token in it"}},
 		{name: "no certificate", content: "nothing", args: []string{"--server", "wss://h", "--tls-ca", "FILE"}, code: 2,
 			stderr: []string{"culvert-client: --tls-ca: FILE: no certificate in it; give a PEM file"}},
+		{name: "no header file", args: []string{"--server", "wss://h", "--header-file", "FILE"}, code: 2,
+			stderr: []string{"culvert-client: --header-file: open FILE: no such file"}},
+		{name: "malformed header file", content: "X-A: sesame\nsesame\nOrigin: sesame\n", args: []string{"--server", "wss://h", "--header-file", "FILE"}, code: 2,
+			stderr: []string{"culvert-client: FILE:2: does not begin with", "culvert-client: FILE:3: Origin cannot be given"}},
+		{name: "huge header file", content: strings.Repeat("#\n", 40<<10), args: []string{"--server", "wss://h", "--header-file", "FILE"}, code: 2,
+			stderr: []string{"culvert-client: --header-file: FILE: is larger than 64KiB"}},
+		{name: "secret header in plain text", content: "X-A: sesame\n", args: []string{"--server", "ws://192.0.2.1", "--header-file", "FILE", "-L", "1:h:1"}, code: 3,
+			stderr: []string{"; use wss://, or --allow-plaintext"}},
+		{name: "client's certificate", content: "nothing", args: []string{"--server", "wss://h", "--tls-cert", "FILE", "--tls-key", "FILE"}, code: 2,
+			stderr: []string{"culvert-client: --tls-cert: tls: failed to find any PEM data"}},
+		{name: "pin", args: []string{"--server", "wss://h", "--tls-pin", "sha256/x"}, code: 2,
+			stderr: []string{`culvert-client: --tls-pin: "sha256/x" is not the pin of a key`}},
 		{name: "malformed token", env: map[string]string{"CULVERT_TOKEN": "sesame open"}, args: []string{"--server", "wss://h"}, code: 2,
 			stderr: []string{"culvert-client: token: token 1 has a character"}},
 		{name: "plaintext", env: map[string]string{"CULVERT_TOKEN": secret}, args: []string{"--server", "ws://192.0.2.1", "-L", "1:h:1"}, code: 3,
@@ -128,6 +149,12 @@ func TestRefused(t *testing.T) {
 	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	secure.StartTLS()
 	defer secure.Close()
+	old := httptest.NewUnstartedServer(http.NotFoundHandler())
+	old.Config.ErrorLog = secure.Config.ErrorLog
+	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12}
+	old.StartTLS()
+	defer old.Close()
+	pin, other := carrier.PinOf(secure.Certificate()).String(), carrier.Pin{}.String()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +170,20 @@ func TestRefused(t *testing.T) {
 	for _, c := range []runCase{
 		{name: "website", args: []string{"--server", ws(website)}, code: 3, stderr: []string{noForward, "404"}},
 		{name: "locked", args: []string{"--server", ws(locked)}, code: 3, stderr: []string{noForward, "401"}},
-		{name: "untrusted", args: []string{"--server", ws(secure)}, code: 3, stderr: []string{noForward, "--tls-ca"}},
+		{name: "untrusted", args: []string{"--server", ws(secure)}, code: 3,
+			stderr: []string{noForward, `: certificate signed by an unknown authority: issuer "O=Acme Co", subject "O=Acme Co", for "example.com", `}},
+		{name: "old", args: []string{"--server", ws(old), "--tls-ca", ca, "--tls-min-version", "1.3"}, code: 1,
+			stderr: []string{noForward, "protocol version"}},
+		{name: "old enough", args: []string{"--server", ws(old), "--tls-ca", ca}, code: 3, stderr: []string{noForward, "404"}},
+		{name: "pinned", args: []string{"--server", ws(secure), "--tls-ca", ca, "--tls-pin", other, "--tls-pin", pin}, code: 3,
+			stderr: []string{noForward, "404"}},
+		{name: "another key", args: []string{"--server", ws(secure), "--tls-insecure-skip-verify", "--tls-pin", other}, code: 3,
+			stderr: []string{noForward, "NOT verified", "public key " + pin + " is not a pinned one: "}},
+		{name: "two refuse", args: []string{"--server", ws(website), "--server", ws(locked)}, code: 3, stderr: []string{noForward, "404", "401"}},
+		{name: "one refuses, nobody at the other", args: []string{"--server", ws(website), "--server", "ws://" + closed.Addr().String()}, code: 1,
+			stderr: []string{noForward, "404", "--retry-initial keeps trying"}},
+		{name: "another address", args: []string{"--server", "ws://tunnel.example", "--dial-address", locked.Listener.Addr().String(), "--token-file", "FILE"},
+			content: secret, code: 3, stderr: []string{noForward, locked.Listener.Addr().String() + ": answered 401"}},
 		{name: "trusted", args: []string{"--server", ws(secure), "--tls-ca", ca}, code: 3, stderr: []string{noForward, "404"}},
 		{name: "other name", args: []string{"--server", ws(secure), "--tls-ca", ca, "--tls-server-name", "h.invalid"}, code: 3,
 			stderr: []string{noForward, "--tls-server-name"}},
@@ -213,5 +253,50 @@ func TestCredentialIsReadAgain(t *testing.T) {
 	log.await(t, `"msg":"session opened"`)
 	if strings.Contains(log.String(), secret) {
 		t.Error("the log has the secret")
+	}
+}
+
+// TestClientCertificateIsReadAgain checks that certificates may be short-lived.
+func TestClientCertificateIsReadAgain(t *testing.T) {
+	cert, key := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	write := func(name string) {
+		private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, block := range map[string]*pem.Block{
+			cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: pkcs8},
+		} {
+			if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write("first")
+	cfg, problems := newTLS(&config.Client{TLSCert: cert, TLSKey: key})
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	for _, name := range []string{"first", "second"} {
+		write(name)
+		got, err := cfg.GetClientCertificate(nil)
+		if err != nil || got.Leaf.Subject.CommonName != name {
+			t.Errorf("%v, %v, want the certificate of %s", got.Leaf.Subject, err, name)
+		}
+	}
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cfg.GetClientCertificate(nil); err == nil {
+		t.Error("a key that is gone is used")
 	}
 }

@@ -174,7 +174,7 @@ func (d *demo) startTunnel(ctx context.Context, start func(func(context.Context)
 	found := make(chan string, 1)
 	log := slog.New(addressFinder{d.log.Handler(), found}).With("agent", "client")
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
-		Server:     &url.URL{Scheme: "ws", Host: d.relay.addr(), Path: "/"},
+		Servers:    []*url.URL{{Scheme: "ws", Host: d.relay.addr(), Path: "/"}},
 		Credential: func() (string, error) { return token, nil },
 		Local:      []tunnel.Forward{{Target: target}},
 		Settings:   tunnel.Settings{Grace: demoGrace, Logger: log},

@@ -23,7 +23,13 @@ const (
 	maxRefusalBody    = 200
 	bodyRead          = 1024 // by the WebSocket library, of an answer that is not 101
 	maxResponseHeader = 16 << 10
+	maxRedirects      = 5
+	minSecret         = 4 // bytes; what is shorter can be guessed, and stands in ordinary words
 )
+
+// fallbackDelay is how long addresses of one family are tried before those of the
+// other are tried as well (RFC 8305, 8).
+const fallbackDelay = 250 * time.Millisecond
 
 // Dialer makes carriers as a client. It is not changed by its methods, which may
 // be called concurrently.
@@ -32,9 +38,21 @@ type Dialer struct {
 	// path is "/" if empty. It holds no user name and no password.
 	URL *url.URL
 
+	// Address is dialled instead of the host and port of the URL, which stay those
+	// of the request and of the certificate. "host:port"; "" means none.
+	Address string
+
 	// Header is sent with the request, Host included. It may not hold what the
 	// upgrade itself needs, nor an Origin, which a server takes for a browser's.
 	Header http.Header
+
+	// SecretHeader returns what is sent beside Header and is asked at every Dial.
+	// Its values are kept like a credential: they go unencrypted to loopback only,
+	// and errors do not repeat them. Nil means none.
+	SecretHeader func() (http.Header, error)
+
+	// Cookies keeps what the server sets, for the next Dial. Nil keeps nothing.
+	Cookies *Cookies
 
 	// Credential returns the bearer token and is asked at every Dial. Nil or ""
 	// means none.
@@ -46,6 +64,11 @@ type Dialer struct {
 	// TLS is used for wss, as a clone. The least version is 1.2 in any case, and
 	// the server's name is that of the URL unless given. Nil means the defaults.
 	TLS *tls.Config
+
+	// Pins are the public keys that the server may have: that of its certificate
+	// or, if the certificate is verified, of an authority in its chain. They are
+	// checked even where TLS does not verify. None means any.
+	Pins []Pin
 
 	// Timeout bounds the whole of a Dial. Default 10 s.
 	Timeout time.Duration
@@ -59,7 +82,8 @@ type Dialer struct {
 	Proxy func(server *url.URL) (*url.URL, error)
 
 	// NetDial makes the connection, to the proxy if there is one, TLS not
-	// included. Nil means TCP straight to the address.
+	// included. Nil means TCP straight to the address; of a name that has several,
+	// IPv6 and IPv4 are raced (RFC 8305).
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	Options
@@ -67,43 +91,44 @@ type Dialer struct {
 
 // Validate reports what makes every Dial fail before it touches the network:
 // [ErrInvalidDialer], [ErrPlaintextCredential], or an error of Credential or
-// Proxy, which it calls.
+// SecretHeader or Proxy, which it calls.
 func (d *Dialer) Validate() error {
-	header, err := d.request()
-	if err == nil {
-		_, err = d.proxy(header)
-	}
+	_, err := d.request()
 	return err
 }
 
-// request checks the fields and returns the header of the upgrade request
-// without the hello.
-func (d *Dialer) request() (http.Header, error) {
-	if d.URL == nil {
-		return nil, fmt.Errorf("%w: no URL", ErrInvalidDialer)
+// request is what all upgrade requests of one Dial have in common.
+type request struct {
+	header  http.Header
+	secrets secrets       // of the header
+	guarded bool          // it may go to loopback only
+	proxy   *forwardProxy // to send it through; nil: straight
+}
+
+// request checks the fields and returns the request without the hello.
+func (d *Dialer) request() (*request, error) {
+	if err := d.checkAddress(); err != nil {
+		return nil, err
 	}
-	switch d.URL.Scheme {
-	case "ws", "wss", "http", "https":
-	default:
-		return nil, fmt.Errorf("%w: URL scheme %q is not ws or wss", ErrInvalidDialer, d.URL.Scheme)
+	r := &request{header: http.Header{}}
+	if err := r.add(d.Header); err != nil {
+		return nil, err
 	}
-	if d.URL.Hostname() == "" {
-		return nil, fmt.Errorf("%w: URL without a host", ErrInvalidDialer)
-	}
-	if d.URL.User != nil {
-		return nil, fmt.Errorf("%w: URL with a user name or password", ErrInvalidDialer)
-	}
-	header := http.Header{}
-	for name, values := range d.Header {
-		if !validField(name, values) {
-			return nil, fmt.Errorf("%w: header %q", ErrInvalidDialer, name)
+	if d.SecretHeader != nil {
+		header, err := d.SecretHeader()
+		if err != nil {
+			return nil, fmt.Errorf("header: %w", err)
 		}
-		name = http.CanonicalHeaderKey(name) // whatever the spelling, it goes out
-		if name == "Origin" || name == "Connection" || name == "Upgrade" ||
-			strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Culvert-") {
-			return nil, fmt.Errorf("%w: header %q is not the caller's to set", ErrInvalidDialer, name)
+		if err := r.add(header); err != nil {
+			return nil, err
 		}
-		header[name] = append(header[name], values...)
+		for _, values := range header {
+			for _, v := range values {
+				r.guarded = true
+				r.hide(v, minSecret)
+				r.hide(afterScheme(v), minSecret)
+			}
+		}
 	}
 	if d.Credential != nil {
 		token, err := d.Credential()
@@ -115,26 +140,82 @@ func (d *Dialer) request() (http.Header, error) {
 				return nil, fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes",
 					ErrInvalidDialer, maxToken)
 			}
-			header.Set("Authorization", "Bearer "+token)
+			r.header.Set("Authorization", "Bearer "+token)
 		}
 	}
-	if d.guarded(header) && !loopbackHost(d.URL.Hostname()) {
-		return nil, fmt.Errorf("%w: %q", ErrPlaintextCredential, d.URL.Hostname())
+	for _, v := range r.header["Authorization"] {
+		r.guarded = true
+		r.hide(afterScheme(v), 1)
 	}
-	return header, nil
+	r.guarded = r.guarded && !d.secure() && !d.AllowPlaintext
+	if host, _, _ := net.SplitHostPort(d.addr()); r.guarded && !loopbackHost(host) {
+		return nil, fmt.Errorf("%w: %q", ErrPlaintextCredential, host)
+	}
+	var err error
+	r.proxy, err = d.proxy(r)
+	return r, err
 }
 
-// guarded reports whether a request with header may go to loopback only.
-func (d *Dialer) guarded(header http.Header) bool {
-	return len(header["Authorization"]) > 0 && !d.secure() && !d.AllowPlaintext
+func (d *Dialer) checkAddress() error {
+	if d.URL == nil {
+		return fmt.Errorf("%w: no URL", ErrInvalidDialer)
+	}
+	switch d.URL.Scheme {
+	case "ws", "wss", "http", "https":
+	default:
+		return fmt.Errorf("%w: URL scheme %q is not ws or wss", ErrInvalidDialer, d.URL.Scheme)
+	}
+	if d.URL.Hostname() == "" {
+		return fmt.Errorf("%w: URL without a host", ErrInvalidDialer)
+	}
+	if d.URL.User != nil {
+		return fmt.Errorf("%w: URL with a user name or password", ErrInvalidDialer)
+	}
+	if _, _, err := net.SplitHostPort(d.Address); d.Address != "" && err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidDialer, err)
+	}
+	return nil
+}
+
+// add adds what a caller may set.
+func (r *request) add(header http.Header) error {
+	for name, values := range header {
+		if !validField(name, values) {
+			return fmt.Errorf("%w: header %q", ErrInvalidDialer, name)
+		}
+		name = http.CanonicalHeaderKey(name) // whatever the spelling, it goes out
+		if name == "Origin" || name == "Connection" || name == "Upgrade" ||
+			strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Culvert-") {
+			return fmt.Errorf("%w: header %q is not the caller's to set", ErrInvalidDialer, name)
+		}
+		r.header[name] = append(r.header[name], values...)
+	}
+	return nil
+}
+
+// hide keeps a secret of at least so many bytes out of errors.
+func (r *request) hide(secret string, least int) {
+	if len(secret) >= least {
+		r.secrets = append(r.secrets, secret)
+	}
+}
+
+// afterScheme is the value of an Authorization or the like without its scheme,
+// which is no secret.
+func afterScheme(value string) string {
+	value = strings.TrimSpace(value)
+	if _, after, ok := strings.Cut(value, " "); ok {
+		return strings.TrimSpace(after)
+	}
+	return value
 }
 
 func (d *Dialer) secure() bool { return d.URL.Scheme == "wss" || d.URL.Scheme == "https" }
 
-// addr is the host and port of the URL.
+// addr is the host and port to dial.
 func (d *Dialer) addr() string {
-	if d.URL == nil {
-		return ""
+	if d.Address != "" || d.URL == nil {
+		return d.Address
 	}
 	port := "80"
 	if d.secure() {
@@ -163,34 +244,94 @@ func loopbackHost(host string) bool {
 }
 
 // Dial connects, sends the upgrade request with hello and returns the carrier
-// and the server's reply. hello has 1024 bytes at most. ctx and Timeout bound
-// the dial, not the Conn. Every error is a [*DialError].
+// and the server's reply. Redirects within the origin of the URL are followed, five
+// at most, each on a new connection to the same address. hello has 1024 bytes at
+// most. ctx and Timeout bound the dial, not the Conn. Every error is a
+// [*DialError].
 func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte, err error) {
 	defer func() {
 		if _, ok := errors.AsType[*DialError](err); err != nil && !ok {
 			err = &DialError{Phase: PhaseSetup, Addr: d.addr(), Err: err}
 		}
 	}()
-	header, err := d.request()
+	r, err := d.request()
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(hello) > maxHello {
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
-	proxy, err := d.proxy(header)
-	if err != nil {
-		return nil, nil, err
-	}
-	header.Set(helloHeader, encodeHello(hello))
+	r.header.Set(helloHeader, encodeHello(hello))
 
 	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(d.Timeout, defaultHandshakeTimeout),
 		fmt.Errorf("no answer in time: %w", context.DeadlineExceeded))
 	defer cancel()
 
-	k, err := d.connect(ctx, proxy, d.guarded(header))
-	if err != nil {
+	target := *d.URL
+	target.Path = cmp.Or(target.Path, "/")
+	target.Fragment = ""
+	for redirects := 0; ; redirects++ {
+		c, reply, location, err := d.upgrade(ctx, &target, r)
+		if err == nil {
+			return c, reply, nil
+		}
+		if redirects < maxRedirects && redirect(&target, r.site(&target), location) {
+			continue
+		}
+		if e, ok := errors.AsType[*DialError](err); ok && redirects > 0 {
+			e.Err = fmt.Errorf("after %d redirects: %w", redirects, e.Err)
+		}
 		return nil, nil, err
+	}
+}
+
+// site is what the server takes target for: its host is that of the request, which
+// need not be that of the URL, and its scheme one of HTTP.
+func (r *request) site(target *url.URL) *url.URL {
+	site := *target
+	site.Host = cmp.Or(r.header.Get("Host"), site.Host)
+	site.Scheme = httpScheme(site.Scheme)
+	return &site
+}
+
+func httpScheme(scheme string) string {
+	switch scheme {
+	case "ws":
+		return "http"
+	case "wss":
+		return "https"
+	}
+	return scheme
+}
+
+// redirect changes target to location, and reports whether that is within the origin
+// of site: the credential goes to no other, and the host, port and scheme of target
+// stay as they are in any case.
+func redirect(target, site *url.URL, location string) bool {
+	to, err := site.Parse(location)
+	if err != nil || location == "" || to.User != nil || origin(to) != origin(site) {
+		return false
+	}
+	target.Path, target.RawPath, target.RawQuery = cmp.Or(to.Path, "/"), to.RawPath, to.RawQuery
+	return true
+}
+
+// origin is what two URLs of the same origin (RFC 6454) have in common.
+func origin(u *url.URL) string {
+	scheme := httpScheme(u.Scheme)
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[scheme]
+	}
+	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
+}
+
+// upgrade makes one request, on a connection of its own. location is where the answer
+// redirects to, if it does.
+func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *Conn, reply []byte, location string, err error) {
+	k, err := d.connect(ctx, r)
+	if err != nil {
+		return nil, nil, "", err
 	}
 	handOver := func(context.Context, string, string) (net.Conn, error) { return k, nil }
 	transport := &http.Transport{
@@ -203,57 +344,74 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	}
 	transport.Protocols.SetHTTP1(true)
 
+	header := r.header.Clone()
+	d.Cookies.add(header, r.site(target))
 	var pinged func(context.Context, []byte) bool // set before anything is read
-	target := *d.URL
-	target.Path = cmp.Or(target.Path, "/")
-	target.Fragment = ""
+	answer := &answer{over: transport}
 	ws, resp, err := websocket.Dial(ctx, target.String(), &websocket.DialOptions{ //nolint:bodyclose // Dial closes it
-		HTTPClient: &http.Client{
-			Transport:     checked{transport, func(h http.Header) (err error) { reply, err = checkReply(h); return err }},
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
+		HTTPClient:     &http.Client{Transport: answer},
 		HTTPHeader:     header,
 		Host:           header.Get("Host"), // net/http leaves that of the header out
 		Subprotocols:   []string{Subprotocol},
 		OnPingReceived: func(ctx context.Context, p []byte) bool { return pinged(ctx, p) },
 	})
+	if resp != nil {
+		resp.Header["Location"] = answer.location
+		d.Cookies.keep(r.site(target), resp)
+	}
 	if err != nil {
 		k.closeSocket()
 		phase := PhaseUpgrade
-		if errors.Is(err, errReply) {
+		switch remote, _ := errors.AsType[*net.OpError](err); {
+		case errors.Is(err, errReply):
 			phase = PhaseHello
+		case remote != nil && remote.Op == "remote error": // an alert: in TLS 1.3 it may come after the handshake
+			phase = PhaseTLS
 		}
-		return nil, nil, &DialError{phase, d.addr(), upgradeFailed(ctx, k, header, resp, err)}
+		return nil, nil, redirectOf(resp), &DialError{phase, d.addr(), upgradeFailed(ctx, k, r.secrets, resp, err)}
 	}
 	c = newConn(k, d.Options, d.secure())
-	c.proxy = proxyOf(proxy)
+	c.proxy = proxyOf(r.proxy)
 	pinged = c.pinged
 	c.start(ws)
-	return c, reply, nil
+	return c, answer.reply, "", nil
 }
+
+// redirectOf is where resp, which may be nil, redirects to.
+func redirectOf(resp *http.Response) string {
+	if resp == nil {
+		return ""
+	}
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
+		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return resp.Header.Get("Location")
+	}
+	return ""
+}
+
+func newNetDialer() *net.Dialer { return &net.Dialer{FallbackDelay: fallbackDelay} }
 
 // connect makes the connection that the WebSocket is to run on.
 // A guarded one ends at loopback.
-func (d *Dialer) connect(ctx context.Context, proxy *forwardProxy, guarded bool) (*cork, error) {
+func (d *Dialer) connect(ctx context.Context, r *request) (*cork, error) {
 	var conn net.Conn
 	var err error
-	if proxy != nil {
-		if conn, err = proxy.tunnel(ctx, d.addr()); err != nil {
-			return nil, &DialError{PhaseProxy, proxy.addr, because(ctx, err)}
+	if r.proxy != nil {
+		if conn, err = r.proxy.tunnel(ctx, d.addr()); err != nil {
+			return nil, &DialError{PhaseProxy, r.proxy.addr, because(ctx, err)}
 		}
-	} else if conn, err = d.straight(ctx, guarded); err != nil {
+	} else if conn, err = d.straight(ctx, r.guarded); err != nil {
 		return nil, err
 	}
 	if !d.secure() {
 		return newCork(conn, true), nil
 	}
-	secured := tls.Client(conn, d.tlsConfig())
+	cfg := d.tlsConfig()
+	secured := tls.Client(conn, cfg)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		socketOf(conn).Close()
-		if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-			err = fmt.Errorf("%w: it answers %q, which is not TLS", ErrNotCulvert, record.RecordHeader[:])
-		}
-		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, err)}
+		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, tlsFailed(err, cfg.ServerName))}
 	}
 	return newCork(secured, true), nil
 }
@@ -280,7 +438,7 @@ func (d *Dialer) netDial() func(ctx context.Context, network, addr string) (net.
 	if d.NetDial != nil {
 		return d.NetDial
 	}
-	return new(net.Dialer).DialContext
+	return newNetDialer().DialContext
 }
 
 func (d *Dialer) tlsConfig() *tls.Config {
@@ -289,6 +447,16 @@ func (d *Dialer) tlsConfig() *tls.Config {
 		cfg = &tls.Config{}
 	}
 	cfg.ServerName = cmp.Or(cfg.ServerName, d.URL.Hostname())
+	if verify := cfg.VerifyConnection; len(d.Pins) > 0 {
+		cfg.VerifyConnection = func(state tls.ConnectionState) error {
+			if verify != nil {
+				if err := verify(state); err != nil {
+					return err
+				}
+			}
+			return checkPins(d.Pins, state)
+		}
+	}
 	return hardenTLS(cfg)
 }
 
@@ -309,14 +477,10 @@ func because(ctx context.Context, err error) error {
 }
 
 // upgradeFailed makes of an error of websocket.Dial one that says what answered.
-// header is that of the request; resp is nil if nothing answered, or no HTTP.
-func upgradeFailed(ctx context.Context, k *cork, header http.Header, resp *http.Response, err error) error {
+// sent are the secrets of the request; resp is nil if nothing answered, or no HTTP.
+func upgradeFailed(ctx context.Context, k *cork, sent secrets, resp *http.Response, err error) error {
 	if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		secret := header.Get("Authorization")
-		if _, after, ok := strings.Cut(secret, " "); ok { // the scheme is none
-			secret = after
-		}
-		return refused(resp, secrets{strings.TrimSpace(secret)})
+		return refused(resp, sent)
 	}
 	if resp != nil {
 		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, err)
@@ -355,19 +519,27 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 	return e
 }
 
-// checked looks at an answer 101 before the WebSocket library does, which would
-// wait seconds for the body of one that is not as it should be.
-type checked struct {
-	http.RoundTripper
-	check func(http.Header) error
+// answer looks at what over answers before http.Client and the WebSocket library do:
+// the one would follow a redirect, or fail at one that leads nowhere, the other wait
+// seconds for the body of a 101 that is not as it should be.
+type answer struct {
+	over http.RoundTripper
+
+	location []string // kept from http.Client
+	reply    []byte   // of a 101
 }
 
-func (t checked) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.RoundTripper.RoundTrip(r)
-	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-		return resp, err
+func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := a.over.RoundTrip(r)
+	if err != nil {
+		return nil, err
 	}
-	if err := t.check(resp.Header); err != nil {
+	a.location = resp.Header["Location"]
+	delete(resp.Header, "Location")
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return resp, nil
+	}
+	if a.reply, err = checkReply(resp.Header); err != nil {
 		resp.Body.Close()
 		return nil, err
 	}

@@ -17,8 +17,8 @@ var (
 	ErrProtocol        = errors.New("WebSocket protocol violated by the peer")
 )
 
-// What a [Dialer] can be refused by, beside a [*RefusedError] and errors of the
-// network, of TLS and of X.509.
+// What a [Dialer] can be refused by, beside a [*RefusedError], a
+// [*CertificateError], a [*PinError] and errors of the network and of TLS.
 var (
 	// ErrInvalidDialer means a Dialer whose fields make no request.
 	ErrInvalidDialer = errors.New("invalid dialer")
@@ -227,8 +227,8 @@ func (e *CloseError) Error() string {
 }
 
 // Permanent reports whether dialling again the same way would fail the same way:
-// the credential or the certificate is wrong, a culvert server or a proxy is not
-// what answers, the proxy forbids it, or a credential would travel in plaintext.
+// the credential, the certificate or its key is wrong, a culvert server or a proxy is
+// not what answers, the proxy forbids it, or a credential would travel in plaintext.
 // Errors of the network and refusals that pass (a session that is gone, limits,
 // restarts, 5xx, a server that the proxy cannot reach) are not permanent, and
 // neither is nil.
@@ -254,6 +254,9 @@ func Permanent(err error) bool {
 }
 
 func badCertificate(err error) bool {
+	if _, ok := errors.AsType[*PinError](err); ok {
+		return true
+	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return true
 	}

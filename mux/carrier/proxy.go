@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"strings"
 )
 
@@ -28,10 +27,10 @@ type forwardProxy struct {
 	dial           func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// proxy returns the proxy on the way to the server, or nil, for an upgrade
-// request with header. Its errors never have the proxy's URL, which may hold a
+// proxy returns the proxy on the way to the server, or nil, for the upgrade
+// request r. Its errors never have the proxy's URL, which may hold a
 // password.
-func (d *Dialer) proxy(header http.Header) (*forwardProxy, error) {
+func (d *Dialer) proxy(r *request) (*forwardProxy, error) {
 	if d.Proxy == nil {
 		return nil, nil
 	}
@@ -58,7 +57,7 @@ func (d *Dialer) proxy(header http.Header) (*forwardProxy, error) {
 		scheme:     strings.TrimSuffix(u.Scheme, "h"), // names are the proxy's to resolve in any case
 		addr:       net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)),
 		credential: u.User != nil,
-		agent:      header.Get("User-Agent"),
+		agent:      r.header.Get("User-Agent"),
 		tls:        hardenTLS(&tls.Config{ServerName: u.Hostname(), RootCAs: d.roots()}),
 		dial:       d.netDial(),
 	}
@@ -76,7 +75,7 @@ func (d *Dialer) proxy(header http.Header) (*forwardProxy, error) {
 	}
 	// Whoever is at the other end of the tunnel, and whatever is between the
 	// proxy and that, is not on this machine, or nobody can tell.
-	if d.guarded(header) {
+	if r.guarded {
 		return nil, fmt.Errorf("%w: it would go through the proxy %s", ErrPlaintextCredential, p.addr)
 	}
 	return p, nil

@@ -71,6 +71,16 @@ func (p Program) report(stderr io.Writer, err error) int {
 		}
 		return exitUsage
 	}
+	if servers, ok := errors.AsType[*tunnel.ServersError](err); ok {
+		// Whoever may be better at another time makes trying again worth while.
+		code := exitRefused
+		for _, err := range servers.Errs {
+			if p.report(stderr, err) == exitFailed {
+				code = exitFailed
+			}
+		}
+		return code
+	}
 	code, hint := judge(err)
 	if err != nil {
 		text := oneLine(err.Error())
@@ -107,6 +117,7 @@ func refusedHint(err error) string {
 	var (
 		name    x509.HostnameError
 		invalid x509.CertificateInvalidError
+		pin     *carrier.PinError
 		refused *carrier.RefusedError
 		proxy   *carrier.ProxyError
 	)
@@ -125,6 +136,8 @@ func refusedHint(err error) string {
 		return "give a token that the server knows with --token-file"
 	case errors.Is(err, carrier.ErrPlaintextCredential):
 		return "use wss://, or --allow-plaintext if nobody on the way may do harm"
+	case errors.As(err, &pin):
+		return "compare it with the key of your server: if that has a new one, give it with --tls-pin; if not, somebody is in the way"
 	case errors.As(err, &name):
 		return "use the name in the certificate, or say it with --tls-server-name"
 	case errors.As(err, &invalid):
@@ -142,7 +155,7 @@ func refusedHint(err error) string {
 	case errors.Is(err, carrier.ErrNotCulvert):
 		return "check the address and the path"
 	default: // a certificate
-		return "check who answers there, and give the authority that signed its certificate with --tls-ca"
+		return "if the issuer is not your server's, a proxy intercepts TLS: give the authority that is to be trusted with --tls-ca"
 	}
 }
 
@@ -151,6 +164,7 @@ func failedHint(err error) string {
 		dial   *carrier.DialError
 		lookup *net.DNSError
 		proxy  *carrier.ProxyError
+		op     *net.OpError
 	)
 	switch {
 	case errors.As(err, &dial):
@@ -164,6 +178,8 @@ func failedHint(err error) string {
 			return "check the server's name; " + retry
 		case errors.Is(err, syscall.ECONNREFUSED):
 			return "check that culvert-server runs there; " + retry
+		case dial.Phase == carrier.PhaseTLS && errors.As(err, &op) && op.Op == "remote error":
+			return "if the server wants a certificate, give --tls-cert and --tls-key; " + retry
 		}
 		return retry
 	case errors.Is(err, syscall.EADDRINUSE):

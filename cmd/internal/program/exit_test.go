@@ -63,6 +63,10 @@ func TestJudge(t *testing.T) {
 		{"proxy not known", dial(carrier.PhaseProxy, &net.DNSError{Name: "p", IsNotFound: true}), 1, "check the proxy"},
 		{"untrusted proxy", dial(carrier.PhaseProxy, untrusted), 3, "--tls-ca"},
 
+		{"intercepted", dial(carrier.PhaseTLS, &carrier.CertificateError{Cert: &x509.Certificate{}, Err: untrusted}), 3, "intercepts TLS"},
+		{"other key", dial(carrier.PhaseTLS, &carrier.PinError{Cert: &x509.Certificate{}}), 3, "--tls-pin"},
+
+		{"alert", dial(carrier.PhaseTLS, &net.OpError{Op: "remote error", Err: io.ErrNoProgress}), 1, "--tls-cert"},
 		{"429", refused(http.StatusTooManyRequests, ""), 1, "--retry-initial"},
 		{"503", refused(http.StatusServiceUnavailable, ""), 1, "--retry-initial"},
 		{"limit", refused(http.StatusServiceUnavailable, carrier.RefusalLimit), 1, "--retry-initial"},
@@ -87,5 +91,36 @@ func TestJudge(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Several servers are told one by one, and are worth another try if one of them is.
+func TestReportServers(t *testing.T) {
+	dial := func(addr string, err error) error {
+		return &carrier.DialError{Phase: carrier.PhaseConnect, Addr: addr, Err: err}
+	}
+	tests := []struct {
+		errs  []error
+		code  int
+		hints []string // of each line
+	}{
+		{[]error{dial("a:1", carrier.ErrUnauthorized), dial("b:2", carrier.ErrNotCulvert)}, 3, []string{"--token-file", "the path"}},
+		{[]error{dial("a:1", carrier.ErrUnauthorized), dial("b:2", syscall.ECONNREFUSED)}, 1, []string{"--token-file", "--retry-initial"}},
+		{[]error{dial("a:1", syscall.ECONNREFUSED), dial("b:2", carrier.ErrUnauthorized)}, 1, []string{"--retry-initial", "--token-file"}},
+	}
+	for _, tt := range tests {
+		var stderr strings.Builder
+		if code := (Program{Name: "p"}).report(&stderr, fmt.Errorf("x: %w", &tunnel.ServersError{Errs: tt.errs})); code != tt.code {
+			t.Errorf("%v: exit code %d, want %d", tt.errs, code, tt.code)
+		}
+		lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+		if len(lines) != len(tt.errs) {
+			t.Fatalf("stderr:\n%s", &stderr)
+		}
+		for i, line := range lines {
+			if !strings.HasPrefix(line, "p: "+tt.errs[i].Error()+"; ") || !strings.Contains(line, tt.hints[i]) {
+				t.Errorf("%q is no line for %v with %q", line, tt.errs[i], tt.hints[i])
+			}
+		}
 	}
 }
