@@ -4,9 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -57,46 +55,18 @@ func TestPostgreSQL(t *testing.T) {
 // newPostgres starts a PostgreSQL server of the test's own, as another user when the test is root's.
 func newPostgres(t *testing.T, initdb, postgres string) (address, name string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "culvert-pg-") //nolint:usetesting // another user cannot enter t.TempDir
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	as := func(cmd *exec.Cmd) *exec.Cmd { return cmd }
-	if os.Getuid() == 0 {
-		if me, err = user.Lookup("postgres"); err != nil {
-			t.Fatal(err)
-		}
-		uid, err := strconv.Atoi(me.Uid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		gid, err := strconv.Atoi(me.Gid)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-		as = func(cmd *exec.Cmd) *exec.Cmd { return agent.RunAs(cmd, uint32(uid), uint32(gid)) }
-	}
-	data, port := filepath.Join(dir, "data"), thirdparty.FreePort(t)
-	create := as(exec.Command(initdb, "--pgdata", data, "--auth", "trust", "--username", me.Username, "--no-sync", "--locale", "C"))
-	create.Dir = dir
+	account := thirdparty.NewAccount(t, "postgres")
+	data, port := filepath.Join(account.Dir, "data"), thirdparty.FreePort(t)
+	create := account.Command(initdb, "--pgdata", data, "--auth", "trust", "--username", account.Name, "--no-sync", "--locale", "C")
 	if out, err := create.CombinedOutput(); err != nil {
 		t.Fatalf("initdb: %v\n%s", err, out)
 	}
-	server := as(exec.Command(postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", dir, "-F"))
-	server.Dir = dir
+	server := account.Command(postgres, "-D", data, "-p", port, "-h", "127.0.0.1", "-k", account.Dir, "-F")
 	p := agent.Start(t, "postgres", server)
 	p.ExpectText(patience, "ready to accept connections")
 	t.Cleanup(func() {
 		p.Signal(os.Interrupt) // fast shutdown, so that its own processes end with it
 		p.Exit(patience)
 	})
-	return "127.0.0.1:" + port, me.Username
+	return "127.0.0.1:" + port, account.Name
 }

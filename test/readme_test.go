@@ -1,12 +1,16 @@
 package test
 
 import (
+	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,7 +61,8 @@ func TestReadmeCommands(t *testing.T) {
 	} {
 		s := newSheet(t, serve(t, echo))
 		server := take(c.server)
-		clients := []string{take("run: database client"), take("run: website client"), take("run: ssh client"), take("run: file client")}
+		clients := []string{take("run: database client"), take("run: website client"), take("run: ssh client"),
+			take("run: proxy client"), take("run: file client")}
 		if c.client != "" {
 			clients = []string{take(c.client)}
 		}
@@ -117,6 +122,7 @@ func newSheet(t *testing.T, target string) *sheet {
 		"--server wss://" + listen + " --tls-server-name tunnel.example.com --tls-ca cert.pem",
 		"--server wss://tunnel.example.com",
 		"--server wss://" + listen + " --tls-server-name tunnel.example.com --tls-ca " + cert,
+		"http://proxy.internal:3128", "http://" + newProxy(t),
 		"server: wss://tunnel.example.com",
 		"server: wss://" + listen + "\ntls-server-name: tunnel.example.com\ntls-ca: " + cert,
 	}
@@ -128,6 +134,38 @@ func newSheet(t *testing.T, target string) *sheet {
 	}
 	s.names = strings.NewReplacer(pairs...)
 	return s
+}
+
+// newProxy starts a forward proxy that knows CONNECT only, and returns its address.
+func newProxy(t *testing.T) string {
+	t.Helper()
+	var wg sync.WaitGroup
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		far, err := net.Dial("tcp", r.Host)
+		if r.Method != http.MethodConnect || err != nil {
+			http.Error(w, "no", http.StatusBadGateway)
+			return
+		}
+		near, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		wg.Add(2)
+		_, _ = io.WriteString(near, "HTTP/1.1 200 OK\r\n\r\n")
+		for _, c := range []struct{ from, to net.Conn }{{near, far}, {far, near}} {
+			go func() {
+				defer wg.Done()
+				_, _ = io.Copy(c.to, c.from)
+				_ = c.to.Close()
+			}()
+		}
+	}))
+	t.Cleanup(func() {
+		srv.Close()
+		wg.Wait() // for both agents to end, which they do before
+	})
+	return srv.Listener.Addr().String()
 }
 
 func (s *sheet) write(name, text string) {
