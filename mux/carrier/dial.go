@@ -47,8 +47,16 @@ type Dialer struct {
 	// the server's name is that of the URL unless given. Nil means the defaults.
 	TLS *tls.Config
 
-	// Timeout bounds the whole of a Dial. Default 10 s.
+	// Timeout bounds the whole of a Dial, or each of two attempts that ModeAuto
+	// makes. Default 10 s.
 	Timeout time.Duration
+
+	// Mode says how carriers are made. Default ModeWebSocket.
+	Mode Mode
+
+	// Ladder is what Dials in ModeAuto remember of the way to the server. It may be
+	// shared by copies of the Dialer. Nil: nothing is remembered.
+	Ladder *Ladder
 
 	// NetDial makes the connection, TLS not included. Nil means TCP straight to
 	// the address.
@@ -81,6 +89,11 @@ func (d *Dialer) request() (http.Header, error) {
 	}
 	if d.URL.User != nil {
 		return nil, fmt.Errorf("%w: URL with a user name or password", ErrInvalidDialer)
+	}
+	switch d.Mode {
+	case "", ModeAuto, ModeWebSocket, ModeHTTP:
+	default:
+		return nil, fmt.Errorf("%w: mode %q", ErrInvalidDialer, d.Mode)
 	}
 	header := http.Header{}
 	for name, values := range d.Header {
@@ -168,14 +181,32 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
 	header.Set(helloHeader, encodeHello(hello))
+	switch d.Mode {
+	case ModeAuto:
+		return d.climb(ctx, header)
+	case ModeHTTP:
+		return d.dialOver(ctx, ModeHTTP, header, 0)
+	default:
+		return d.dialOver(ctx, ModeWebSocket, header, 0)
+	}
+}
 
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(d.Timeout, defaultHandshakeTimeout),
-		fmt.Errorf("no answer in time: %w", context.DeadlineExceeded))
+// dialOver makes a carrier in one of the ways. The answer to the upgrade may take
+// patience, if that is not 0.
+func (d *Dialer) dialOver(ctx context.Context, mode Mode, header http.Header, patience time.Duration) (c *Conn, reply []byte, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout(), errNoAnswer)
 	defer cancel()
 
-	k, err := d.connect(ctx, d.guarded(header))
-	if err != nil {
+	var k *cork
+	if mode == ModeHTTP {
+		k = d.connectPipe(header)
+	} else if k, err = d.connect(ctx, d.guarded(header)); err != nil {
 		return nil, nil, err
+	}
+	if patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, patience, errNoAnswer)
+		defer cancel()
 	}
 	handOver := func(context.Context, string, string) (net.Conn, error) { return k, nil }
 	transport := &http.Transport{
@@ -204,6 +235,9 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	})
 	if err != nil {
 		k.closeSocket()
+		if why := pipeFailure(k); why != nil {
+			return nil, nil, d.pipeError(why)
+		}
 		phase := PhaseUpgrade
 		if errors.Is(err, errReply) {
 			phase = PhaseHello
@@ -211,14 +245,30 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, &DialError{phase, d.addr(), upgradeFailed(ctx, k, header, resp, err)}
 	}
 	c = newConn(k, d.Options, d.secure())
+	if mode == ModeWebSocket && d.Mode == ModeAuto {
+		c.ended = d.Ladder.ended
+	}
 	pinged = c.pinged
 	c.start(ws)
 	return c, reply, nil
 }
 
+var errNoAnswer = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+
+func (d *Dialer) timeout() time.Duration { return cmp.Or(d.Timeout, defaultHandshakeTimeout) }
+
 // connect makes the connection that the WebSocket is to run on.
-// A guarded one ends at loopback.
 func (d *Dialer) connect(ctx context.Context, guarded bool) (*cork, error) {
+	conn, err := d.dialServer(ctx, guarded)
+	if err != nil {
+		return nil, err
+	}
+	return newCork(conn, true), nil
+}
+
+// dialServer connects to the server, a *wire or TLS over one. A guarded connection
+// ends at loopback. Every error is a *DialError.
+func (d *Dialer) dialServer(ctx context.Context, guarded bool) (net.Conn, error) {
 	dial := d.NetDial
 	if dial == nil {
 		dial = new(net.Dialer).DialContext
@@ -238,7 +288,7 @@ func (d *Dialer) connect(ctx context.Context, guarded bool) (*cork, error) {
 	}
 	w := newWire(conn)
 	if !d.secure() {
-		return newCork(w, true), nil
+		return w, nil
 	}
 	secured := tls.Client(w, d.tlsConfig())
 	if err := secured.HandshakeContext(ctx); err != nil {
@@ -248,7 +298,7 @@ func (d *Dialer) connect(ctx context.Context, guarded bool) (*cork, error) {
 		}
 		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, err)}
 	}
-	return newCork(secured, true), nil
+	return secured, nil
 }
 
 func (d *Dialer) tlsConfig() *tls.Config {
@@ -280,11 +330,7 @@ func because(ctx context.Context, err error) error {
 // header is that of the request; resp is nil if nothing answered, or no HTTP.
 func upgradeFailed(ctx context.Context, k *cork, header http.Header, resp *http.Response, err error) error {
 	if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		secret := header.Get("Authorization")
-		if _, after, ok := strings.Cut(secret, " "); ok { // the scheme is none
-			secret = after
-		}
-		return refused(resp, strings.TrimSpace(secret))
+		return refused(resp, bearer(header))
 	}
 	if resp != nil {
 		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, err)
