@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"culvert/test/agent"
+	"culvert/test/thirdparty"
 )
 
 const (
@@ -36,7 +37,7 @@ func runProgram(t *testing.T, env []string, path string, args ...string) (stdout
 	defer cancel()
 	var out, err bytes.Buffer
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = environment(env...)
+	cmd.Env = agent.Environment(env...)
 	cmd.Stdout, cmd.Stderr = &out, &err
 	var exit *exec.ExitError
 	if e := cmd.Run(); e != nil && !errors.As(e, &exit) {
@@ -246,11 +247,11 @@ func TestWaysToGiveACredential(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			cmd := command(programs.Server, append([]string{"--listen", "127.0.0.1:0"}, c.args...)...)
+			cmd := agent.Command(programs.Server, append([]string{"--listen", "127.0.0.1:0"}, c.args...)...)
 			cmd.Env = append(cmd.Env, c.env...)
 			server := agent.Start(t, "server", cmd)
 			url := "ws://" + server.Find(patience, "server listening").Attrs["address"]
-			cmd = command(programs.Client, append(append([]string{"--server", url}, c.args...), local(target)...)...)
+			cmd = agent.Command(programs.Client, append(append([]string{"--server", url}, c.args...), local(target)...)...)
 			cmd.Env = append(cmd.Env, c.env...)
 			client := agent.Start(t, "client", cmd)
 			entrance := client.Find(patience, "forward listening").Attrs["address"]
@@ -295,7 +296,7 @@ func TestRetryInitial(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			target := serve(t, echo)
-			address := "127.0.0.1:" + freePort(t)
+			address := "127.0.0.1:" + thirdparty.FreePort(t)
 			leave := c.take(t, address)
 			client := startClient(t, programs, append(local(target), "--server", "ws://"+address,
 				"--token-file", tokenFile(t, token), "--retry-initial", "--max-backoff", "300ms")...)
@@ -313,7 +314,7 @@ func TestRetryInitial(t *testing.T) {
 // Without it, a server that is not there is a failure that trying again may cure: exit code 1.
 func TestServerNotThere(t *testing.T) {
 	t.Parallel()
-	_, stderr, code := runProgram(t, nil, programs.Client, "--server", "ws://127.0.0.1:"+freePort(t), "-L", "0:127.0.0.1:9")
+	_, stderr, code := runProgram(t, nil, programs.Client, "--server", "ws://127.0.0.1:"+thirdparty.FreePort(t), "-L", "0:127.0.0.1:9")
 	if code != 1 || !strings.Contains(stderr, "connection refused") {
 		t.Errorf("exit code %d", code)
 	}

@@ -5,6 +5,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"culvert/test/thirdparty"
 )
 
 // A signal lets the transfers under way finish, whichever agent it was for.
@@ -144,7 +146,7 @@ func TestRemotePortIsTakenOver(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			target := serve(t, echo)
-			flags := []string{"-R", fmt.Sprintf("%s:%s", freePort(t), target)}
+			flags := []string{"-R", fmt.Sprintf("%s:%s", thirdparty.FreePort(t), target)}
 			r := newRig(t, config{server: []string{"--resume-window", "5s"}, client: flags})
 			entrance := r.forward(target)
 			conn := connect(t, entrance)

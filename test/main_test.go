@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -69,25 +67,6 @@ func full() bool {
 	return slow == "1" || ci == "true" && slow != "0"
 }
 
-// program is the path of a third party's program. Without it the test is skipped, or fails in CI.
-func program(t *testing.T, name string, folders ...string) string {
-	t.Helper()
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	for _, pattern := range append(folders, "/usr/sbin", "/usr/local/sbin") {
-		found, err := filepath.Glob(filepath.Join(pattern, name))
-		if err == nil && len(found) > 0 {
-			return found[len(found)-1]
-		}
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed", name)
-	}
-	t.Skipf("%s is not installed", name)
-	return ""
-}
-
 // tokenFile writes a credential to a file of its own and returns its path.
 func tokenFile(t *testing.T, token string) string {
 	t.Helper()
@@ -96,17 +75,6 @@ func tokenFile(t *testing.T, token string) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// freePort is a port of 127.0.0.1 that nothing listens on at the moment.
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = listener.Close() }()
-	return portOf(listener.Addr().String())
 }
 
 func portOf(address string) string {
@@ -170,29 +138,12 @@ func (r *rig) startClient(url string, flags ...string) {
 
 func startServer(t *testing.T, p agent.Programs, args ...string) *agent.Process {
 	t.Helper()
-	return agent.Start(t, "server", command(p.Server, args...))
+	return agent.Start(t, "server", agent.Command(p.Server, args...))
 }
 
 func startClient(t *testing.T, p agent.Programs, args ...string) *agent.Process {
 	t.Helper()
-	return agent.Start(t, "client", command(p.Client, args...))
-}
-
-// command is a program of ours that logs JSON and sees none of this machine's CULVERT_ variables.
-func command(path string, args ...string) *exec.Cmd {
-	cmd := exec.Command(path, append([]string{"--log-format", "json"}, args...)...)
-	cmd.Env = environment()
-	return cmd
-}
-
-func environment(more ...string) []string {
-	env := []string{"GORACE=halt_on_error=1"}
-	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "CULVERT_") {
-			env = append(env, entry)
-		}
-	}
-	return append(env, more...)
+	return agent.Start(t, "client", agent.Command(p.Client, args...))
 }
 
 // forward is the address that the client's forward to target listens on, at whichever end.

@@ -1,14 +1,12 @@
 package test
 
 import (
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"culvert/test/agent"
+	"culvert/test/thirdparty"
 )
 
 // A reverse proxy that ends every WebSocket after five idle seconds does not harm a stream that is
@@ -19,7 +17,7 @@ func TestNginxWithAShortReadTimeout(t *testing.T) {
 	if !full() {
 		silence = 12 * time.Second
 	}
-	path := program(t, "nginx")
+	path := thirdparty.Program(t, "nginx")
 	target := serve(t, echo)
 	r := &rig{t: t, programs: programs}
 	r.startServer("127.0.0.1:0")
@@ -53,8 +51,8 @@ func TestNginxWithAShortReadTimeout(t *testing.T) {
 // newNginx starts a proxy of the test's own in front of a server and returns its address.
 func newNginx(t *testing.T, path, server string) string {
 	t.Helper()
-	dir, address := t.TempDir(), "127.0.0.1:"+freePort(t)
-	config := strings.NewReplacer("DIR", dir, "FRONT", address, "SERVER", server).Replace(`
+	dir, address := t.TempDir(), "127.0.0.1:"+thirdparty.FreePort(t)
+	file := thirdparty.Config(t, dir, "nginx.conf", `
 daemon off;
 master_process off;
 worker_processes 1;
@@ -79,11 +77,7 @@ http {
 		}
 	}
 }
-`)
-	file := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+`, "FRONT", address, "SERVER", server)
 	nginx := agent.Start(t, "nginx", exec.Command(path, "-c", file, "-p", dir, "-e", "stderr"))
 	nginx.ExpectText(patience, "event method") // it listens before it says so
 	return address

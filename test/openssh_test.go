@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"culvert/test/agent"
+	"culvert/test/thirdparty"
 )
 
 // OpenSSH: a login that lasts, and a copy of 200 MB, while the WebSocket is cut every two seconds.
@@ -66,15 +67,15 @@ type sshd struct {
 
 func newSSHD(t *testing.T) *sshd {
 	t.Helper()
-	path := program(t, "sshd")
-	keygen := program(t, "ssh-keygen")
-	program(t, "ssh")
-	program(t, "scp")
+	path := thirdparty.Program(t, "sshd")
+	keygen := thirdparty.Program(t, "ssh-keygen")
+	thirdparty.Program(t, "ssh")
+	thirdparty.Program(t, "scp")
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sshd{t: t, dir: t.TempDir(), user: me.Username, port: freePort(t)}
+	s := &sshd{t: t, dir: t.TempDir(), user: me.Username, port: thirdparty.FreePort(t)}
 	s.address = "127.0.0.1:" + s.port
 	if os.Getuid() == 0 {
 		// Where sshd, started by root, confines what is not yet logged in.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"culvert/test/agent"
+	"culvert/test/thirdparty"
 )
 
 // PostgreSQL: a benchmark's transactions go on while the WebSocket is cut every two seconds.
@@ -21,8 +22,8 @@ func TestPostgreSQL(t *testing.T) {
 		seconds = "9"
 	}
 	const folder = "/usr/lib/postgresql/*/bin"
-	pgbench := program(t, "pgbench", folder)
-	address, name := newPostgres(t, program(t, "initdb", folder), program(t, "postgres", folder))
+	pgbench := thirdparty.Program(t, "pgbench", folder)
+	address, name := newPostgres(t, thirdparty.Program(t, "initdb", folder), thirdparty.Program(t, "postgres", folder))
 	r := newRig(t, config{programs: &measured, client: local(address)})
 	port := portOf(r.forward(address))
 	bench := func(args ...string) string {
@@ -83,7 +84,7 @@ func newPostgres(t *testing.T, initdb, postgres string) (address, name string) {
 		}
 		as = func(cmd *exec.Cmd) *exec.Cmd { return agent.RunAs(cmd, uint32(uid), uint32(gid)) }
 	}
-	data, port := filepath.Join(dir, "data"), freePort(t)
+	data, port := filepath.Join(dir, "data"), thirdparty.FreePort(t)
 	create := as(exec.Command(initdb, "--pgdata", data, "--auth", "trust", "--username", me.Username, "--no-sync", "--locale", "C"))
 	create.Dir = dir
 	if out, err := create.CombinedOutput(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"culvert/test/agent"
+	"culvert/test/thirdparty"
 )
 
 // The README's commands are in fenced blocks below a comment that names them:
@@ -38,7 +39,7 @@ func readmeBlocks(t *testing.T) map[string]string {
 
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
-	program(t, "openssl")
+	thirdparty.Program(t, "openssl")
 	blocks := readmeBlocks(t)
 	used := map[string]bool{"run: demo": true, "run: tests": true} // by others
 	take := func(name string) string {
@@ -107,7 +108,7 @@ func newSheet(t *testing.T, target string) *sheet {
 	t.Helper()
 	s := &sheet{t: t, dir: t.TempDir(), ports: make(map[string]string)}
 	cert, key := selfSigned(t, "tunnel.example.com")
-	listen := "127.0.0.1:" + freePort(t)
+	listen := "127.0.0.1:" + thirdparty.FreePort(t)
 	pairs := []string{
 		"/etc/letsencrypt/live/tunnel.example.com/fullchain.pem", cert,
 		"/etc/letsencrypt/live/tunnel.example.com/privkey.pem", key,
@@ -122,7 +123,7 @@ func newSheet(t *testing.T, target string) *sheet {
 	for _, forward := range []struct{ port, target string }{
 		{"5432", "db.internal:5432"}, {"8000", "127.0.0.1:3000"}, {"2222", "127.0.0.1:22"},
 	} {
-		s.ports[forward.port] = freePort(t)
+		s.ports[forward.port] = thirdparty.FreePort(t)
 		pairs = append(pairs, " "+forward.port+":"+forward.target, " "+s.ports[forward.port]+":"+target)
 	}
 	s.names = strings.NewReplacer(pairs...)
@@ -144,7 +145,7 @@ func (s *sheet) start(t *testing.T, name, text string) *agent.Process {
 	lines[len(lines)-1] = "exec " + lines[len(lines)-1] // so that signals reach it
 	cmd := exec.Command("bash", "-euc", strings.Join(lines, "\n"))
 	cmd.Dir = s.dir
-	cmd.Env = environment("PATH=" + filepath.Dir(programs.Client) + ":" + os.Getenv("PATH"))
+	cmd.Env = agent.Environment("PATH=" + filepath.Dir(programs.Client) + ":" + os.Getenv("PATH"))
 	return agent.Start(t, name, cmd)
 }
 
@@ -159,7 +160,7 @@ func TestDemo(t *testing.T) {
 	started := time.Now()
 	// What `go run` would build is there already, and ends with its signal.
 	cmd := exec.Command(programs.Client, append(strings.Fields(strings.TrimPrefix(text, built)), "--once")...)
-	cmd.Env = environment()
+	cmd.Env = agent.Environment()
 	demo := agent.Start(t, "demo", cmd)
 	if code := demo.Exit(time.Minute); code != 0 {
 		t.Errorf("exit code %d", code)
