@@ -11,6 +11,7 @@ import (
 type Client struct {
 	Server    *url.URL // scheme ws, wss, http or https, no userinfo; the path is never empty
 	Path      string   // as configured; Server has it
+	Carrier   string   // auto, websocket or http
 	Header    map[string][]string
 	Token     Secret // empty when TokenFile is set
 	TokenFile string // "" when Token is set
@@ -37,6 +38,8 @@ func (c *Client) options() []Option {
 			Help: "the server, ws://HOST[:PORT] or wss://HOST[:PORT]"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &c.Path,
 			Help: "path of the upgrade request"},
+		{Name: "carrier", Default: "auto", choices: []string{"auto", "websocket", "http"}, target: &c.Carrier,
+			Help: "how to pass what is between: a WebSocket, plain HTTP requests, or whichever works"},
 		{Name: "header", target: &c.Header,
 			Help: "additional request header (repeatable; one a line in the environment)"},
 		{Name: "token-file", Placeholder: "FILE", target: &c.TokenFile,

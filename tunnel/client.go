@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -22,6 +23,7 @@ import (
 // ClientConfig is what a Client is made of.
 type ClientConfig struct {
 	Server         *url.URL               // ws or wss, path included; required
+	Carrier        string                 // carrier.Mode; auto
 	Header         http.Header            // extra, for the upgrade request
 	Credential     func() (string, error) // the bearer token, asked for at every dial; nil: none
 	TLS            *tls.Config            // for wss; nil: the system's roots
@@ -69,7 +71,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	c := &Client{
 		cfg: cfg,
 		dialer: carrier.Dialer{
-			URL: cfg.Server, Header: cfg.Header, Credential: cfg.Credential, TLS: cfg.TLS,
+			URL: cfg.Server, Mode: carrier.Mode(cmp.Or(cfg.Carrier, string(carrier.ModeAuto))), Ladder: new(carrier.Ladder), Header: cfg.Header, Credential: cfg.Credential, TLS: cfg.TLS,
 			AllowPlaintext: cfg.AllowPlaintext, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
 		},
 		log:     events{cfg.Logger},
@@ -348,9 +350,9 @@ func (s *clientSession) maintain(ctx context.Context) {
 		Attached: func(resumed bool, on link.Carrier) {
 			s.attached = true
 			if resumed {
-				s.log.Info("session resumed", keyRemote, on.RemoteAddr())
+				s.log.Info("session resumed", carrierAttrs(on)...)
 			} else {
-				s.log.Info("session opened", keyRemote, on.RemoteAddr())
+				s.log.Info("session opened", carrierAttrs(on)...)
 				s.initial = c.connected.CompareAndSwap(false, true)
 				close(s.opened)
 			}

@@ -36,7 +36,7 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
-		Server: cfg.Server, Header: cfg.Header, Credential: credential, TLS: tlsConfig, AllowPlaintext: cfg.AllowPlaintext,
+		Server: cfg.Server, Carrier: cfg.Carrier, Header: cfg.Header, Credential: credential, TLS: tlsConfig, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
 		Settings: program.Settings(cfg.Settings, log),
