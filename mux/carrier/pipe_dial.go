@@ -389,8 +389,8 @@ func (p *clientPipe) receive() {
 			p.fail(a.err)
 			return
 		}
-		if polls && time.Since(began) > wait/2 { // nobody between waits so long
-			wait = max(wait/2, minWait)
+		if took := time.Since(began); polls && took > minWait { // somebody between does not wait so long
+			wait = max(min(wait, took)/2, minWait)
 			continue
 		}
 		failures++
