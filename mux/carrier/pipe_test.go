@@ -1,20 +1,14 @@
 package carrier_test
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"strconv"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -340,5 +334,3 @@ func TestPipeThroughBoxes(t *testing.T) {
 		})
 	}
 }
-
-var _ = []any{bufio.NewReader, bytes.NewReader, fmt.Sprint, strconv.Itoa, strings.ToLower, sync.OnceFunc}
