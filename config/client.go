@@ -13,6 +13,7 @@ type Client struct {
 	ServerOrder string     // "in-order" or "random"
 	DialAddress string     // host:port, "" for that of the one server's URL
 	Path        string     // as configured; Servers have it
+	Carrier     string     // auto, websocket or http
 	Header      map[string][]string
 	HeaderFile  string // file
 	Token       Secret // empty when TokenFile is set
@@ -53,6 +54,8 @@ func (c *Client) options() []Option {
 			Help: "connect to this address instead of the URL's host and port, which the request and the certificate still name"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &c.Path,
 			Help: "path of the upgrade request"},
+		{Name: "carrier", Default: "auto", choices: []string{"auto", "websocket", "http"}, target: &c.Carrier,
+			Help: "how to pass what is between: a WebSocket, plain HTTP requests, or whichever works"},
 		{Name: "header", target: &c.Header,
 			Help: "additional request header, Host too (repeatable; one a line in the environment)"},
 		{Name: "header-file", Placeholder: "FILE", target: &c.HeaderFile,

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,6 +28,7 @@ type ClientConfig struct {
 	Servers        []*url.URL
 	RandomOrder    bool
 	DialAddress    string                      // to connect to instead of the URL's host and port
+	Carrier        carrier.Mode                // carrier.ModeAuto if ""
 	Header         http.Header                 // extra, for the upgrade request
 	SecretHeader   func() (http.Header, error) // more of it, asked for at every dial; nil: none
 	Credential     func() (string, error)      // the bearer token, asked for at every dial; nil: none
@@ -90,7 +92,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	for _, u := range cfg.Servers {
 		d := &carrier.Dialer{
-			URL: u, Address: cfg.DialAddress, Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies),
+			URL: u, Address: cfg.DialAddress, Mode: cmp.Or(cfg.Carrier, carrier.ModeAuto), Ladder: new(carrier.Ladder), Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies),
 			Credential: cfg.Credential, TLS: cfg.TLS, Pins: cfg.Pins,
 			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
 		}
@@ -372,10 +374,7 @@ func (s *clientSession) maintain(ctx context.Context) {
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
 		Attached: func(resumed bool, on link.Carrier) {
 			s.attached = true
-			where := []any{keyServer, c.dialers[s.server].URL.Host, keyRemote, on.RemoteAddr()}
-			if conn, ok := on.(*carrier.Conn); ok && conn.Proxy() != "" {
-				where = append(where, keyProxy, conn.Proxy())
-			}
+			where := append([]any{keyServer, c.dialers[s.server].URL.Host}, carrierAttrs(on)...)
 			if resumed {
 				s.log.Info("session resumed", where...)
 			} else {

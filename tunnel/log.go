@@ -4,6 +4,9 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"culvert/mux/carrier"
+	"culvert/mux/link"
 )
 
 // Keys of log attributes.
@@ -23,6 +26,7 @@ const (
 	keyError    = "error"
 	keyNext     = "next_attempt"
 	keyLimit    = "limit"
+	keyCarrier  = "carrier"
 	keySent     = "sent_bytes"
 	keyReceived = "received_bytes"
 )
@@ -35,6 +39,19 @@ func (e events) with(args ...any) events { return events{e.With(args...)} }
 func (e events) streamClosed(r *relay, session, target string) {
 	e.Debug("stream closed", keySession, session, keyStream, r.stream.ID(), keyTarget, target,
 		keySent, r.sent, keyReceived, r.received)
+}
+
+// carrierAttrs says what carries a session, and how if that is not as usual.
+func carrierAttrs(c link.Carrier) []any {
+	attrs := []any{keyRemote, c.RemoteAddr()}
+	on, ok := c.(*carrier.Conn)
+	if ok && on.Proxy() != "" {
+		attrs = append(attrs, keyProxy, on.Proxy())
+	}
+	if ok && on.Mode() != carrier.ModeWebSocket {
+		attrs = append(attrs, keyCarrier, string(on.Mode()))
+	}
+	return attrs
 }
 
 // every lets one event through in each interval, for what a peer can cause as

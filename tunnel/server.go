@@ -96,7 +96,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			if resumed {
 				what = "session resumed"
 			}
-			s.log.Info(what, keySession, l.ID(), keyClient, identity, keyRemote, c.RemoteAddr())
+			s.log.with(keySession, l.ID(), keyClient, identity).Info(what, carrierAttrs(c)...)
 			s.listeners.notify()
 		},
 		Lost: func(l *link.Link, identity string, err error) {
@@ -146,6 +146,8 @@ func (s *Server) Run(ctx context.Context) error {
 			HandshakeTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: s.cfg.MaxHeaderBytes,
 			MaxUnauthenticated:           s.cfg.MaxUnauthenticated,
 			MaxUnauthenticatedPerAddress: s.cfg.MaxUnauthenticatedPerAddress,
+			MaxPipes:                     2 * s.cfg.MaxSessions, // one that a client has left lives on for a while
+			MaxPipesPerIdentity:          2 * s.cfg.MaxSessionsPerIdentity,
 			Logger:                       s.cfg.Logger,
 		}).Serve(accepting, ln, s.cfg.TLS)
 		cancel() // if that was by itself, the rest stops too

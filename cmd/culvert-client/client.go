@@ -46,7 +46,7 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	client, err := tunnel.NewClient(tunnel.ClientConfig{
 		Servers: cfg.Servers, RandomOrder: cfg.ServerOrder == "random", DialAddress: cfg.DialAddress, Proxy: cfg.Proxy,
-		Header: cfg.Header, SecretHeader: header, Credential: credential,
+		Carrier: carrier.Mode(cfg.Carrier), Header: cfg.Header, SecretHeader: header, Credential: credential,
 		TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,

@@ -76,14 +76,18 @@ func (e *Refusal) Error() string {
 	return fmt.Sprintf("refused with %d, %s: %s", e.Status, e.Token, e.Text)
 }
 
-// ServeHTTP upgrades the request, or refuses it.
+// ServeHTTP upgrades the request, or serves it as one of an HTTP pipe if a [Server]
+// got it, or refuses it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ask, piped := parsePipe(r)
+	set, served := r.Context().Value(pipesKey{}).(*pipes)
+	piped = piped && served
 	switch {
 	case len(r.Header.Values("Origin")) > 0:
 		h.debug(r, "origin", nil)
 		http.Error(w, "Forbidden", http.StatusForbidden)
 		return
-	case r.URL.Path != cmp.Or(h.Path, "/") || !isUpgrade(r):
+	case r.URL.Path != cmp.Or(h.Path, "/") || !isUpgrade(r) && !piped:
 		h.debug(r, "not an upgrade", nil)
 		http.NotFound(w, r)
 		return
@@ -98,6 +102,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
 			return
 		}
+	}
+
+	if piped {
+		h.servePipe(w, r, set, ask, identity)
+		return
 	}
 
 	admission, err := h.admit(r, identity)
@@ -226,7 +235,7 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	found := findWire(conn)
-	if found == nil && !isTLS(conn) { // another http.Server than ours
+	if found == nil && !isTLS(conn) { // a pipe, or another http.Server than ours
 		found = newWire(conn)
 		conn = found
 	}

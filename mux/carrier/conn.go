@@ -41,6 +41,11 @@ type Conn struct {
 	secure bool
 	remote string
 	proxy  string // host:port, "" for none
+	mode   Mode
+
+	// ended, if not nil, is told once that the Conn is dead and whether a byte of
+	// the peer's came after the answer to the upgrade.
+	ended func(heard bool)
 
 	pongs bucket  // owned by the reader
 	spare [1]byte // owned by the reader: where a byte too much goes
@@ -51,6 +56,7 @@ type Conn struct {
 
 	finishOnce sync.Once
 	done       chan struct{} // closed when the Conn is dead
+	upgraded   int64         // when, by the vitals' clock
 	cut        *time.Timer   // closes the socket when lastWords are over; set before done is closed
 
 	closeOnce sync.Once
@@ -60,8 +66,13 @@ type Conn struct {
 // newConn makes a Conn that has yet to be started. k's onClose and the pings'
 // callback of ws are to be those of the Conn.
 func newConn(k *cork, opt Options, secure bool) *Conn {
+	mode := ModeWebSocket
+	if _, ok := k.socket.(tryReader); ok {
+		mode = ModeHTTP
+	}
 	return &Conn{
 		cork:   k,
+		mode:   mode,
 		opt:    opt.withDefaults(),
 		secure: secure,
 		remote: k.RemoteAddr().String(),
@@ -74,6 +85,7 @@ func (c *Conn) start(ws *websocket.Conn) {
 	c.ws = ws
 	ws.SetReadLimit(int64(c.opt.MaxMessage))
 	c.cork.vitals.wrote(false) // the upgrade
+	c.upgraded = c.cork.vitals.now()
 	c.cork.start(c.finish)
 	c.wg.Go(c.flushLoop)
 	c.wg.Go(c.pulse)
@@ -217,6 +229,9 @@ func (c *Conn) Abort(cause error) {
 // Secure reports whether this end speaks TLS with whatever it is connected to.
 func (c *Conn) Secure() bool { return c.secure }
 
+// Mode says what the Conn runs on: [ModeWebSocket], or [ModeHTTP] for an HTTP pipe.
+func (c *Conn) Mode() Mode { return c.mode }
+
 // RemoteAddr returns the address that the socket is connected to, which may be
 // that of a proxy.
 func (c *Conn) RemoteAddr() string { return c.remote }
@@ -267,6 +282,9 @@ func (c *Conn) finish() {
 	c.finishOnce.Do(func() {
 		c.cut = time.AfterFunc(lastWords, c.cork.closeSocket)
 		close(c.done)
+		if cause := c.cause.Load(); c.ended != nil && (cause == nil || !errors.Is(*cause, net.ErrClosed)) {
+			c.ended(c.cork.vitals.received.Load() > c.upgraded)
+		}
 	})
 }
 

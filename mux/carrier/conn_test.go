@@ -50,9 +50,19 @@ func exchange(t *testing.T, from, to *carrier.Conn, size int) {
 func TestMessages(t *testing.T) {
 	sizes := []int{0, 1, 7, 125, 126, 127, 245, 246, 247, 248, 250, 256, 257, 4082, 4083, 4096, 16<<10 - 1, 16 << 10, 16<<10 + 1,
 		65535, 65536, 128 << 10, maxMessage - 1, maxMessage}
-	for _, cfg := range []carriertest.Config{{}, {TLS: true}, {TCP: true}, {TCP: true, TLS: true}} {
-		t.Run(fmt.Sprintf("tcp=%t,tls=%t", cfg.TCP, cfg.TLS), func(t *testing.T) {
+	for _, cfg := range []carriertest.Config{
+		{}, {TLS: true}, {TCP: true}, {TCP: true, TLS: true}, {HTTP: true}, {HTTP: true, TCP: true, TLS: true},
+	} {
+		t.Run(fmt.Sprintf("tcp=%t,tls=%t,http=%t", cfg.TCP, cfg.TLS, cfg.HTTP), func(t *testing.T) {
 			client, server := carriertest.Pair(t, cfg)
+			if client.Secure() != cfg.TLS || server.Secure() != cfg.TLS {
+				t.Errorf("secure: %t and %t", client.Secure(), server.Secure())
+			}
+			for _, c := range []*carrier.Conn{client, server} {
+				if (c.Mode() == carrier.ModeHTTP) != cfg.HTTP {
+					t.Errorf("mode %q", c.Mode())
+				}
+			}
 			for _, size := range sizes {
 				exchange(t, client, server, size)
 				exchange(t, server, client, size)
@@ -87,9 +97,9 @@ func TestMessageIsOneWrite(t *testing.T) {
 // Many messages and control frames both ways at once: nothing is lost, mixed up
 // or out of order.
 func TestConcurrency(t *testing.T) {
-	for _, secure := range []bool{false, true} {
-		t.Run(fmt.Sprintf("tls=%t", secure), func(t *testing.T) {
-			client, server := carriertest.Pair(t, carriertest.Config{TCP: true, TLS: secure})
+	for _, cfg := range []carriertest.Config{{TCP: true}, {TCP: true, TLS: true}, {TCP: true, HTTP: true}} {
+		t.Run(fmt.Sprintf("tls=%t,http=%t", cfg.TLS, cfg.HTTP), func(t *testing.T) {
+			client, server := carriertest.Pair(t, cfg)
 			const rounds = 300
 			size := func(i int) int { return (i * 7919) % (maxMessage - 4) }
 			var wg sync.WaitGroup
@@ -251,9 +261,9 @@ func read(c *carrier.Conn) <-chan error {
 }
 
 func TestClose(t *testing.T) {
-	for _, cfg := range []carriertest.Config{{}, {TCP: true, TLS: true}} {
+	for _, cfg := range []carriertest.Config{{}, {TCP: true, TLS: true}, {TCP: true, HTTP: true}} {
 		for _, way := range []string{"client closes", "server closes"} {
-			t.Run(fmt.Sprintf("tls=%t,%s", cfg.TLS, way), func(t *testing.T) {
+			t.Run(fmt.Sprintf("tls=%t,http=%t,%s", cfg.TLS, cfg.HTTP, way), func(t *testing.T) {
 				near, far := carriertest.Pair(t, cfg)
 				if way == "server closes" {
 					near, far = far, near

@@ -70,8 +70,16 @@ type Dialer struct {
 	// checked even where TLS does not verify. None means any.
 	Pins []Pin
 
-	// Timeout bounds the whole of a Dial. Default 10 s.
+	// Timeout bounds the whole of a Dial, or each of the attempts that it makes
+	// where an upgrade or a tunnel is refused. Default 10 s.
 	Timeout time.Duration
+
+	// Mode says how carriers are made. Default ModeWebSocket.
+	Mode Mode
+
+	// Ladder is what Dials in ModeAuto remember of the way to the server. It may be
+	// shared by copies of the Dialer. Nil: nothing is remembered.
+	Ladder *Ladder
 
 	// Proxy returns the forward proxy to the server at the URL it is given, whose
 	// scheme is http or https, or nil for none: http, https (verified with TLS's
@@ -103,6 +111,8 @@ type request struct {
 	secrets secrets       // of the header
 	guarded bool          // it may go to loopback only
 	proxy   *forwardProxy // to send it through; nil: straight
+	// forwarded says that the proxy passes requests on, without a tunnel.
+	forwarded bool
 }
 
 // request checks the fields and returns the request without the hello.
@@ -174,7 +184,12 @@ func (d *Dialer) checkAddress() error {
 	if _, _, err := net.SplitHostPort(d.Address); d.Address != "" && err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalidDialer, err)
 	}
-	return nil
+	switch d.Mode {
+	case "", ModeAuto, ModeWebSocket, ModeHTTP:
+		return nil
+	default:
+		return fmt.Errorf("%w: mode %q", ErrInvalidDialer, d.Mode)
+	}
 }
 
 // add adds what a caller may set.
@@ -262,16 +277,27 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
 	r.header.Set(helloHeader, encodeHello(hello))
+	switch d.Mode {
+	case ModeAuto:
+		return d.climb(ctx, r)
+	case ModeHTTP:
+		return d.dialPipe(ctx, r)
+	default:
+		return d.dialOver(ctx, ModeWebSocket, r, 0)
+	}
+}
 
-	ctx, cancel := context.WithTimeoutCause(ctx, cmp.Or(d.Timeout, defaultHandshakeTimeout),
-		fmt.Errorf("no answer in time: %w", context.DeadlineExceeded))
+// dialOver makes a carrier in one of the ways. The answer to the upgrade may take
+// patience, if that is not 0.
+func (d *Dialer) dialOver(ctx context.Context, mode Mode, r *request, patience time.Duration) (*Conn, []byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.timeout(), errNoAnswer)
 	defer cancel()
 
 	target := *d.URL
 	target.Path = cmp.Or(target.Path, "/")
 	target.Fragment = ""
 	for redirects := 0; ; redirects++ {
-		c, reply, location, err := d.upgrade(ctx, &target, r)
+		c, reply, location, err := d.upgrade(ctx, mode, &target, r, patience)
 		if err == nil {
 			return c, reply, nil
 		}
@@ -326,12 +352,19 @@ func origin(u *url.URL) string {
 	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
-// upgrade makes one request, on a connection of its own. location is where the answer
-// redirects to, if it does.
-func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *Conn, reply []byte, location string, err error) {
-	k, err := d.connect(ctx, r)
-	if err != nil {
+// upgrade makes one request, on a connection or a pipe of its own. location is where
+// the answer redirects to, if it does.
+func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *request, patience time.Duration) (c *Conn, reply []byte, location string, err error) {
+	var k *cork
+	if mode == ModeHTTP {
+		k = d.connectPipe(target, r)
+	} else if k, err = d.connect(ctx, r); err != nil {
 		return nil, nil, "", err
+	}
+	if patience > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, patience, errNoAnswer)
+		defer cancel()
 	}
 	handOver := func(context.Context, string, string) (net.Conn, error) { return k, nil }
 	transport := &http.Transport{
@@ -361,6 +394,9 @@ func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *C
 	}
 	if err != nil {
 		k.closeSocket()
+		if why := pipeFailure(k); why != nil {
+			return nil, nil, locationOf(why), d.pipeError(why)
+		}
 		phase := PhaseUpgrade
 		switch remote, _ := errors.AsType[*net.OpError](err); {
 		case errors.Is(err, errReply):
@@ -372,6 +408,9 @@ func (d *Dialer) upgrade(ctx context.Context, target *url.URL, r *request) (c *C
 	}
 	c = newConn(k, d.Options, d.secure())
 	c.proxy = proxyOf(r.proxy)
+	if mode == ModeWebSocket && d.Mode == ModeAuto {
+		c.ended = d.Ladder.ended
+	}
 	pinged = c.pinged
 	c.start(ws)
 	return c, answer.reply, "", nil
@@ -390,13 +429,25 @@ func redirectOf(resp *http.Response) string {
 	return ""
 }
 
+var errNoAnswer = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+
+func (d *Dialer) timeout() time.Duration { return cmp.Or(d.Timeout, defaultHandshakeTimeout) }
+
 func newNetDialer() *net.Dialer { return &net.Dialer{FallbackDelay: fallbackDelay} }
 
 // connect makes the connection that the WebSocket is to run on.
-// A guarded one ends at loopback.
 func (d *Dialer) connect(ctx context.Context, r *request) (*cork, error) {
-	var conn net.Conn
-	var err error
+	conn, err := d.dialServer(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	return newCork(conn, true), nil
+}
+
+// dialServer connects to the server, a *wire or TLS over one, or another conn with
+// one below it. For a guarded request it ends at loopback. Every error is a
+// *DialError.
+func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err error) {
 	if r.proxy != nil {
 		if conn, err = r.proxy.tunnel(ctx, d.addr()); err != nil {
 			return nil, &DialError{PhaseProxy, r.proxy.addr, because(ctx, err)}
@@ -405,7 +456,7 @@ func (d *Dialer) connect(ctx context.Context, r *request) (*cork, error) {
 		return nil, err
 	}
 	if !d.secure() {
-		return newCork(conn, true), nil
+		return conn, nil
 	}
 	cfg := d.tlsConfig()
 	secured := tls.Client(conn, cfg)
@@ -413,7 +464,7 @@ func (d *Dialer) connect(ctx context.Context, r *request) (*cork, error) {
 		socketOf(conn).Close()
 		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, tlsFailed(err, cfg.ServerName))}
 	}
-	return newCork(secured, true), nil
+	return secured, nil
 }
 
 // straight connects to the server itself.

@@ -102,18 +102,23 @@ func (l *limitListener) admit(conn net.Conn) *wire {
 	if l.conns.Len() >= l.total {
 		oldest = l.conns.Front().Value.(*wire)
 	}
-	l.byAddr[key]++
-	place := l.conns.PushBack(w)
-	var once sync.Once
+	place := l.count(w, key)
+	closed := false
 	w.uncount = func() {
-		once.Do(func() {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.conns.Remove(place)
-			if l.byAddr[key]--; l.byAddr[key] == 0 {
-				delete(l.byAddr, key)
-			}
-		})
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		closed = true
+		place = l.uncount(place, key)
+	}
+	w.trust = func(trusted bool) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		switch {
+		case trusted:
+			place = l.uncount(place, key)
+		case place == nil && !closed:
+			place = l.count(w, key)
+		}
 	}
 	l.mu.Unlock()
 
@@ -122,6 +127,23 @@ func (l *limitListener) admit(conn net.Conn) *wire {
 		oldest.Close()
 	}
 	return w
+}
+
+// count and uncount are called with mu held. place is nil for a connection that is
+// not counted.
+func (l *limitListener) count(w *wire, key netip.Prefix) (place *list.Element) {
+	l.byAddr[key]++
+	return l.conns.PushBack(w)
+}
+
+func (l *limitListener) uncount(place *list.Element, key netip.Prefix) *list.Element {
+	if place != nil {
+		l.conns.Remove(place)
+		if l.byAddr[key]--; l.byAddr[key] == 0 {
+			delete(l.byAddr, key)
+		}
+	}
+	return nil
 }
 
 func (l *limitListener) bites(limit string, conn net.Conn) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"strings"
 )
 
@@ -107,6 +108,24 @@ func (p *forwardProxy) tunnel(ctx context.Context, target string) (net.Conn, err
 		return nil, err
 	}
 	return h.tunnel()
+}
+
+// plain connects to the proxy and asks for nothing: requests follow, each with the
+// whole URL. Every error is a *DialError.
+func (p *forwardProxy) plain(ctx context.Context) (net.Conn, error) {
+	h, err := p.open(ctx)
+	if err != nil {
+		return nil, &DialError{PhaseProxy, p.addr, because(ctx, err)}
+	}
+	return h.tunnel()
+}
+
+// userinfo is the credential for URLs, nil if there is none.
+func (p *forwardProxy) userinfo() *url.Userinfo {
+	if !p.credential {
+		return nil
+	}
+	return url.UserPassword(p.user, p.password)
 }
 
 // proxyConn is a connection to a proxy that is no tunnel yet. It is closed when

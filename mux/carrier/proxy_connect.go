@@ -33,7 +33,7 @@ func (p *forwardProxy) connect(ctx context.Context, target string) (net.Conn, er
 		}
 		resp, err := h.ask(target, authorization, p.agent)
 		switch {
-		case err != nil && kept && !auth.bound() && ctx.Err() == nil && errors.Is(err, errNoAnswer):
+		case err != nil && kept && !auth.bound() && ctx.Err() == nil && errors.Is(err, errNoProxyAnswer):
 			h.close() // it was not kept after all
 			h = nil
 			continue
@@ -69,8 +69,8 @@ func (p *forwardProxy) connect(ctx context.Context, target string) (net.Conn, er
 	}
 }
 
-// errNoAnswer means that a connection ended before the first byte of an answer.
-var errNoAnswer = errors.New("connection closed without an answer")
+// errNoProxyAnswer means that a connection ended before the first byte of an answer.
+var errNoProxyAnswer = errors.New("connection closed without an answer")
 
 // ask sends a CONNECT request and reads the header of the answer, byte for byte
 // no further than needed or kept in h.answers.
@@ -88,13 +88,13 @@ func (h *proxyConn) ask(target, authorization, agent string) (*http.Response, er
 		request.Header.Set("User-Agent", agent)
 	}
 	if err := request.Write(h.Conn); err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
+		return nil, fmt.Errorf("%w: %w", errNoProxyAnswer, err)
 	}
 	h.in.left = maxResponseHeader
 	begin, err := h.answers.Peek(len("HTTP/"))
 	switch {
 	case len(begin) == 0:
-		return nil, fmt.Errorf("%w: %w", errNoAnswer, err)
+		return nil, fmt.Errorf("%w: %w", errNoProxyAnswer, err)
 	case string(begin) != "HTTP/":
 		begin, _ = h.answers.Peek(min(h.answers.Buffered(), maxFirst))
 		return nil, &garbage{string(begin)}

@@ -35,6 +35,17 @@ type ServerConfig struct {
 	// IPv6 /64 network; one more is closed. Default 64.
 	MaxUnauthenticatedPerAddress int
 
+	// MaxPipes bounds the HTTP pipes, which clients with a credential open where no
+	// upgrade passes; each is or becomes a carrier. Default 2048.
+	MaxPipes int
+
+	// MaxPipesPerIdentity bounds them for each identity. Default 128.
+	MaxPipesPerIdentity int
+
+	// PipeIdle is how long a pipe lives without a request of its client. It must
+	// be longer than a client pauses, which is an instant. Default 30 s.
+	PipeIdle time.Duration
+
 	// Logger gets a warning when a limit bites or connections cannot be
 	// accepted, rarely enough for a flood. Nil discards them.
 	Logger *slog.Logger
@@ -52,6 +63,9 @@ func NewServer(cfg ServerConfig) *Server {
 	cfg.MaxHeaderBytes = cmp.Or(cfg.MaxHeaderBytes, 16<<10)
 	cfg.MaxUnauthenticated = cmp.Or(cfg.MaxUnauthenticated, 1024)
 	cfg.MaxUnauthenticatedPerAddress = cmp.Or(cfg.MaxUnauthenticatedPerAddress, 64)
+	cfg.MaxPipes = cmp.Or(cfg.MaxPipes, 2048)
+	cfg.MaxPipesPerIdentity = cmp.Or(cfg.MaxPipesPerIdentity, 128)
+	cfg.PipeIdle = cmp.Or(cfg.PipeIdle, pipeIdle)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -61,14 +75,20 @@ func NewServer(cfg ServerConfig) *Server {
 // Serve serves the connections that ln accepts, over TLS if tlsConf is not nil,
 // and closes ln. It returns nil when ctx has ended, and otherwise the error that
 // kept it from accepting. By then every connection that was not upgraded is
-// closed and every handler has returned; carriers live on. It may be called for
-// several listeners, each with limits of its own.
+// closed and every handler has returned; carriers live on, but for those over HTTP
+// pipes, which need it. It may be called for several listeners, each with limits and
+// pipes of its own.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config) error {
 	limited := newLimitListener(ln, s.cfg.MaxUnauthenticated, s.cfg.MaxUnauthenticatedPerAddress, s.cfg.Logger)
 	var secured net.Listener = limited
 	if tlsConf != nil {
 		secured = tls.NewListener(limited, hardenTLS(tlsConf.Clone()))
 	}
+
+	// A pipe is a connection of the same server: one that comes inside of requests.
+	piped := newPipes(s.cfg.MaxPipes, s.cfg.MaxPipesPerIdentity, s.cfg.PipeIdle, s.cfg.Logger)
+	requests, endRequests := context.WithCancel(context.WithValue(context.Background(), pipesKey{}, piped))
+	defer endRequests()
 
 	// One for each connection that http.Server still has, and one for each
 	// handler that runs, which may be longer.
@@ -79,13 +99,26 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 			defer busy.Done()
 			s.cfg.Handler.ServeHTTP(w, r)
 		}),
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
+		ConnState: func(conn net.Conn, state http.ConnState) {
+			switch state { //nolint:exhaustive // idle connections stay as they were
 			case http.StateNew:
 				busy.Add(1)
+			case http.StateActive:
+				if wire := findWire(conn); wire != nil {
+					wire.trusted(false)
+				}
 			case http.StateHijacked, http.StateClosed:
 				busy.Done()
 			}
+		},
+		BaseContext: func(ln net.Listener) context.Context {
+			if ln == piped { // and there are none inside of others
+				return context.Background()
+			}
+			return requests
+		},
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, conn)
 		},
 		ReadHeaderTimeout: s.cfg.HandshakeTimeout,
 		ReadTimeout:       s.cfg.HandshakeTimeout,
@@ -97,11 +130,17 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 	}
 	hs.Protocols.SetHTTP1(true)
 
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = hs.Serve(piped) })
 	stop := context.AfterFunc(ctx, func() { _ = hs.Close() })
 	err := hs.Serve(secured)
 	stop()
 	_ = hs.Close()
+	piped.Close()
+	endRequests()
+	serving.Wait()
 	limited.closeConns()
+	piped.closeAll()
 	busy.Wait()
 	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
 		return nil

@@ -14,7 +14,8 @@ type wire struct {
 
 	vitals *vitals
 
-	uncount func() // the listener's, idempotent; or nil
+	uncount func()             // the listener's, idempotent; or nil
+	trust   func(trusted bool) // the listener's; or nil
 
 	idle atomic.Pointer[idle] // nil: there is no telling
 
@@ -70,7 +71,7 @@ func (w *wire) Read(p []byte) (int, error) {
 
 func (w *wire) read(p []byte) (int, error) {
 	if i := w.idle.Load(); i != nil {
-		if n, err, ready := i.try.read(p); ready {
+		if n, err, ready := i.try(p); ready {
 			return n, err
 		}
 		i.tell()
@@ -81,12 +82,14 @@ func (w *wire) read(p []byte) (int, error) {
 // idle is what Conn.OnIdle needs.
 type idle struct {
 	tell func()
-	try  *readTry
+	try  func(p []byte) (n int, err error, ready bool) // reads what has arrived
 }
 
 func (w *wire) onIdle(f func()) {
-	if try := newReadTry(w.Conn); try != nil {
-		w.idle.Store(&idle{f, try})
+	if pipe, ok := w.Conn.(tryReader); ok {
+		w.idle.Store(&idle{f, pipe.tryRead})
+	} else if try := newReadTry(w.Conn); try != nil {
+		w.idle.Store(&idle{f, try.read})
 	}
 }
 
@@ -175,6 +178,14 @@ func (w *wire) Close() error {
 func (w *wire) uncounted() {
 	if w.uncount != nil {
 		w.uncount()
+	}
+}
+
+// trusted tells the listener, if it limits, whether the connection's last request
+// had a credential, so that it is not counted, or has yet to show one.
+func (w *wire) trusted(on bool) {
+	if w.trust != nil {
+		w.trust(on)
 	}
 }
 

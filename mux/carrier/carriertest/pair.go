@@ -24,6 +24,7 @@ type Config struct {
 	TCP           bool             // over loopback, and not in memory
 	TLS           bool             // wss
 	Path          *Path            // the way in memory; nil means one that is never at fault
+	HTTP          bool             // over an HTTP pipe, for which the server goes on; without Path
 }
 
 // Pair returns both ends of a carrier, made by a real upgrade. The ends are
@@ -60,6 +61,13 @@ func Pair(tb testing.TB, cfg Config) (client, server *carrier.Conn) {
 		}
 	}
 
+	if cfg.HTTP {
+		dialer.Mode = carrier.ModeHTTP
+		if network, ok := ln.(*Network); ok {
+			dialer.NetDial = network.Dial
+		}
+	}
+
 	serverOptions := cfg.Options
 	if cfg.ServerOptions != nil {
 		serverOptions = *cfg.ServerOptions
@@ -78,9 +86,16 @@ func Pair(tb testing.TB, cfg Config) (client, server *carrier.Conn) {
 	if err == nil {
 		server = <-accepted
 	}
-	cancel()
-	if err := <-served; err != nil {
-		tb.Errorf("serve: %v", err)
+	stop := func() {
+		cancel()
+		if err := <-served; err != nil {
+			tb.Errorf("serve: %v", err)
+		}
+	}
+	if cfg.HTTP && err == nil {
+		tb.Cleanup(stop)
+	} else {
+		stop()
 	}
 	if err != nil {
 		tb.Fatal(err)

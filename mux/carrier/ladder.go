@@ -1,0 +1,206 @@
+package carrier
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Mode is a way to make carriers.
+type Mode string
+
+// The modes of a Dialer.
+const (
+	// ModeAuto tries a WebSocket first and, where no upgrade passes, an HTTP pipe.
+	ModeAuto Mode = "auto"
+	// ModeWebSocket upgrades one HTTP request.
+	ModeWebSocket Mode = "websocket"
+	// ModeHTTP makes an HTTP pipe: a run of plain requests, and the upgrade inside.
+	ModeHTTP Mode = "http"
+)
+
+const (
+	// upgradePatience is how long ModeAuto waits for an answer to the upgrade
+	// before it tries something else.
+	upgradePatience = 3 * time.Second
+	// stripped is how long a way counts as one that lets no upgrade through.
+	stripped = 10 * time.Minute
+	// maxMute is how many WebSockets in a row may end without a byte of the peer's.
+	maxMute = 2
+)
+
+// Ladder is what is remembered between Dials of the way to one server. The zero
+// value is ready, and knows nothing. Its methods may be called concurrently, and
+// on nil.
+type Ladder struct {
+	mu      sync.Mutex // guards the following
+	until   time.Time  // upgrades are presumed to be stripped
+	mute    int        // WebSockets in a row that ended without a byte of the peer's
+	patient bool       // the next upgrade may take as long as it likes
+	learned time.Time  // when the following was; it holds as long as stripped
+	body    bodySize   // of POSTs
+	path    pipePath
+}
+
+// pipePath is what is known of how answers arrive.
+type pipePath int
+
+const (
+	pathUnknown pipePath = iota
+	pathStreams          // as they are written
+	pathBuffers          // when they have ended
+)
+
+// climb tries a WebSocket and, when no upgrade passes, an HTTP pipe.
+func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
+	if d.Ladder.stripped() {
+		c, reply, err := d.dialPipe(ctx, r)
+		if err == nil || ofCulvert(err) {
+			return c, reply, err
+		}
+		d.Ladder.forget() // the next one begins at the beginning
+		return nil, nil, err
+	}
+	patience := upgradePatience
+	if d.Ladder.takePatient() {
+		patience = 0
+	}
+	c, reply, err := d.dialOver(ctx, ModeWebSocket, r, patience)
+	if err == nil || !mayBeStripped(err) || ctx.Err() != nil {
+		return c, reply, err
+	}
+	c, reply, pipeErr := d.dialPipe(ctx, r)
+	switch {
+	case pipeErr == nil:
+		d.Ladder.strips()
+		return c, reply, nil
+	case ofCulvert(pipeErr):
+		d.Ladder.strips()
+		return nil, nil, pipeErr
+	default:
+		d.Ladder.setPatient(errors.Is(err, errNoAnswer))
+		return nil, nil, err
+	}
+}
+
+// mayBeStripped reports whether the error of a WebSocket dial may mean that
+// something between lets no upgrade through.
+func mayBeStripped(err error) bool {
+	dial, ok := errors.AsType[*DialError](err)
+	return ok && (dial.Phase == PhaseUpgrade || dial.Phase == PhaseHello || tunnelRefused(err)) && !ofCulvert(err)
+}
+
+// ofCulvert reports whether the error is a culvert server's own answer.
+func ofCulvert(err error) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && (refused.Token != "" || refused.Status == http.StatusUnauthorized)
+}
+
+// stripped reports whether to do without an upgrade.
+func (l *Ladder) stripped() bool {
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Now().Before(l.until)
+}
+
+// strips notes that no upgrade passes and an HTTP pipe does.
+func (l *Ladder) strips() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until = time.Now().Add(stripped)
+}
+
+// forget notes that the HTTP pipe does not work any more.
+func (l *Ladder) forget() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until, l.learned = time.Time{}, time.Time{}
+}
+
+func (l *Ladder) setPatient(on bool) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.patient = on
+}
+
+func (l *Ladder) takePatient() bool {
+	if l == nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	on := l.patient
+	l.patient = false
+	return on
+}
+
+// ended notes that a WebSocket has ended, and whether it had carried anything to
+// this end: a box may answer 101 and let no frame pass.
+func (l *Ladder) ended(heard bool) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if heard {
+		l.mute = 0
+		return
+	}
+	if l.mute++; l.mute >= maxMute {
+		l.mute = 0
+		l.until = time.Now().Add(stripped)
+	}
+}
+
+// pipe returns what an HTTP pipe should begin with.
+func (l *Ladder) pipe() (bodySize, pipePath) {
+	first := bodySize{firstBody, maxBody}
+	if l == nil {
+		return first, pathUnknown
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refreshLocked()
+	return l.body, l.path
+}
+
+// refreshLocked forgets what is too old. mu is held.
+func (l *Ladder) refreshLocked() {
+	if now := time.Now(); l.learned.IsZero() || now.Sub(l.learned) > stripped {
+		l.learned, l.body, l.path = now, bodySize{firstBody, maxBody}, pathUnknown
+	}
+}
+
+func (l *Ladder) setBody(b bodySize) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refreshLocked()
+	l.body = b
+}
+
+func (l *Ladder) setPath(p pipePath) {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.refreshLocked()
+	l.path = p
+}

@@ -1,0 +1,340 @@
+package carrier_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"culvert/mux/carrier"
+	"culvert/mux/carrier/carriertest"
+)
+
+// pipeServer is a server that is asked for pipes by hand.
+type pipeServer struct {
+	network   *carriertest.Network
+	transport *http.Transport
+	conns     chan *carrier.Conn
+	stop      func()
+}
+
+func newPipeServer(t *testing.T, cfg carrier.ServerConfig) *pipeServer {
+	s := &pipeServer{network: carriertest.NewNetwork(), conns: make(chan *carrier.Conn, 1)}
+	cfg.Handler = &carrier.Handler{
+		Path: "/tunnel",
+		Authenticate: func(r *http.Request) (string, error) {
+			switch token, _ := carrier.BearerToken(r); token {
+			case "secret":
+				return "alice", nil
+			case "password":
+				return "bob", nil
+			}
+			return "", errWrongToken
+		},
+		Admit: func(carrier.Request) (carrier.Admission, error) {
+			return carrier.Admission{Attach: func(c *carrier.Conn) { s.conns <- c }}, nil
+		},
+	}
+	s.stop = serve(t, s.network, cfg)
+	s.transport = &http.Transport{DialContext: s.network.Dial}
+	return s
+}
+
+func (s *pipeServer) close() {
+	s.transport.CloseIdleConnections()
+	s.stop()
+	s.transport.CloseIdleConnections()
+}
+
+// id is a pipe's identifier.
+func id(n int) string { return fmt.Sprintf("AAAAAAAAAAAAAAAAAAA%02dA", n) }
+
+// ask makes one request for a pipe of alice's; header has pairs, which may take
+// away what is usual.
+func (s *pipeServer) ask(t *testing.T, method, body string, header ...string) (status int, offset, answer string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, "http://a/tunnel", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer secret")
+	r.Header.Set("Culvert-Pipe", id(1))
+	r.Header.Set("Culvert-Offset", "0")
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Del(header[i])
+		if header[i+1] != "" {
+			r.Header.Set(header[i], header[i+1])
+		}
+	}
+	resp, err := s.transport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header.Get("Culvert-Offset"), string(got)
+}
+
+// want makes a request and checks how it is answered.
+func (s *pipeServer) want(t *testing.T, status int, offset, method, body string, header ...string) (answer string) {
+	t.Helper()
+	gotStatus, gotOffset, answer := s.ask(t, method, body, header...)
+	if gotStatus != status || gotOffset != offset {
+		t.Errorf("%s %.100q %v: %d, offset %q, %q; want %d, %q", method, body, header, gotStatus, gotOffset, answer, status, offset)
+	}
+	return answer
+}
+
+func inPipeServer(t *testing.T, cfg carrier.ServerConfig, f func(t *testing.T, s *pipeServer)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPipeServer(t, cfg)
+		defer s.close()
+		f(t, s)
+	})
+}
+
+const (
+	innerUpgrade = "GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n" +
+		"Sec-WebSocket-Protocol: culvert.v1\r\nAuthorization: Bearer secret\r\nCulvert-Hello: aGk\r\n\r\n"
+	message = "\x82\x82\x00\x00\x00\x00hi" // a client's
+)
+
+// The two directions of a pipe, request by request: repetitions are skipped, gaps
+// end it.
+func TestPipeRequests(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		half, all := len(innerUpgrade)/2, len(innerUpgrade)
+		at := func(n int) string { return fmt.Sprint(n) }
+		s.want(t, 204, at(half), "POST", innerUpgrade[:half])
+		s.want(t, 204, at(all), "POST", innerUpgrade)                                            // the first half again
+		s.want(t, 204, at(all-1), "POST", innerUpgrade[half:all-1], "Culvert-Offset", at(half))  // nothing new
+		s.want(t, 409, "", "POST", message, "Culvert-Offset", at(all+1))                         // a gap, and yet
+		s.want(t, 204, at(all+len(message)), "POST", message, "Culvert-Offset", at(all))         // this goes on
+		s.want(t, 204, at(all+len(message)), "POST", "", "Culvert-Offset", at(all+len(message))) // nothing
+		s.want(t, 404, "", "POST", message, "Culvert-Offset", at(all), "Culvert-Pipe", id(2))    // there is no such pipe
+		s.want(t, 404, "", "GET", "", "Culvert-Offset", "1", "Culvert-Pipe", id(2))              // nor here
+		s.want(t, 404, "", "GET", "", "Culvert-Wait", "0", "Authorization", "Bearer password")   // this one is another's
+		s.want(t, 404, "", "POST", message, "Culvert-Close", "1", "Authorization", "Bearer password")
+		server := <-s.conns
+		buf := make([]byte, maxMessage)
+		if n, err := server.ReadMessage(buf); err != nil || string(buf[:n]) != "hi" {
+			t.Errorf("%q, %v", buf[:n], err)
+		}
+		answer := s.want(t, 200, "0", "GET", "", "Culvert-Wait", "0")
+		if !strings.HasPrefix(answer, "HTTP/1.1 101 ") {
+			t.Errorf("answer %q", answer)
+		}
+		s.want(t, 409, "", "GET", "", "Culvert-Wait", "0") // that was given already
+		started := time.Now()
+		if s.want(t, 200, at(len(answer)), "GET", "", "Culvert-Wait", "1500", "Culvert-Offset", at(len(answer))) != "" ||
+			time.Since(started) != 1500*time.Millisecond {
+			t.Errorf("an empty poll took %v", time.Since(started))
+		}
+		done := read(server)
+		s.want(t, 204, at(all+len(message)), "POST", "", "Culvert-Close", "1", "Culvert-Offset", at(all+len(message)))
+		if err := <-done; !errors.Is(err, io.EOF) {
+			t.Errorf("after the client closed: %v", err)
+		}
+		s.want(t, 404, "", "GET", "", "Culvert-Wait", "0", "Culvert-Offset", at(len(answer)))
+		abort(server)
+	})
+}
+
+// What the server wrote before it closed is given, and then the end.
+func TestPipeEnds(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		s.want(t, 204, "18", "POST", "GET / HTTP/1.0\r\n\r\n")
+		answer := s.want(t, 200, "0", "GET", "", "Culvert-Wait", "1000")
+		for {
+			status, _, more := s.ask(t, "GET", "", "Culvert-Wait", "1000", "Culvert-Offset", fmt.Sprint(len(answer)))
+			if status != 200 {
+				if status != 410 {
+					t.Errorf("at the end: %d", status)
+				}
+				break
+			}
+			answer += more
+		}
+		if !strings.HasPrefix(answer, "HTTP/1.0 404 ") || !strings.HasSuffix(answer, "404 page not found\n") {
+			t.Errorf("answer %q", answer)
+		}
+		s.want(t, 404, "", "GET", "", "Culvert-Wait", "1000", "Culvert-Offset", fmt.Sprint(len(answer)))
+	})
+}
+
+// Nothing that is not exactly a pipe's request gets another answer than a
+// stranger's, and no pipe is made inside of another.
+func TestPipeStrangers(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		for _, header := range [][]string{
+			{"Culvert-Pipe", ""}, {"Culvert-Pipe", "A"}, {"Culvert-Pipe", id(1) + "A"}, {"Culvert-Pipe", "AAAAAAAAAAAAAAAAAAAAAB"},
+			{"Culvert-Pipe", "AAAAAAAAAAAAAAAAAAAA=A"}, {"Culvert-Pipe", "Probe"},
+			{"Culvert-Offset", ""}, {"Culvert-Offset", "-1"}, {"Culvert-Offset", "+1"}, {"Culvert-Offset", "00"}, {"Culvert-Offset", "0x1"},
+			{"Culvert-Offset", "9223372036854775808"}, {"Culvert-Offset", "1 "}, {"Culvert-Close", "0"}, {"Culvert-Wait", "1"},
+		} {
+			if header[1] == "1 " {
+				continue // which net/http trims
+			}
+			if answer := s.want(t, 404, "", "POST", "x", header...); answer != "404 page not found\n" {
+				t.Errorf("%v: %q", header, answer)
+			}
+		}
+		for _, header := range [][]string{{"Culvert-Wait", "30001"}, {"Culvert-Wait", "-1"}, {"Culvert-Wait", "1.5"}, {"Culvert-Close", "1"}} {
+			s.want(t, 404, "", "GET", "", header...)
+		}
+		s.want(t, 404, "", "PUT", "x")
+		s.want(t, 401, "", "POST", "x", "Authorization", "")
+		s.want(t, 401, "", "GET", "", "Authorization", "Bearer guess", "Culvert-Pipe", "probe")
+		s.want(t, 403, "", "POST", "x", "Origin", "http://a")
+
+		inner := "GET /tunnel HTTP/1.0\r\nAuthorization: Bearer secret\r\nCulvert-Pipe: " + id(2) + "\r\nCulvert-Offset: 0\r\n\r\n"
+		s.want(t, 204, fmt.Sprint(len(inner)), "POST", inner)
+		if answer := s.want(t, 200, "0", "GET", "", "Culvert-Wait", "1000"); !strings.HasPrefix(answer, "HTTP/1.0 404 ") {
+			t.Errorf("a pipe in a pipe: %q", answer)
+		}
+	})
+}
+
+// A body may not be larger than agreed.
+func TestPipeBodyLimit(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		s.want(t, 204, fmt.Sprint(len(innerUpgrade)), "POST", innerUpgrade)
+		server := <-s.conns
+		read(server)
+		s.want(t, 413, "", "POST", strings.Repeat("\x82\x80\x00\x00\x00\x00", 200_000), "Culvert-Offset", fmt.Sprint(len(innerUpgrade)))
+		abort(server)
+	})
+}
+
+// A client that asks for nothing any more loses its pipe.
+func TestPipeForgotten(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{PipeIdle: 7 * time.Second}, func(t *testing.T, s *pipeServer) {
+		s.want(t, 204, fmt.Sprint(len(innerUpgrade)), "POST", innerUpgrade)
+		server := <-s.conns
+		started := time.Now()
+		err := <-read(server)
+		if took := time.Since(started); took != 7*time.Second || !strings.Contains(err.Error(), "does not ask any more") {
+			t.Errorf("%v after %v", err, took)
+		}
+		s.want(t, 404, "", "GET", "", "Culvert-Wait", "0", "Culvert-Offset", "1")
+		abort(server)
+	})
+}
+
+// One that never says what it is for is closed as any connection is.
+func TestPipeHandshakeTimeout(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		s.want(t, 204, "3", "POST", "GET")
+		started := time.Now()
+		for offset, status := 0, 200; status != 410; {
+			var answer string
+			status, _, answer = s.ask(t, "GET", "", "Culvert-Wait", "30000", "Culvert-Offset", fmt.Sprint(offset))
+			offset += len(answer)
+			if took := time.Since(started); took > 11*time.Second {
+				t.Fatalf("status %d after %v", status, took)
+			}
+		}
+	})
+}
+
+// The pipes of an identity, and all of them, are bounded.
+func TestPipeLimits(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{MaxPipes: 3, MaxPipesPerIdentity: 2}, func(t *testing.T, s *pipeServer) {
+		open := func(status int, n int, token string) {
+			t.Helper()
+			offset := ""
+			if status == 204 {
+				offset = "1"
+			}
+			s.want(t, status, offset, "POST", "G", "Culvert-Pipe", id(n), "Authorization", "Bearer "+token)
+		}
+		open(204, 10, "secret")
+		open(204, 11, "secret")
+		open(503, 12, "secret")
+		open(204, 13, "password")
+		open(503, 14, "password")
+		open(204, 10, "secret") // which there is already
+		after(45 * time.Second)
+		open(204, 14, "password")
+		open(204, 15, "password")
+	})
+}
+
+// When the server ends, so do its pipes, and the carriers on them.
+func TestPipeServerStops(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPipeServer(t, carrier.ServerConfig{})
+		d := carrier.Dialer{
+			URL: &url.URL{Scheme: "ws", Host: "a", Path: "/tunnel"}, NetDial: s.network.Dial,
+			Credential: token("secret"), AllowPlaintext: true, Mode: carrier.ModeHTTP,
+		}
+		client, _, err := d.Dial(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := <-s.conns
+		clientDone, serverDone := read(client), read(server)
+		after(time.Second)
+		started := time.Now()
+		s.close()
+		<-serverDone
+		<-clientDone
+		if took := time.Since(started); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+		abort(client, server)
+	})
+}
+
+// Clients over pipes do not count as connections without a credential, also when
+// they all come from one address.
+func TestPipesAreNotUnauthenticated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPipeServer(t, carrier.ServerConfig{MaxUnauthenticatedPerAddress: 10, MaxUnauthenticated: 8})
+		defer s.close()
+		d := carrier.Dialer{
+			URL: &url.URL{Scheme: "ws", Host: "127.0.0.1", Path: "/tunnel"}, NetDial: s.network.Dial,
+			Credential: token("secret"), Mode: carrier.ModeHTTP,
+		}
+		for range 20 {
+			client, _, err := d.Dial(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := <-s.conns
+			defer abort(client, server)
+			exchange(t, client, server, 1000)
+			exchange(t, server, client, 1000)
+			alive(t, "client", read(client))
+			alive(t, "server", read(server))
+		}
+		// Strangers still do.
+		var strangers []net.Conn
+		for range 9 {
+			conn, err := s.network.Dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			strangers = append(strangers, conn)
+		}
+		synctest.Wait()
+		_ = strangers[0].SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := strangers[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the oldest of too many strangers: %v", err)
+		}
+	})
+}

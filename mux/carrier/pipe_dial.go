@@ -1,0 +1,483 @@
+package carrier
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// firstWait is how long a poll waits at the server at first, which is less
+	// than boxes between usually wait for an answer; each that is cut halves it.
+	firstWait = 10 * time.Second
+	minWait   = 250 * time.Millisecond
+	// pipeRetries is how often a request is sent again in a row.
+	pipeRetries = 3
+	// probePatience is how long a probe may take.
+	probePatience = 5 * time.Second
+	// longStream is how long an answer that streams must last to be worth it.
+	longStream = time.Minute
+	// keepIdle is how long a connection is kept for the next request.
+	keepIdle = 30 * time.Second
+)
+
+// errCut means that an answer ended before its end: what was in it is lost.
+var errCut = errors.New("an answer of the HTTP pipe was cut")
+
+// clientPipe is the client's end of an HTTP pipe. Three goroutines make its
+// requests: one sends what is written, one gets what there is to read, and one
+// finds out how answers arrive. They end with Close, within lastWords, or with
+// the pipe.
+type clientPipe struct {
+	pipeConn
+	transport *http.Transport
+	url       url.URL
+	site      url.URL     // what the server takes url for
+	header    http.Header // of every request
+	secrets   secrets     // of header
+	cookies   *Cookies
+	id        pipeID
+	ladder    *Ladder
+	size      bodySize // owned by whoever sends
+
+	ctx       context.Context // of the requests
+	cancel    context.CancelFunc
+	getting   context.Context // of those that get something
+	endGets   context.CancelFunc
+	closeOnce sync.Once
+
+	worked  atomic.Bool           // the server has answered
+	path    atomic.Int32          // a pipePath
+	failure atomic.Pointer[error] // what it died of
+}
+
+// connectPipe opens an HTTP pipe to target, with requests like r. It does not block:
+// the first error is found by whoever reads.
+func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
+	p := &clientPipe{
+		header:  maps.Clone(r.header),
+		secrets: r.secrets,
+		cookies: d.Cookies,
+		url:     *target,
+		ladder:  d.Ladder,
+		pipeConn: pipeConn{
+			in: newQueue(firstBody), out: newQueue(firstBody),
+			local: "pipe", remote: pipeAddr(d.addr()),
+		},
+	}
+	delete(p.header, helloHeader)
+	uncached(p.header)
+	rand.Read(p.id[:])
+	p.url.Scheme = httpScheme(p.url.Scheme)
+	p.site = *r.site(target)
+	size, path := d.Ladder.pipe()
+	p.size = size
+	p.out.resize(size.size)
+	p.path.Store(int32(path))
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.getting, p.endGets = context.WithCancel(p.ctx)
+	p.transport = d.pipeTransport(p.ctx, r)
+	go p.send()
+	go p.receive()
+	if path == pathUnknown {
+		go p.probe()
+	}
+	return newCork(newWire(p), true)
+}
+
+// pipeTransport makes the connections of a pipe until ctx ends.
+func (d *Dialer) pipeTransport(ctx context.Context, r *request) *http.Transport {
+	dial := func(context.Context, string, string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, d.timeout(), errNoAnswer)
+		defer cancel()
+		if r.forwarded {
+			return r.proxy.plain(ctx)
+		}
+		return d.dialServer(ctx, r)
+	}
+	t := &http.Transport{
+		DialContext:            dial,
+		DialTLSContext:         dial,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		IdleConnTimeout:        keepIdle,
+		WriteBufferSize:        64 << 10,
+		ReadBufferSize:         64 << 10,
+		Protocols:              new(http.Protocols),
+	}
+	t.Protocols.SetHTTP1(true)
+	if r.forwarded { // with absolute URLs
+		t.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: r.proxy.addr, User: r.proxy.userinfo()})
+	}
+	return t
+}
+
+// dialPipe makes a carrier over an HTTP pipe. Where a forward proxy has no leave for
+// tunnels to the server, an http one is asked to pass on each request.
+func (d *Dialer) dialPipe(ctx context.Context, r *request) (*Conn, []byte, error) {
+	c, reply, err := d.dialOver(ctx, ModeHTTP, r, 0)
+	if err == nil || !tunnelRefused(err) || d.secure() || r.proxy.scheme == "socks5" {
+		return c, reply, err
+	}
+	forwarded := *r
+	forwarded.forwarded = true
+	c, reply, forwardErr := d.dialOver(ctx, ModeHTTP, &forwarded, 0)
+	if forwardErr != nil && !ofCulvert(forwardErr) {
+		return nil, nil, err
+	}
+	return c, reply, forwardErr
+}
+
+// tunnelRefused reports whether a forward proxy said no to a tunnel, and not for want
+// of a credential.
+func tunnelRefused(err error) bool {
+	refused, ok := errors.AsType[*ProxyError](err)
+	return ok && !errors.Is(err, ErrProxyCredential) && refused.Status/100 == 4
+}
+
+// pipeFailure returns what the pipe below k died of, nil if it has not or is none.
+func pipeFailure(k *cork) error {
+	if p, ok := k.socket.(*clientPipe); ok {
+		if err := p.failure.Load(); err != nil {
+			return *err
+		}
+	}
+	return nil
+}
+
+// locationOf is where what a pipe died of redirects to.
+func locationOf(err error) string {
+	if refused, ok := errors.AsType[*RefusedError](err); ok && refused.Status/100 == 3 {
+		return refused.Location
+	}
+	return ""
+}
+
+// pipeError makes an error of Dial of what a pipe died of.
+func (d *Dialer) pipeError(err error) error {
+	if dial, ok := errors.AsType[*DialError](err); ok {
+		return dial
+	}
+	return &DialError{PhaseUpgrade, d.addr(), err}
+}
+
+// fail ends the pipe.
+func (p *clientPipe) fail(err error) {
+	p.failure.CompareAndSwap(nil, &err)
+	p.in.fail(err)
+	p.out.fail(err)
+	p.cancel()
+}
+
+// Close ends the pipe. What was written is still sent, and the server told, as far
+// as that takes no longer than lastWords. It does not wait for it.
+func (p *clientPipe) Close() error {
+	p.closeOnce.Do(func() {
+		p.closeQueues()
+		p.endGets()
+		timer := time.AfterFunc(lastWords, p.cancel)
+		context.AfterFunc(p.ctx, func() { timer.Stop() })
+	})
+	return nil
+}
+
+// pipeAnswer is what a pipe's request was answered with.
+type pipeAnswer struct {
+	status int
+	err    error // what makes of it an error, nil for none
+}
+
+// again reports whether to send the request again.
+func (a pipeAnswer) again() bool {
+	switch a.status {
+	case 0, http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
+		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+		_, dialled := errors.AsType[*DialError](a.err)
+		return !dialled
+	}
+	return false
+}
+
+// request makes one request; set adds to its header. The answer's status is that
+// which was wanted, and its offset the server's, or there is an error and no resp.
+func (p *clientPipe) request(ctx context.Context, method string, body []byte, want int, set func(http.Header)) (resp *http.Response, a pipeAnswer) {
+	target := p.url
+	if method == http.MethodGet { // a cache may know nothing of no-store
+		query := "r=" + strconv.FormatUint(random(), 36)
+		if target.RawQuery != "" {
+			query = target.RawQuery + "&" + query
+		}
+		target.RawQuery = query
+	}
+	var r io.Reader
+	if body != nil {
+		r = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target.String(), r)
+	if err != nil {
+		return nil, pipeAnswer{err: err}
+	}
+	req.Host = p.header.Get("Host")
+	req.Header = maps.Clone(p.header)
+	req.Header.Del("Host")
+	p.cookies.add(req.Header, &p.site)
+	set(req.Header)
+	resp, err = p.transport.RoundTrip(req)
+	if err != nil {
+		return nil, pipeAnswer{err: err}
+	}
+	p.cookies.keep(&p.site, resp)
+	if resp.StatusCode == want {
+		return resp, pipeAnswer{status: want}
+	}
+	defer resp.Body.Close()
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, bodyRead), resp.Body}
+	return nil, pipeAnswer{resp.StatusCode, refused(resp, p.secrets)}
+}
+
+func random() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return uint64(b[0]) | uint64(b[1])<<8 | uint64(b[2])<<16 | uint64(b[3])<<24 |
+		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
+}
+
+// pause waits before the request is sent again for the n-th time.
+func pause(ctx context.Context, n int) {
+	if n <= 1 {
+		return
+	}
+	select {
+	case <-time.After(time.Duration(n-1) * 200 * time.Millisecond):
+	case <-ctx.Done():
+	}
+}
+
+var bodies = sync.Pool{New: func() any { return new([]byte) }}
+
+// send sends what is written, one POST at a time, until there is no more.
+func (p *clientPipe) send() {
+	defer p.transport.CloseIdleConnections()
+	defer p.cancel()
+	offset := int64(0)
+	for {
+		n, err := p.out.ready(p.ctx, 0)
+		if err != nil {
+			if p.failure.Load() == nil && p.worked.Load() {
+				p.sendClose(offset)
+			}
+			return
+		}
+		body := bodies.Get().(*[]byte)
+		*body = slices.Grow((*body)[:0], n)[:n]
+		n, err = p.out.readTurn(0, *body)
+		if err == nil {
+			err = p.post(offset, (*body)[:n])
+		}
+		bodies.Put(body)
+		switch {
+		case err == nil:
+			offset += int64(n)
+		case errors.Is(err, io.ErrClosedPipe): // what is left to be got still is
+			p.out.fail(err)
+			<-p.getting.Done()
+			return
+		default:
+			if p.ctx.Err() == nil {
+				p.fail(err)
+			}
+			return
+		}
+	}
+}
+
+// post sends body, in pieces that are small enough for what is between, and each
+// again if need be: the server skips what it has had.
+func (p *clientPipe) post(offset int64, body []byte) error {
+	failures := 0
+	for len(body) > 0 {
+		piece := body[:min(len(body), p.size.size)]
+		began := time.Now()
+		resp, a := p.request(p.ctx, http.MethodPost, piece, http.StatusNoContent, func(h http.Header) {
+			p.identify(h, offset)
+		})
+		if a.err == nil {
+			resp.Body.Close()
+			end, ok := oneOffset(resp.Header)
+			if !ok || end < offset || end > offset+int64(len(piece)) {
+				return errNotOurs
+			}
+			p.worked.Store(true)
+			done := int(end - offset)
+			if done == len(piece) {
+				p.size.took(done, time.Since(began))
+				p.resized()
+			}
+			offset, body, failures = end, body[done:], 0
+			continue
+		}
+		switch {
+		case a.status == http.StatusGone:
+			return io.ErrClosedPipe
+		case a.status == http.StatusRequestEntityTooLarge && p.size.tooLarge(len(piece)):
+			p.resized()
+			continue
+		case !a.again() || !p.worked.Load() || failures >= pipeRetries || p.ctx.Err() != nil:
+			return a.err
+		}
+		failures++
+		if failures == 2 && a.status == 0 && p.size.tooLarge(len(piece)) { // it may be why it is cut
+			p.resized()
+		}
+		pause(p.ctx, failures)
+	}
+	return nil
+}
+
+func (p *clientPipe) resized() {
+	p.out.resize(p.size.size)
+	p.ladder.setBody(p.size)
+}
+
+var errNotOurs = fmt.Errorf("%w: the answer has no place in the HTTP pipe", ErrNotCulvert)
+
+// sendClose tells the server that nothing follows.
+func (p *clientPipe) sendClose(offset int64) {
+	resp, a := p.request(p.ctx, http.MethodPost, nil, http.StatusNoContent, func(h http.Header) {
+		p.identify(h, offset)
+		h.Set(closeHeader, "1")
+	})
+	if a.err == nil {
+		resp.Body.Close()
+	}
+}
+
+func (p *clientPipe) identify(h http.Header, offset int64) {
+	h.Set(pipeHeader, p.id.String())
+	h.Set(offsetHeader, strconv.FormatInt(offset, 10))
+}
+
+// receive gets what there is to read, one GET at a time, until there is no more.
+func (p *clientPipe) receive() {
+	wait := firstWait
+	offset := int64(0)
+	streamCut := false
+	for failures := 0; ; {
+		polls := pipePath(p.path.Load()) != pathStreams
+		began := time.Now()
+		resp, a := p.request(p.getting, http.MethodGet, nil, http.StatusOK, func(h http.Header) {
+			p.identify(h, offset)
+			if polls {
+				h.Set(waitHeader, strconv.FormatInt(wait.Milliseconds(), 10))
+			}
+		})
+		if a.err == nil {
+			if at, ok := oneOffset(resp.Header); !ok || at != offset {
+				resp.Body.Close()
+				p.fail(errNotOurs)
+				return
+			}
+			p.worked.Store(true)
+			n, err := p.take(resp.Body)
+			offset += n
+			switch {
+			case err == nil, n > 0:
+				failures = 0
+			default:
+				failures++
+			}
+			streamCut = !polls && time.Since(began) < longStream
+			if err == nil || failures <= pipeRetries && p.getting.Err() == nil {
+				pause(p.getting, failures)
+				continue
+			}
+			a.err = err
+		}
+		switch {
+		case p.getting.Err() != nil:
+			return
+		case a.status == http.StatusGone:
+			p.in.finish()
+			return
+		case a.status == http.StatusConflict:
+			if streamCut { // where answers are cut, short ones are better
+				p.ladder.setPath(pathBuffers)
+			}
+			p.fail(errCut)
+			return
+		case !a.again() || !p.worked.Load() || failures >= pipeRetries:
+			p.fail(a.err)
+			return
+		}
+		if took := time.Since(began); polls && took > minWait { // somebody between does not wait so long
+			wait = max(min(wait, took)/2, minWait)
+			continue
+		}
+		failures++
+		pause(p.getting, failures)
+	}
+}
+
+// take passes body on to the reader and returns how many bytes there were. It
+// waits for the reader.
+func (p *clientPipe) take(body io.ReadCloser) (taken int64, err error) {
+	defer body.Close()
+	buf := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := body.Read(buf[:])
+		if n > 0 {
+			m, err := p.in.write(p.getting, buf[:n])
+			taken += int64(m)
+			if err != nil {
+				return taken, err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return taken, nil
+		case err != nil:
+			return taken, err
+		}
+	}
+}
+
+// probe finds out whether the way back streams.
+func (p *clientPipe) probe() {
+	ctx, cancel := context.WithTimeout(p.getting, probePatience)
+	defer cancel()
+	resp, a := p.request(ctx, http.MethodGet, nil, http.StatusOK, func(h http.Header) { h.Set(pipeHeader, pipeProbe) })
+	if a.err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	var b [1]byte
+	if _, err := io.ReadFull(resp.Body, b[:]); err != nil {
+		return
+	}
+	first := time.Now()
+	if _, err := io.ReadFull(resp.Body, b[:]); err != nil {
+		return
+	}
+	path := pathBuffers
+	if time.Since(first) > probePause/2 {
+		path = pathStreams
+	}
+	p.path.Store(int32(path))
+	p.ladder.setPath(path)
+}

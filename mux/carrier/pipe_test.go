@@ -1,0 +1,336 @@
+package carrier_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"culvert/mux/carrier"
+	"culvert/mux/carrier/carriertest"
+)
+
+// boxed is a server with a box in front, in memory.
+type boxed struct {
+	dialer   *carrier.Dialer
+	conns    chan *carrier.Conn
+	upgrades atomic.Int32 // requests for one that reached the box
+	requests atomic.Int32 // all of them
+}
+
+// throughBox runs f in a bubble where everything passes a reverse proxy within
+// box, which gets the proxy as next.
+func throughBox(t *testing.T, box func(next http.Handler) http.Handler, f func(t *testing.T, b *boxed)) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := carriertest.NewNetwork(), carriertest.NewNetwork()
+		b := &boxed{conns: make(chan *carrier.Conn, 1)}
+		b.dialer = &carrier.Dialer{
+			URL: &url.URL{Scheme: "ws", Host: "127.0.0.1"}, Credential: token("secret"), NetDial: near.Dial,
+			Mode: carrier.ModeAuto, Ladder: new(carrier.Ladder),
+		}
+		stop := serve(t, far, carrier.ServerConfig{Handler: &carrier.Handler{
+			Authenticate: secretOnly,
+			Admit: func(carrier.Request) (carrier.Admission, error) {
+				return carrier.Admission{Reply: []byte("ho"), Attach: func(c *carrier.Conn) { b.conns <- c }}, nil
+			},
+		}})
+		transport := &http.Transport{DialContext: far.Dial}
+		next := &httputil.ReverseProxy{
+			Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: "server"}) },
+			Transport:     transport,
+			FlushInterval: -1,
+			ErrorLog:      discardLog(),
+		}
+		handler := box(next)
+		front := &http.Server{ErrorLog: discardLog(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			b.requests.Add(1)
+			if r.Header.Get("Upgrade") != "" {
+				b.upgrades.Add(1)
+			}
+			handler.ServeHTTP(w, r)
+		})}
+		served := make(chan struct{})
+		go func() {
+			_ = front.Serve(near)
+			close(served)
+		}()
+		defer func() {
+			_ = front.Close()
+			<-served
+			stop()
+			transport.CloseIdleConnections()
+		}()
+		f(t, b)
+	})
+}
+
+// dial makes a carrier and checks how.
+func (b *boxed) dial(t *testing.T, mode carrier.Mode) (client, server *carrier.Conn) {
+	t.Helper()
+	started := time.Now()
+	client, reply, err := b.dialer.Dial(t.Context(), []byte("hi"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(started); took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	if client.Mode() != mode || string(reply) != "ho" {
+		t.Errorf("mode %q, reply %q", client.Mode(), reply)
+	}
+	server = <-b.conns
+	if server.Mode() != mode {
+		t.Errorf("mode %q at the server", server.Mode())
+	}
+	return client, server
+}
+
+func abort(conns ...*carrier.Conn) {
+	for _, c := range conns {
+		c.Abort(nil)
+		_ = c.Close("")
+	}
+}
+
+func direct(next http.Handler) http.Handler { return next }
+
+// upgradesOnly makes a box that does something of its own with upgrades.
+func upgradesOnly(do http.HandlerFunc) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Upgrade") != "" {
+				do(w, r)
+			} else {
+				next.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+func answers(status int) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
+}
+
+func strip(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Header.Del("Upgrade")
+		r.Header.Del("Connection")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func hang(_ http.ResponseWriter, r *http.Request) {
+	_, _ = io.Copy(io.Discard, r.Body) // until then net/http does not see the client leave
+	<-r.Context().Done()
+}
+
+func cut(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+
+// Where no upgrade passes, a dial makes an HTTP pipe within 5 s; the next ones do
+// so at once, and look again after ten minutes.
+func TestAutoFallsBack(t *testing.T) {
+	for name, box := range map[string]func(http.Handler) http.Handler{
+		"stripped":       strip,
+		"forbidden":      upgradesOnly(answers(403)),
+		"not found":      upgradesOnly(answers(404)),
+		"bad gateway":    upgradesOnly(answers(502)),
+		"an empty page":  upgradesOnly(answers(200)),
+		"never answered": upgradesOnly(hang),
+		"cut":            upgradesOnly(cut),
+		"101 of another": upgradesOnly(func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			conn.Close()
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			throughBox(t, box, func(t *testing.T, b *boxed) {
+				for _, want := range []int32{1, 1, 2} {
+					client, server := b.dial(t, carrier.ModeHTTP)
+					exchange(t, client, server, 100_000)
+					exchange(t, server, client, 100_000)
+					abort(client, server)
+					if got := b.upgrades.Load(); got != want {
+						t.Errorf("%d upgrades were tried, want %d", got, want)
+					}
+					if want == 1 {
+						after(6 * time.Minute)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Where upgrades pass, nothing else is tried.
+func TestAutoPrefersWebSocket(t *testing.T) {
+	throughBox(t, direct, func(t *testing.T, b *boxed) {
+		client, server := b.dial(t, carrier.ModeWebSocket)
+		exchange(t, client, server, 10)
+		abort(client, server)
+		if n := b.requests.Load(); n != 1 {
+			t.Errorf("%d requests", n)
+		}
+	})
+}
+
+// An answer of the server's own is final.
+func TestAutoBelievesTheServer(t *testing.T) {
+	throughBox(t, direct, func(t *testing.T, b *boxed) {
+		b.dialer.Credential = token("guess")
+		_, _, err := b.dialer.Dial(t.Context(), nil)
+		if !errors.Is(err, carrier.ErrUnauthorized) || b.requests.Load() != 1 {
+			t.Errorf("%v after %d requests", err, b.requests.Load())
+		}
+	})
+	throughBox(t, strip, func(t *testing.T, b *boxed) {
+		b.dialer.Credential = token("guess")
+		if _, _, err := b.dialer.Dial(t.Context(), nil); !errors.Is(err, carrier.ErrUnauthorized) {
+			t.Error(err)
+		}
+	})
+}
+
+// Where neither passes, the error is that of the upgrade.
+func TestAutoFails(t *testing.T) {
+	website := func(http.Handler) http.Handler { return http.NotFoundHandler() }
+	throughBox(t, website, func(t *testing.T, b *boxed) {
+		_, _, err := b.dialer.Dial(t.Context(), nil)
+		phaseOf(t, err, carrier.PhaseUpgrade)
+		if !errors.Is(err, carrier.ErrNotCulvert) || b.upgrades.Load() != 1 {
+			t.Errorf("%v after %d upgrades", err, b.upgrades.Load())
+		}
+	})
+	// What is only slow is given the whole time when it is tried again.
+	throughBox(t, func(http.Handler) http.Handler { return http.HandlerFunc(hang) }, func(t *testing.T, b *boxed) {
+		for _, want := range []time.Duration{13 * time.Second, 20 * time.Second} {
+			started := time.Now()
+			_, _, err := b.dialer.Dial(t.Context(), nil)
+			phaseOf(t, err, carrier.PhaseUpgrade)
+			if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took != want {
+				t.Errorf("%v after %v, want %v", err, took, want)
+			}
+		}
+	})
+}
+
+// A box that answers 101 and lets no frame pass is found out after two carriers.
+func TestAutoFindsMuteWebSockets(t *testing.T) {
+	throughBox(t, direct, func(t *testing.T, b *boxed) {
+		for range 2 {
+			path := carriertest.NewPath()
+			dial := b.dialer.NetDial
+			dialer := *b.dialer
+			dialer.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				far, err := dial(ctx, network, addr)
+				if err != nil {
+					return nil, err
+				}
+				conn, near := path.Ends()
+				go func() { _, _ = io.Copy(far, near); far.Close() }()
+				go func() { _, _ = io.Copy(near, far); near.Close() }()
+				return conn, nil
+			}
+			client, _, err := dialer.Dial(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := <-b.conns
+			path.Stall()
+			done := read(client)
+			if err := <-done; !errors.Is(err, carrier.ErrHeartbeat) {
+				t.Error(err)
+			}
+			path.Cut()
+			abort(client, server)
+		}
+		client, server := b.dial(t, carrier.ModeHTTP)
+		abort(client, server)
+	})
+}
+
+// buffer is a box that passes on an answer when it has all of it.
+func buffer(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(struct{ http.ResponseWriter }{rec}, r)
+		for name, values := range rec.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(rec.Body.Bytes())
+	})
+}
+
+// small is a box that lets no body of more than 64 KiB through.
+func small(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > 64<<10 {
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// impatient is a box that waits 3 s for an answer.
+func impatient(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
+		defer cancel()
+		rec := httptest.NewRecorder()
+		next.ServeHTTP(struct{ http.ResponseWriter }{rec}, r.WithContext(ctx))
+		if ctx.Err() != nil {
+			w.WriteHeader(http.StatusGatewayTimeout)
+			return
+		}
+		for name, values := range rec.Header() {
+			w.Header()[name] = values
+		}
+		w.WriteHeader(rec.Code)
+		_, _ = w.Write(rec.Body.Bytes())
+	})
+}
+
+// closing is a box that closes each connection after one request.
+func closing(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Whatever boxes do to requests and answers, messages pass, and the carrier lasts
+// through silence.
+func TestPipeThroughBoxes(t *testing.T) {
+	for name, box := range map[string]func(http.Handler) http.Handler{
+		"direct": direct, "buffer": buffer, "small": small, "impatient": impatient, "closing": closing,
+		"all": func(next http.Handler) http.Handler { return closing(small(impatient(buffer(next)))) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			throughBox(t, box, func(t *testing.T, b *boxed) {
+				b.dialer.Mode = carrier.ModeHTTP
+				client, server := b.dial(t, carrier.ModeHTTP)
+				clientDone, serverDone := read(client), read(server)
+				after(10 * time.Minute)
+				alive(t, "client", clientDone)
+				alive(t, "server", serverDone)
+				abort(client, server)
+				client, server = b.dial(t, carrier.ModeHTTP)
+				for _, size := range []int{0, 1, 1000, 65536, maxMessage} {
+					exchange(t, client, server, size)
+					exchange(t, server, client, size)
+				}
+				abort(client, server)
+			})
+		})
+	}
+}

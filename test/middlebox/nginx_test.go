@@ -1,0 +1,209 @@
+package middlebox
+
+import (
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"culvert/test/agent"
+	"culvert/test/thirdparty"
+)
+
+// Behind an nginx that is not told about WebSocket a tunnel comes up by itself within 5 s, whatever else
+// nginx does to requests and answers, and carries interactive traffic and bulk.
+func TestNginxWithoutUpgrade(t *testing.T) {
+	size := int64(64 << 20)
+	for _, c := range []struct{ name, location string }{
+		{"as installed", ""}, // HTTP/1.0 to the server, answers buffered unless the server objects
+		{"HTTP/1.1", "proxy_http_version 1.1; proxy_set_header Connection '';"},
+		{"buffering", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"},
+		{"buffering, small bodies", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; client_max_body_size 64k;"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			echoes, sums := listen(t, echo), listen(t, sum)
+			server := startServer(t)
+			front := startNginx(t, server, c.location)
+			started := time.Now()
+			client := startClient(t, "ws://"+front, "-L", "0:"+echoes, "-L", "0:"+sums)
+			entrances := []string{
+				client.Expect(patience, "forward listening").Attrs["address"],
+				client.Expect(patience, "forward listening").Attrs["address"],
+			}
+			client.Expect(patience, "session opened", "carrier", "http")
+			up := time.Since(started)
+			if up > 5*time.Second {
+				t.Errorf("it took %v to come up", up)
+			}
+
+			conn := dial(t, entrances[0])
+			var times []time.Duration
+			for range 100 {
+				times = append(times, ping(t, conn))
+			}
+			slices.Sort(times)
+			upload, download := transfer(t, entrances[1], size)
+			t.Logf("up after %v; echo %v, worst of 100 %v; %d MiB at %.0f MB/s up, %.0f MB/s down; %d sessions lost",
+				up.Round(time.Millisecond), times[50].Round(time.Microsecond), times[99].Round(time.Microsecond),
+				size>>20, upload, download, client.Count("session lost"))
+			if lost := client.Count("session lost"); lost > 0 {
+				t.Errorf("the carrier was lost %d times", lost)
+			}
+		})
+	}
+}
+
+func startServer(t *testing.T) (address string) {
+	t.Helper()
+	server := agent.Start(t, "server", exec.Command(programs.Server, "--listen", "127.0.0.1:0",
+		"--token-file", tokenFile(t), "--log-format", "json", "--log-level", "debug"))
+	return server.Expect(patience, "server listening").Attrs["address"]
+}
+
+func startClient(t *testing.T, url string, flags ...string) *agent.Process {
+	t.Helper()
+	return agent.Start(t, "client", exec.Command(programs.Client, append(flags,
+		"--server", url, "--token-file", tokenFile(t), "--log-format", "json")...))
+}
+
+func tokenFile(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startNginx starts a proxy of the test's own in front of a server and returns its address.
+func startNginx(t *testing.T, server, location string) string {
+	t.Helper()
+	path := thirdparty.Program(t, "nginx")
+	dir, front := t.TempDir(), "127.0.0.1:"+thirdparty.FreePort(t)
+	file := thirdparty.Config(t, dir, "nginx.conf", `
+daemon off;
+master_process off;
+worker_processes 1;
+pid DIR/pid;
+error_log stderr notice;
+events { worker_connections 256; }
+http {
+	access_log off;
+	error_log stderr error;
+	client_body_temp_path DIR/body;
+	proxy_temp_path DIR/proxy;
+	fastcgi_temp_path DIR/fastcgi;
+	uwsgi_temp_path DIR/uwsgi;
+	scgi_temp_path DIR/scgi;
+	server {
+		listen FRONT;
+		location / {
+			proxy_pass http://SERVER;
+			LOCATION
+		}
+	}
+}
+`, "FRONT", front, "SERVER", server, "LOCATION", location)
+	nginx := agent.Start(t, "nginx", exec.Command(path, "-c", file, "-p", dir, "-e", "stderr"))
+	nginx.ExpectText(patience, "event method") // it listens before it says so
+	return front
+}
+
+// listen serves connections until the end of the test.
+func listen(t *testing.T, serve func(*net.TCPConn)) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn.(*net.TCPConn))
+			}()
+		}
+	}()
+	return ln.Addr().String()
+}
+
+func echo(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
+
+// sum reads to the end, answers with the SHA-256 and sends everything back, which it keeps.
+func sum(conn *net.TCPConn) {
+	all, err := io.ReadAll(conn)
+	if err != nil {
+		return
+	}
+	digest := sha256.Sum256(all)
+	_, _ = conn.Write(digest[:])
+	_, _ = conn.Write(all)
+}
+
+func dial(t *testing.T, address string) *net.TCPConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
+	return conn.(*net.TCPConn)
+}
+
+// ping times one byte there and back.
+func ping(t *testing.T, conn net.Conn) time.Duration {
+	t.Helper()
+	started := time.Now()
+	var b [1]byte
+	if _, err := conn.Write(b[:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(conn, b[:]); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(started)
+}
+
+// transfer sends size random bytes to a sum and gets them back, and returns the rates in MB/s.
+func transfer(t *testing.T, address string, size int64) (up, down float64) {
+	t.Helper()
+	conn := dial(t, address)
+	sent := sha256.New()
+	content := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{1}), size), sent)
+	started := time.Now()
+	if _, err := io.CopyBuffer(struct{ io.Writer }{conn}, content, make([]byte, 256<<10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	digest := make([]byte, sha256.Size)
+	if _, err := io.ReadFull(conn, digest); err != nil {
+		t.Fatal(err)
+	}
+	up = float64(size) / 1e6 / time.Since(started).Seconds()
+	if string(digest) != string(sent.Sum(nil)) {
+		t.Error("the upload differs")
+	}
+	started = time.Now()
+	received := sha256.New()
+	if n, err := io.Copy(received, conn); n != size || err != nil {
+		t.Fatalf("%d bytes of %d came back: %v", n, size, err)
+	}
+	if string(received.Sum(nil)) != string(digest) {
+		t.Error("the download differs")
+	}
+	return up, float64(size) / 1e6 / time.Since(started).Seconds()
+}
