@@ -24,4 +24,6 @@
 //   - Every dial and every listen for a client asks the policy, about the
 //     address that is then used: [dialer] and [listeners] are the only places.
 //   - A connection that arrives while there is no session waits for one.
+//   - A session is resumed where it was last, or over another way to the same
+//     server. While only other servers answer, it takes no new streams.
 package tunnel

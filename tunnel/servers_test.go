@@ -142,6 +142,9 @@ func TestFailOver(t *testing.T) {
 	if n := strings.Count(client.String(), `msg="session opened"`); n != 2 {
 		t.Errorf("%d sessions", n)
 	}
+	if strings.Contains(client.String(), `msg="server failed"`) {
+		t.Error("the second session tried the first server, whose failure was known")
+	}
 }
 
 // Two servers may be two ways to the same one: a session goes on over the other.
