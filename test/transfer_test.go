@@ -34,8 +34,14 @@ func TestEcho(t *testing.T) {
 	}
 }
 
-// 32 transfers, both ways through forwards of both kinds, while the WebSocket is cut five times a second.
+// 32 transfers, both ways through forwards of both kinds, while everything is cut five times a second.
 func TestTransfersOutliveCuts(t *testing.T) {
+	for _, carrier := range []string{"websocket", "http"} {
+		t.Run(carrier, func(t *testing.T) { testTransfersOutliveCuts(t, carrier) })
+	}
+}
+
+func testTransfersOutliveCuts(t *testing.T, carrier string) {
 	const transfers = 32
 	rate, size := int64(8<<20), int64(1<<20) // some 4 s; the relay's rate holds for each direction
 	if full() {
@@ -43,7 +49,7 @@ func TestTransfersOutliveCuts(t *testing.T) {
 	}
 	verdicts := make(chan error, transfers)
 	up, down := serve(t, exchanger(verdicts)), serve(t, exchanger(verdicts))
-	r := newRig(t, config{client: append(local(up), remote(down)...)})
+	r := newRig(t, config{client: append(append(local(up), remote(down)...), "--carrier", carrier)})
 	entrances := []string{r.forward(up), r.forward(down)}
 	r.relay.Limit(rate)
 	defer r.relay.CutEvery(interval)()

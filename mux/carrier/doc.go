@@ -24,6 +24,11 @@
 //	wire             notes every byte received; gathers TLS records
 //	net.Conn         the socket
 //
+// Where no upgrade passes, the socket is an HTTP pipe: a net.Conn that each end
+// makes of plain requests (pipe_dial.go, pipe_accept.go), TLS and all. The server
+// takes it for one more connection of the same http.Server. [ModeAuto] finds out
+// which way works, and a [Ladder] remembers.
+//
 // Invariants:
 //
 //   - The goroutine that reads never waits for a write: the WebSocket library

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -109,6 +111,52 @@ func FuzzUpgrade(f *testing.F) {
 		}
 		if key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(r.Header.Get("Sec-WebSocket-Key"))); err != nil || len(key) != 16 {
 			t.Errorf("%q: key %q", request, r.Header.Get("Sec-WebSocket-Key"))
+		}
+	})
+}
+
+// FuzzPipe checks that what is read of a pipe's request can be written in one way
+// only, and that nothing is both that and an upgrade.
+func FuzzPipe(f *testing.F) {
+	const id = "Culvert-Pipe: AAAAAAAAAAAAAAAAAAAAAA\r\n"
+	f.Add("POST / HTTP/1.1\r\nHost: a\r\n" + id + "Culvert-Offset: 0\r\n\r\n")
+	f.Add("POST / HTTP/1.1\r\nHost: a\r\n" + id + "Culvert-Offset: 17\r\nCulvert-Close: 1\r\n\r\n")
+	f.Add("GET / HTTP/1.0\r\n" + id + "Culvert-Offset: 9223372036854775807\r\nCulvert-Wait: 10000\r\n\r\n")
+	f.Add("GET / HTTP/1.0\r\n" + id + id + "Culvert-Offset: 00\r\nCulvert-Wait: 1\r\nCulvert-Wait: 2\r\n\r\n")
+	f.Add("GET /?r=1 HTTP/1.0\r\nCulvert-Pipe: probe\r\n\r\n")
+	f.Fuzz(func(t *testing.T, request string) {
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(request)))
+		if err != nil {
+			return
+		}
+		ask, ok := parsePipe(r)
+		if !ok {
+			return
+		}
+		want := http.Header{}
+		switch {
+		case ask.probe:
+			want.Set(pipeHeader, pipeProbe)
+		default:
+			want.Set(pipeHeader, ask.id.String())
+			want.Set(offsetHeader, strconv.FormatInt(ask.offset, 10))
+			if ask.poll {
+				want.Set(waitHeader, strconv.FormatInt(ask.wait.Milliseconds(), 10))
+			}
+			if ask.close {
+				want.Set(closeHeader, "1")
+			}
+			for _, name := range []string{pipeHeader, offsetHeader, waitHeader, closeHeader} {
+				if !slices.Equal(r.Header[name], want[name]) {
+					t.Errorf("%s %q is read as %q", name, r.Header[name], want[name])
+				}
+			}
+		}
+		if r.Header.Get(pipeHeader) != want.Get(pipeHeader) || ask.offset < 0 || ask.wait < 0 || ask.wait > maxPoll {
+			t.Errorf("%q is read as %+v", request, ask)
+		}
+		if ask.post != (r.Method == http.MethodPost) || ask.post && (ask.poll || ask.probe) || !ask.post && ask.close {
+			t.Errorf("%s is read as %+v", r.Method, ask)
 		}
 	})
 }

@@ -214,7 +214,8 @@ func TestPipeBodyLimit(t *testing.T) {
 		s.want(t, 204, fmt.Sprint(len(innerUpgrade)), "POST", innerUpgrade)
 		server := <-s.conns
 		read(server)
-		s.want(t, 413, "", "POST", strings.Repeat("\x82\x80\x00\x00\x00\x00", 200_000), "Culvert-Offset", fmt.Sprint(len(innerUpgrade)))
+		frame := "\x82\xfe\xff\xff\x00\x00\x00\x00" + strings.Repeat("x", 65535)
+		s.want(t, 413, "", "POST", strings.Repeat(frame, 17), "Culvert-Offset", fmt.Sprint(len(innerUpgrade)))
 		abort(server)
 	})
 }

@@ -334,3 +334,39 @@ func TestPipeThroughBoxes(t *testing.T) {
 		})
 	}
 }
+
+// OnIdle's function is called when the reader of a pipe is about to wait, and not
+// while it could still read something.
+func TestPipeIdle(t *testing.T) {
+	for _, way := range []string{"up", "down"} {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				from, to := carriertest.Pair(t, carriertest.Config{HTTP: true})
+				if way == "down" {
+					from, to = to, from
+				}
+				idle := 0
+				to.OnIdle(func() {
+					idle++
+					if err := send(from, []byte("at last")); err != nil {
+						t.Error(err)
+					}
+				})
+				if err := send(from, messages(10, 20_000, 0)...); err != nil {
+					t.Fatal(err)
+				}
+				after(time.Second) // everything arrives
+				buf := make([]byte, maxMessage)
+				for i, size := range []int{10, 20_000, 0} {
+					if n, err := to.ReadMessage(buf); n != size || err != nil || idle != 0 {
+						t.Fatalf("message %d: %d bytes, %v, idle %d times before it", i, n, err, idle)
+					}
+				}
+				if n, err := to.ReadMessage(buf); string(buf[:n]) != "at last" || err != nil || idle != 1 {
+					t.Fatalf("%d bytes, %v, idle %d times before them", n, err, idle)
+				}
+				abort(from, to)
+			})
+		})
+	}
+}
