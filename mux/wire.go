@@ -16,6 +16,9 @@ const (
 	// Target is the forward's identifier, and the client dials the target
 	// that it configured for it.
 	KindForward Kind = 2
+	// KindTest asks the acceptor, a server, to be the other end itself: Target
+	// is "echo", "discard" or "chargen", as in RFC 862, 863 and 864.
+	KindTest Kind = 3
 )
 
 // Header is the first thing on a stream, written by its opener:
@@ -47,7 +50,7 @@ func readHeader(r io.Reader) (Header, error) {
 		return Header{}, err
 	}
 	h := Header{Kind: Kind(b[0]), Target: string(b[3 : 3+n])}
-	if h.Kind != KindDial && h.Kind != KindForward {
+	if h.Kind < KindDial || h.Kind > KindTest {
 		return Header{}, fmt.Errorf("%w: stream of kind %d", errProtocol, h.Kind)
 	}
 	return h, nil

@@ -235,12 +235,15 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	var streams sync.WaitGroup
 	streams.Go(func() {
 		acceptStreams(session, func(st stream) (relaying func()) {
-			h := st.Header()
-			if h.Kind != mux.KindDial {
+			switch h := st.Header(); h.Kind {
+			case mux.KindDial:
+				return serveTarget(d, st, l.ID(), h.Target, ofClient)
+			case mux.KindTest:
+				return serveTest(st)
+			default:
 				st.Refuse(mux.NotFound, "this end has no forwards of its own")
 				return nil
 			}
-			return serveTarget(d, st, l.ID(), h.Target, ofClient)
 		})
 	})
 
