@@ -160,7 +160,9 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte) 
 	if err != nil {
 		return nil, err
 	}
-	c := newConn(hw.cork, h.Options, r.TLS != nil)
+	opt := h.Options.withDefaults()
+	opt.Heartbeat = max(opt.Heartbeat, decodeHeartbeat(r.Header)) // the client keeps idle middleboxes open
+	c := newConn(hw.cork, opt, r.TLS != nil)
 	pinged = c.pinged
 	c.start(ws)
 	return c, nil

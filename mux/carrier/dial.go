@@ -277,6 +277,9 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
 	r.header.Set(helloHeader, encodeHello(hello))
+	if d.Heartbeat > defaultHeartbeat {
+		r.header.Set(heartbeatHeader, encodeHeartbeat(d.Heartbeat))
+	}
 	switch d.Mode {
 	case ModeAuto:
 		return d.climb(ctx, r)

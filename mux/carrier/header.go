@@ -5,15 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 )
 
 const (
 	helloHeader   = "Culvert-Hello"
 	refusalHeader = "Culvert-Refusal"
+	// heartbeatHeader says how often the client pings, in whole seconds.
+	heartbeatHeader = "Culvert-Heartbeat"
 
 	// maxHello is the largest hello in bytes, before it is encoded.
 	maxHello = 1024
+	// maxHeartbeat is the longest that a client can ask a server for.
+	maxHeartbeat = 24 * time.Hour
 	// maxToken is the longest bearer token in bytes.
 	maxToken = 4096
 )
@@ -44,6 +50,19 @@ func decodeHello(h http.Header) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %w", errHello, err)
 	}
 	return hello, nil
+}
+
+func encodeHeartbeat(interval time.Duration) string {
+	return strconv.FormatInt(int64((interval+time.Second-1)/time.Second), 10)
+}
+
+// decodeHeartbeat returns the heartbeat that the request asks for, 0 for none.
+func decodeHeartbeat(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get(heartbeatHeader), 10, 31)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, maxHeartbeat)
 }
 
 // BearerToken returns the token of the request's Authorization header (RFC 6750,

@@ -78,6 +78,7 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 		},
 	}
 	delete(p.header, helloHeader)
+	delete(p.header, heartbeatHeader)
 	uncached(p.header)
 	rand.Read(p.id[:])
 	p.url.Scheme = httpScheme(p.url.Scheme)
