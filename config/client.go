@@ -110,9 +110,6 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkKeyPair(c.TLSCert, c.TLSKey)
 	l.checkForwards("local", c.Local)
 	l.checkForwards("remote", c.Remote)
-	if len(c.Local)+len(c.Remote) == 0 {
-		l.warn("there is no forward, so nothing can use this tunnel; give -L or -R")
-	}
 	l.checkProxy(c, src.LookupEnv)
 	l.checkToken(&c.Settings)
 	return c, l.warnings, l.problems.err()

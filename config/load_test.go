@@ -442,7 +442,6 @@ func TestWarnings(t *testing.T) {
 		flags map[string][]string
 		want  string
 	}{
-		{client, map[string][]string{"server": {"wss://h"}}, "there is no forward"},
 		{client, map[string][]string{"server": {"wss://h"}, "local": {"1:h:1"}, "tls-insecure-skip-verify": on}, "NOT verified"},
 		{client, map[string][]string{"server": {"ws://h"}, "local": {"1:h:1"}, "allow-plaintext": on, "token-file": {"f"}}, "plain text"},
 		{client, map[string][]string{"server": {"wss://g", "ws://h"}, "local": {"1:h:1"}, "allow-plaintext": on, "header-file": {"f"}}, "plain text"},

@@ -18,9 +18,25 @@ import (
 
 // prepare makes the client that the user described.
 func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
-	cfg, warnings, err := config.LoadClient(src)
+	cfg, warnings, err := load(src, stderr)
 	if err != nil {
 		return nil, err
+	}
+	if len(cfg.Local)+len(cfg.Remote) == 0 {
+		warnings = append(warnings, "there is no forward, so nothing can use this tunnel; give -L or -R")
+	}
+	client, err := tunnel.NewClient(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &program.Job{Run: client.Run, Log: cfg.Logger, Warnings: warnings}, nil
+}
+
+// load reads what the user said of the client, and looks at the files that it names.
+func load(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, warnings []string, err error) {
+	cfg, warnings, err := config.LoadClient(src)
+	if err != nil {
+		return loaded, nil, err
 	}
 	var problems config.Problems
 	credential, more, err := newCredential(cfg)
@@ -39,23 +55,18 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 		problems = append(problems, config.Problem{Key: "--tls-pin", What: err.Error()})
 	}
 	if len(problems) > 0 {
-		return nil, problems
+		return loaded, nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
 
-	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
-	client, err := tunnel.NewClient(tunnel.ClientConfig{
+	return tunnel.ClientConfig{
 		Servers: cfg.Servers, RandomOrder: cfg.ServerOrder == "random", DialAddress: cfg.DialAddress, Proxy: cfg.Proxy,
 		Carrier: carrier.Mode(cfg.Carrier), Header: cfg.Header, SecretHeader: header, Credential: credential,
 		TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
-		Settings: program.Settings(cfg.Settings, log),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return &program.Job{Run: client.Run, Log: log, Warnings: warnings}, nil
+		Settings: program.Settings(cfg.Settings, program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)),
+	}, warnings, nil
 }
 
 // newCredential returns what gives the client its token, nil for none. A token file

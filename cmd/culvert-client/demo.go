@@ -41,7 +41,7 @@ func demoCommand() *program.Command {
 			&cli.BoolFlag{Name: "once", Usage: "end after the download instead of waiting for Ctrl-C", Destination: &d.once},
 			&cli.BoolFlag{Name: "verbose", Usage: "show the log of both agents on standard error", Destination: &d.verbose},
 		},
-		Prepare: func(_ *cli.Context, stdout, stderr io.Writer) (*program.Job, error) {
+		Prepare: func(_ config.Sources, stdout, stderr io.Writer) (*program.Job, error) {
 			var problems config.Problems
 			for _, f := range []struct {
 				name  string

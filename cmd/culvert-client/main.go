@@ -22,6 +22,6 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 		Summary:  "TCP through one WebSocket, and every stream alive when it is cut",
 		Options:  config.ClientOptions(),
 		Prepare:  prepare,
-		Commands: []*program.Command{demoCommand()},
+		Commands: []*program.Command{doctorCommand(), demoCommand()},
 	}.Run(ctx, args, stdout, stderr)
 }

@@ -67,7 +67,7 @@ func (p Program) report(stderr io.Writer, err error) int {
 	var problems config.Problems
 	if errors.As(err, &problems) {
 		for _, problem := range problems {
-			fmt.Fprintf(stderr, "%s: %s\n", p.Name, oneLine(problem.String()))
+			fmt.Fprintf(stderr, "%s: %s\n", p.Name, OneLine(problem.String()))
 		}
 		return exitUsage
 	}
@@ -83,7 +83,7 @@ func (p Program) report(stderr io.Writer, err error) int {
 	}
 	code, hint := judge(err)
 	if err != nil {
-		text := oneLine(err.Error())
+		text := OneLine(err.Error())
 		if hint != "" {
 			text += "; " + hint
 		}
@@ -190,9 +190,9 @@ func failedHint(err error) string {
 	return ""
 }
 
-// oneLine keeps what others say from starting a line of its own or moving the
+// OneLine keeps what others say from starting a line of its own or moving the
 // cursor.
-func oneLine(text string) string {
+func OneLine(text string) string {
 	text = strings.ReplaceAll(strings.TrimSpace(text), "\n", "; ")
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {

@@ -40,6 +40,9 @@ func (cmd *Command) help(program string, flags []cli.Flag) string {
 		names, usage, _ := strings.Cut(f.String(), "\t")
 		fmt.Fprintf(&b, "  %s\n      %s\n", names, usage)
 	}
+	if len(cmd.Options) > 0 {
+		fmt.Fprintf(&b, "\nIt also takes the flags of %s itself, their environment variables and its file.\n", program)
+	}
 	return b.String()
 }
 

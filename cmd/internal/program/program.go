@@ -40,14 +40,15 @@ type Command struct {
 	Name    string
 	Summary string // one line for --help
 	Flags   []cli.Flag
-	Prepare func(c *cli.Context, stdout, stderr io.Writer) (*Job, error)
+	Options []config.Option // taken beside Flags; from the environment and the file, too
+	Prepare func(src config.Sources, stdout, stderr io.Writer) (*Job, error)
 }
 
 // Run does what args say, the first being the program's name, and returns the
 // exit code. Whatever a user asked for goes to stdout, log and errors to stderr.
 // It returns when the job has ended or at a second signal.
 func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	values := make([]texts, len(p.Options))
+	options, given := flagsOf(p.Options)
 	var version bool
 	app := &cli.App{
 		Name: p.Name, Writer: stdout, ErrWriter: stderr,
@@ -63,27 +64,14 @@ func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Write
 			case c.Args().Present():
 				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see --help"}
 			}
-			flags := make(map[string][]string)
-			for i, o := range p.Options {
-				flags[o.Name] = values[i].given
-			}
-			job, err := p.Prepare(config.Sources{Flags: flags, LookupEnv: os.LookupEnv}, stderr)
+			job, err := p.Prepare(given(), stderr)
 			if err != nil {
 				return err
 			}
 			return job.run(c.Context)
 		},
 	}
-	for i, o := range p.Options {
-		values[i].switches = o.Kind() == config.KindBool
-		app.Flags = append(app.Flags, &cli.GenericFlag{Name: o.Name, Value: &values[i]})
-		if o.Short != "" {
-			// A flag of its own and no alias: the library refuses both forms
-			// at once, and copies the value of one to the other.
-			app.Flags = append(app.Flags, &cli.GenericFlag{Name: o.Short, Value: &values[i]})
-		}
-	}
-	app.Flags = append(app.Flags,
+	app.Flags = append(options,
 		helpFlag(), &cli.BoolFlag{Name: "version", Destination: &version})
 	for _, command := range p.Commands {
 		app.Commands = append(app.Commands, command.command(p.Name, stdout, stderr))
@@ -91,10 +79,33 @@ func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Write
 	return p.report(stderr, app.RunContext(ctx, args))
 }
 
+// flagsOf are the flags of options, and given what was given with them.
+func flagsOf(options []config.Option) (flags []cli.Flag, given func() config.Sources) {
+	values := make([]texts, len(options))
+	for i, o := range options {
+		values[i].switches = o.Kind() == config.KindBool
+		flags = append(flags, &cli.GenericFlag{Name: o.Name, Value: &values[i]})
+		if o.Short != "" {
+			// A flag of its own and no alias: the library refuses both forms
+			// at once, and copies the value of one to the other.
+			flags = append(flags, &cli.GenericFlag{Name: o.Short, Value: &values[i]})
+		}
+	}
+	return flags, func() config.Sources {
+		src := config.Sources{Flags: make(map[string][]string), LookupEnv: os.LookupEnv}
+		for i, o := range options {
+			src.Flags[o.Name] = values[i].given
+		}
+		return src
+	}
+}
+
 func (cmd *Command) command(program string, stdout, stderr io.Writer) *cli.Command {
-	flags := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
+	own := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
+	options, given := flagsOf(cmd.Options)
+	flags := append(options, own...)
 	return &cli.Command{
-		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(program, flags),
+		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(program, own),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			var names []string
 			for _, f := range flags {
@@ -106,7 +117,7 @@ func (cmd *Command) command(program string, stdout, stderr io.Writer) *cli.Comma
 			if c.Args().Present() {
 				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see " + cmd.Name + " --help"}
 			}
-			job, err := cmd.Prepare(c, stdout, stderr)
+			job, err := cmd.Prepare(given(), stdout, stderr)
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package program
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"reflect"
@@ -20,6 +21,7 @@ import (
 func start(t *testing.T, err error, args ...string) (flags map[string][]string, stdout, stderr string, code int) {
 	t.Helper()
 	var out, errors strings.Builder
+	var once bool
 	p := Program{
 		Name: "culvert-client", Summary: "a test", Options: config.ClientOptions(),
 		Prepare: func(src config.Sources, stderr io.Writer) (*Job, error) {
@@ -29,10 +31,11 @@ func start(t *testing.T, err error, args ...string) (flags map[string][]string, 
 			return job, nil
 		},
 		Commands: []*Command{{
-			Name: "sub", Summary: "a command", Flags: []cli.Flag{&cli.BoolFlag{Name: "once", Usage: "do it once"}},
-			Prepare: func(c *cli.Context, stdout, stderr io.Writer) (*Job, error) {
+			Name: "sub", Summary: "a command", Options: config.ClientOptions(),
+			Flags: []cli.Flag{&cli.BoolFlag{Name: "once", Usage: "do it once", Destination: &once}},
+			Prepare: func(src config.Sources, stdout, stderr io.Writer) (*Job, error) {
 				return &Job{Log: NewLogger(stderr, "text", 0), Run: func(context.Context) error {
-					_, err := io.WriteString(stdout, "sub once="+map[bool]string{true: "yes", false: "no"}[c.Bool("once")])
+					_, err := fmt.Fprint(stdout, "sub once=", once, " local=", src.Flags["local"])
 					return err
 				}}, nil
 			},
@@ -81,7 +84,7 @@ func TestCommandLine(t *testing.T) {
 		{"failure", nil, errors.New("it\nbroke\x1b[2J"), 1, "", "culvert-client: it; broke [2J\n"},
 		{"problems", nil, config.Problems{{Key: "--a", What: "is bad", Hint: "mend it"}, {File: "f", Line: 3, Key: "b", What: "is worse"}}, 2, "",
 			"culvert-client: --a: is bad; mend it\nculvert-client: f:3: b: is worse\n"},
-		{"command", []string{"sub", "--once"}, nil, 0, "sub once=yes", ""},
+		{"command", []string{"sub", "-L", "1:h:1", "--once", "--local", "2:h:2"}, nil, 0, "sub once=true local=[1:h:1 2:h:2]", ""},
 		{"command's help", []string{"sub", "-h"}, nil, 0, "--once\n      do it once", ""},
 		{"command's typo", []string{"sub", "--onc"}, nil, 2, "", `culvert-client: there is no flag "--onc"; did you mean --once?` + "\n"},
 		{"command's argument", []string{"sub", "x"}, nil, 2, "", `culvert-client: unexpected argument "x"; see sub --help` + "\n"},

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"culvert/cmd/internal/program"
+	"culvert/config"
+	"culvert/tunnel"
+)
+
+// maxDoctorWait bounds --long.
+const maxDoctorWait = 24 * time.Hour
+
+func doctorCommand() *program.Command {
+	var long time.Duration
+	var asJSON bool
+	return &program.Command{
+		Name:    "doctor",
+		Summary: "walk the way to the server and say what stands in it",
+		Options: config.ClientOptions(),
+		Flags: []cli.Flag{
+			&cli.DurationFlag{Name: "long", Usage: "wait so long (10m, say) for connections to be cut for being idle or old", DefaultText: "not at all", Destination: &long},
+			&cli.BoolFlag{Name: "json", Usage: "print one JSON object a line", Destination: &asJSON},
+		},
+		Prepare: func(src config.Sources, stdout, stderr io.Writer) (*program.Job, error) {
+			if long < 0 || long > maxDoctorWait {
+				return nil, config.Problems{{Key: "--long", What: long.String() + " is out of range", Hint: "give a time up to 24h"}}
+			}
+			cfg, warnings, err := load(src, stderr)
+			if err != nil {
+				return nil, err
+			}
+			paper := report{out: stdout, json: json.NewEncoder(stdout), asJSON: asJSON}
+			d := tunnel.Doctor{Config: cfg, Long: long, Found: paper.finding}
+			run := func(ctx context.Context) error {
+				diagnosis, err := d.Examine(ctx)
+				if err != nil {
+					return err
+				}
+				paper.end(diagnosis)
+				return diagnosis.Err
+			}
+			return &program.Job{Run: run, Log: cfg.Logger, Warnings: warnings}, nil
+		},
+	}
+}
+
+// report is what a doctor has found, on its way to the user.
+type report struct {
+	out    io.Writer
+	json   *json.Encoder
+	asJSON bool
+}
+
+func (r *report) finding(f tunnel.Finding) {
+	if r.asJSON {
+		_ = r.json.Encode(f)
+		return
+	}
+	fmt.Fprintf(r.out, "%-12s  %-4s  %s\n", f.Step, f.Verdict, program.OneLine(f.Text))
+}
+
+func (r *report) end(d tunnel.Diagnosis) {
+	if r.asJSON {
+		_ = r.json.Encode(d)
+		return
+	}
+	fmt.Fprintln(r.out)
+	for _, advice := range d.Advice {
+		fmt.Fprintf(r.out, "- %s\n", program.OneLine(advice))
+	}
+	if d.Works {
+		fmt.Fprintln(r.out, "A tunnel works.")
+	} else {
+		fmt.Fprintln(r.out, "No tunnel comes up.")
+	}
+}

@@ -1,0 +1,408 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"culvert/mux"
+	"culvert/mux/carrier"
+	"culvert/mux/link"
+)
+
+// Verdict is what a Finding means for a tunnel.
+type Verdict string
+
+// The verdicts.
+const (
+	VerdictOK   Verdict = "ok"
+	VerdictWarn Verdict = "warn" // works, but look at it
+	VerdictFail Verdict = "FAIL" // no tunnel this way
+	VerdictSkip Verdict = "skip" // not looked at; Text says why
+)
+
+// Finding is what a Doctor found in one step.
+type Finding struct {
+	Step    string        `json:"step"`
+	Verdict Verdict       `json:"verdict"`
+	Text    string        `json:"text"`              // one line; strings of peers are quoted
+	Value   float64       `json:"value,omitempty"`   // what was measured, in Unit
+	Unit    string        `json:"unit,omitempty"`    // "s" or "bytes/s"
+	Took    time.Duration `json:"took_ns,omitempty"` // by the step
+}
+
+// Diagnosis is what all findings amount to.
+type Diagnosis struct {
+	Works  bool     `json:"works"`  // a tunnel would come up
+	Advice []string `json:"advice"` // sentences; empty if there is nothing to say
+	Err    error    `json:"-"`      // why it does not work, as a client would have it; nil if it does
+}
+
+// Doctor goes the way to a server step by step, with the settings of a client.
+type Doctor struct {
+	Config ClientConfig
+	// Found is told each finding as it is made.
+	Found func(Finding)
+	// Long is how long to wait for connections to be cut, for being idle or for
+	// their age; 0: not at all.
+	Long time.Duration
+
+	client *Client
+	dialer carrier.Dialer // to the server that is looked at
+	facts  facts
+}
+
+// facts are what advice is made of.
+type facts struct {
+	heartbeat time.Duration
+
+	front    string // who answers in front of the server, as far as it says so; quoted
+	upgrade  error  // why no WebSocket comes up; nil: one does
+	requests error  // why no HTTP pipe comes up; nil: one does, or none was needed
+	worked   bool   // there was a carrier
+
+	idle, loaded time.Duration // of an echo, beside nothing and beside the worse transfer
+	quiet        time.Duration // after which idle connections are cut; 0: none was
+	silent       bool          // without a word
+	age          time.Duration // at which connections are cut; 0: none was
+}
+
+// Examine looks at everything that it can, of each server. It returns when ctx ends,
+// with what it knows by then. Its errors are those of [NewClient].
+func (d *Doctor) Examine(ctx context.Context) (Diagnosis, error) {
+	c, err := NewClient(d.Config)
+	if err != nil {
+		return Diagnosis{}, err
+	}
+	d.client = c
+	sum := Diagnosis{Advice: []string{}}
+	for _, dialer := range c.dialers {
+		d.dialer, d.facts = *dialer, facts{heartbeat: c.cfg.Heartbeat}
+		prefix := ""
+		if len(c.dialers) > 1 {
+			prefix = dialer.URL.Host + ": "
+			d.found(stepServer, VerdictOK, "%s", dialer.URL.Host)
+		}
+		d.examine(ctx)
+		for _, advice := range d.facts.advice() {
+			sum.Advice = append(sum.Advice, prefix+advice)
+		}
+		if d.facts.worked {
+			sum.Works = true
+		} else if sum.Err == nil {
+			sum.Err = cmp.Or(d.facts.telling(), context.Cause(ctx))
+		}
+	}
+	if sum.Works {
+		sum.Err = nil
+	}
+	return sum, nil
+}
+
+func (d *Doctor) examine(ctx context.Context) {
+	if err := d.way(ctx); err != nil {
+		d.facts.upgrade = err
+		return
+	}
+	if way := d.carriers(ctx); way != nil {
+		d.transfer(ctx, *way)
+		if d.Long > 0 && ctx.Err() == nil {
+			d.client.log.Info("waiting for connections to be cut", "for", d.Long)
+			d.limits(ctx, *way)
+		}
+	}
+}
+
+func (d *Doctor) found(step string, v Verdict, format string, args ...any) {
+	d.Found(Finding{Step: step, Verdict: v, Text: fmt.Sprintf(format, args...)})
+}
+
+func (d *Doctor) measured(step string, v Verdict, value float64, unit, format string, args ...any) {
+	d.Found(Finding{Step: step, Verdict: v, Text: fmt.Sprintf(format, args...), Value: value, Unit: unit})
+}
+
+// The steps, in order.
+const (
+	stepServer    = "server"
+	stepResolve   = "resolve"
+	stepConnect   = "connect"
+	stepProxy     = "proxy"
+	stepTLS       = "tls"
+	stepHTTP      = "http"
+	stepUpgrade   = "websocket"
+	stepRequests  = "http carrier"
+	stepRoundTrip = "round trip"
+	stepDownload  = "download"
+	stepUpload    = "upload"
+	stepIdle      = "idle limit"
+	stepAge       = "lifetime"
+)
+
+// way is everything up to the answer to an ordinary request. Its error is one that no
+// kind of carrier gets around.
+func (d *Doctor) way(ctx context.Context) error {
+	in, err := d.dialer.Inspect(ctx)
+	if len(in.Addrs) > 0 {
+		var addrs []string
+		for _, a := range in.Addrs {
+			addrs = append(addrs, a.String())
+		}
+		d.measured(stepResolve, VerdictOK, in.ResolveTime.Seconds(), "s", "%s, in %s", strings.Join(addrs, ", "), rounded(in.ResolveTime))
+	}
+	if in.Remote != "" {
+		d.measured(stepConnect, VerdictOK, in.ConnectTime.Seconds(), "s", "%s, in %s", in.Remote, rounded(in.ConnectTime))
+	}
+	if in.Proxy != "" {
+		d.found(stepProxy, VerdictOK, "%s connects to the server", in.Proxy)
+	}
+	if in.TLS != nil {
+		d.certificate(in.TLS)
+	}
+	if err != nil {
+		dial, ok := errors.AsType[*carrier.DialError](err)
+		if !ok || dial.Phase == carrier.PhaseUpgrade {
+			d.found(stepHTTP, VerdictFail, "%v", err)
+			return nil
+		}
+		d.found(string(dial.Phase), VerdictFail, "%v", err)
+		if dial.Phase == carrier.PhaseProxy && !errors.Is(err, carrier.ErrProxyCredential) {
+			return nil
+		}
+		return err
+	}
+	d.facts.front = in.Front()
+	who := cmp.Or(d.facts.front, "nobody who gives a name")
+	d.found(stepHTTP, VerdictOK, "an ordinary request is answered %d %s by %s", in.Status, http.StatusText(in.Status), who)
+	return nil
+}
+
+func (d *Doctor) certificate(state *tls.ConnectionState) {
+	cert := state.PeerCertificates[0]
+	verdict, verified := VerdictOK, "verified"
+	if len(state.VerifiedChains) == 0 {
+		verdict, verified = VerdictWarn, "NOT verified"
+	}
+	d.found(stepTLS, verdict, "%s, certificate of %q, issued by %q, valid until %s, %s",
+		tls.VersionName(state.Version), cert.Subject, cert.Issuer, cert.NotAfter.Format(time.DateOnly), verified)
+}
+
+// carriers tries the kinds of carriers and returns the dialer of the first that comes
+// up, nil if none does.
+func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
+	var best *carrier.Dialer
+	for _, kind := range []struct {
+		step string
+		mode carrier.Mode
+		err  *error
+	}{
+		{stepUpgrade, carrier.ModeWebSocket, &d.facts.upgrade},
+		{stepRequests, carrier.ModeHTTP, &d.facts.requests},
+	} {
+		if only := d.dialer.Mode; only != carrier.ModeAuto && only != kind.mode {
+			d.found(kind.step, VerdictSkip, "the client is told to use %s only", only)
+			*kind.err = errNotTried
+			continue
+		}
+		dialer := d.dialer
+		dialer.Mode = kind.mode
+		began := time.Now()
+		v, err := d.visit(ctx, dialer)
+		took := time.Since(began)
+		*kind.err = err
+		switch {
+		case err == nil:
+			d.facts.worked = true
+			d.measured(kind.step, VerdictOK, took.Seconds(), "s", "comes up in %s, credential accepted", rounded(took))
+			v.end()
+			if best == nil {
+				best = &dialer
+			}
+		case best != nil:
+			d.found(kind.step, VerdictWarn, "%v", err)
+		default:
+			d.found(kind.step, VerdictFail, "%v", err)
+		}
+	}
+	return best
+}
+
+var errNotTried = errors.New("not tried")
+
+// visit is a session on a single carrier.
+type visit struct {
+	session *mux.Session
+	link    *link.Link
+	carrier *carrier.Conn
+	lost    chan error // has an element when the carrier is lost
+	cancel  context.CancelFunc
+}
+
+// visit dials once. The visit is to be ended.
+func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, error) {
+	l := link.New(d.client.cfg.link())
+	s, err := mux.Client(l, d.client.cfg.mux(d.client.budget))
+	if err != nil {
+		l.Close("no session")
+		return nil, err
+	}
+	v := &visit{session: s, link: l, lost: make(chan error, 1)}
+	ctx, v.cancel = context.WithCancel(ctx)
+	attached := make(chan struct{})
+	go func() {
+		v.lost <- l.Maintain(ctx, link.Redial{
+			Secure: d.client.secure(), Fatal: func(error) bool { return true },
+			Dial: func(ctx context.Context, hello []byte) (link.Carrier, []byte, error) {
+				conn, reply, err := dialer.Dial(ctx, hello)
+				if err != nil {
+					return nil, nil, err // and not a nil *Conn in an interface
+				}
+				v.carrier = conn
+				return conn, reply, nil
+			},
+			Attached: func(bool, link.Carrier) { close(attached) },
+		})
+	}()
+	select {
+	case <-attached:
+		return v, nil
+	case err := <-v.lost:
+		v.lost <- err
+		v.end()
+		return nil, err
+	}
+}
+
+// end ends the visit and returns why its carrier was lost.
+func (v *visit) end() error {
+	closeSession(v.session, v.link, "doctor")
+	err := <-v.lost
+	v.cancel()
+	return err
+}
+
+const (
+	transferTime = 2 * time.Second
+	echoes       = 20
+	echoTimeout  = 10 * time.Second
+)
+
+// transfer measures the way with streams that end at the server.
+func (d *Doctor) transfer(ctx context.Context, dialer carrier.Dialer) {
+	v, err := d.visit(ctx, dialer)
+	if err != nil {
+		d.found(stepRoundTrip, VerdictWarn, "not measured: %v", err)
+		return
+	}
+	defer v.end()
+	idle, err := echoTime(ctx, v.session, func(n int) bool { return n < echoes })
+	if err != nil {
+		d.found(stepRoundTrip, VerdictWarn, "not measured: %v", err)
+		return
+	}
+	d.facts.idle = idle
+	d.measured(stepRoundTrip, VerdictOK, idle.Seconds(), "s", "%s", rounded(idle))
+	for _, way := range []struct {
+		step string
+		move func(context.Context, *visit) (rate float64, err error)
+	}{{stepDownload, download}, {stepUpload, upload}} {
+		over := make(chan struct{})
+		var rate float64
+		var moved error
+		go func() {
+			defer close(over)
+			rate, moved = way.move(ctx, v)
+		}()
+		loaded, err := echoTime(ctx, v.session, func(n int) bool {
+			select {
+			case <-over:
+				return n == 0
+			default:
+				return true
+			}
+		})
+		<-over
+		if err := errors.Join(moved, err); err != nil {
+			d.found(way.step, VerdictWarn, "not measured: %v", err)
+			continue
+		}
+		d.facts.loaded = max(d.facts.loaded, loaded)
+		d.measured(way.step, VerdictOK, rate, "bytes/s", "%.1f MB/s, and an echo beside it takes %s", rate/1e6, rounded(loaded))
+	}
+}
+
+// echoTime is the median time of echoes, one after the other for as long as more says
+// so of how many there were.
+func echoTime(ctx context.Context, s *mux.Session, more func(n int) bool) (time.Duration, error) {
+	st, err := s.Open(ctx, mux.Header{Kind: mux.KindTest, Target: testEcho})
+	if err != nil {
+		return 0, err
+	}
+	defer st.Close()
+	defer context.AfterFunc(ctx, func() { st.Close() })()
+	var took []time.Duration
+	p := make([]byte, 64)
+	for more(len(took)) {
+		began := time.Now()
+		st.SetDeadline(began.Add(echoTimeout))
+		if _, err := st.Write(p); err != nil {
+			return 0, err
+		}
+		if _, err := io.ReadFull(st, p); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	return took[len(took)/2], nil
+}
+
+// download and upload are the rate in bytes per second for transferTime.
+func download(ctx context.Context, v *visit) (float64, error) {
+	return v.move(ctx, testGenerate, (*mux.Stream).Read)
+}
+
+func upload(ctx context.Context, v *visit) (float64, error) {
+	return v.move(ctx, testDiscard, (*mux.Stream).Write)
+}
+
+func (v *visit) move(ctx context.Context, target string, some func(*mux.Stream, []byte) (int, error)) (rate float64, err error) {
+	st, err := v.session.Open(ctx, mux.Header{Kind: mux.KindTest, Target: target})
+	if err != nil {
+		return 0, err
+	}
+	defer st.Close()
+	defer context.AfterFunc(ctx, func() { st.Close() })()
+	began := time.Now()
+	st.SetDeadline(began.Add(transferTime + echoTimeout))
+	buf := make([]byte, 256<<10)
+	n := 0
+	for time.Since(began) < transferTime {
+		k, err := some(st, buf)
+		n += k
+		if err != nil {
+			return 0, err
+		}
+	}
+	stop := make(chan struct{})
+	defer time.AfterFunc(echoTimeout, func() { close(stop) }).Stop()
+	if err := v.link.Flush(stop); err != nil { // of what was written
+		return 0, err
+	}
+	return float64(n) / time.Since(began).Seconds(), nil
+}
+
+// rounded is d with three digits.
+func rounded(d time.Duration) time.Duration {
+	for unit := time.Duration(1); ; unit *= 10 {
+		if d < 1000*unit {
+			return d.Round(unit)
+		}
+	}
+}
