@@ -226,7 +226,9 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, &DialError{phase, d.addr(), upgradeFailed(ctx, k, header, resp, err)}
 	}
 	c = newConn(k, d.Options, d.secure())
-	c.proxy = proxyOf(proxy)
+	if proxy != nil {
+		c.proxy = proxy.addr
+	}
 	pinged = c.pinged
 	c.start(ws)
 	return c, reply, nil
