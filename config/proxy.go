@@ -123,8 +123,8 @@ func environmentProxy(lookup func(string) (string, bool)) func(*url.URL) (*url.U
 	// Whether one is used is httpproxy's to say, which one is not: it knows no
 	// ALL_PROXY and repeats what is malformed.
 	_, exceptions := first("no_proxy", "NO_PROXY")
-	any := httpproxy.Config{HTTPProxy: "http://any", HTTPSProxy: "http://any", NoProxy: exceptions}
-	used := any.ProxyFunc()
+	some := httpproxy.Config{HTTPProxy: "http://some", HTTPSProxy: "http://some", NoProxy: exceptions}
+	used := some.ProxyFunc()
 	return func(server *url.URL) (*url.URL, error) {
 		proxy := proxies[server.Scheme]
 		if u, err := used(server); u == nil || err != nil || proxy == nil {

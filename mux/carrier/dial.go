@@ -410,7 +410,9 @@ func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *req
 		return nil, nil, redirectOf(resp), &DialError{phase, d.addr(), upgradeFailed(ctx, k, r.secrets, resp, err)}
 	}
 	c = newConn(k, d.Options, d.secure())
-	c.proxy = proxyOf(r.proxy)
+	if r.proxy != nil {
+		c.proxy = r.proxy.addr
+	}
 	if mode == ModeWebSocket && d.Mode == ModeAuto {
 		c.ended = d.Ladder.ended
 	}

@@ -192,7 +192,7 @@ func (e *ProxyError) Error() string {
 
 // Is reports whether target is the sentinel that this refusal stands for.
 func (e *ProxyError) Is(target error) bool {
-	return target == ErrProxyCredential && //nolint:errorlint // a sentinel
+	return target == ErrProxyCredential &&
 		(e.Status == http.StatusProxyAuthRequired || e.Status == 0 && e.Reply == 0)
 }
 

@@ -66,7 +66,10 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 		return in, err
 	}
 	defer socketOf(conn).Close()
-	in.Remote, in.Proxy = conn.RemoteAddr().String(), proxyOf(r.proxy)
+	in.Remote = conn.RemoteAddr().String()
+	if r.proxy != nil {
+		in.Proxy = r.proxy.addr
+	}
 	if secured, ok := conn.(*tls.Conn); ok {
 		state := secured.ConnectionState()
 		in.TLS = &state

@@ -216,11 +216,3 @@ func (l *limited) Read(p []byte) (n int, err error) {
 	}
 	return n, l.err
 }
-
-// proxyOf is the address of the proxy, "" for none.
-func proxyOf(p *forwardProxy) string {
-	if p == nil {
-		return ""
-	}
-	return p.addr
-}

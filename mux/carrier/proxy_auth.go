@@ -96,9 +96,6 @@ func (a *proxyAuth) digest(offered []string, onlyStale bool) string {
 		if err != nil || !digest.CanDigest(c) || onlyStale && !c.Stale {
 			continue
 		}
-		for i, qop := range c.QOP {
-			c.QOP[i] = strings.TrimSpace(qop)
-		}
 		answer, err := digest.Digest(c, digest.Options{
 			Method: http.MethodConnect, URI: a.target, Username: a.user, Password: a.password,
 		})

@@ -636,12 +636,12 @@ func TestProxyAuthentication(t *testing.T) {
 	}{
 		{"Basic", basicJudge(wants(`basic realm="x"`), true), 1},
 		{"Basic, chunked", basicJudge(chunked, true), 1},
-		{"Basic, closed as announced", basicJudge(strings.Replace(wants("Basic"), "\r\n", "\r\nConnection: close\r\n", 1), false), 2},
-		{"Basic, closed as Proxy-Connection says", basicJudge(strings.Replace(wants("Basic"), "\r\n", "\r\nProxy-Connection: Close\r\n", 1), false), 2},
+		{"Basic, closed as announced", basicJudge(strings.Replace(wants("Basic"), "\r\n", "\r\nConnection: close\r\n", 1), true), 2},
+		{"Basic, closed as Proxy-Connection says", basicJudge(strings.Replace(wants("Basic"), "\r\n", "\r\nProxy-Connection: Close\r\n", 1), true), 2},
 		{"Basic, closed unannounced", basicJudge(wants("Basic"), false), 2},
-		{"Basic, HTTP/1.0", basicJudge(strings.Replace(wants("Basic"), "1.1", "1.0", 1), false), 2},
+		{"Basic, HTTP/1.0", basicJudge(strings.Replace(wants("Basic"), "1.1", "1.0", 1), true), 2},
 		{"Basic, HTTP/1.0 kept", basicJudge(strings.Replace(wants("Basic"), "1.1 407 Proxy Authentication Required", "1.0 407 x\r\nProxy-Connection: keep-alive", 1), true), 1},
-		{"Basic, body without a length", basicJudge(strings.Replace(wants("Basic"), "Content-Length: 4\r\n", "", 1), false), 2},
+		{"Basic, body without a length", basicJudge(strings.Replace(wants("Basic"), "Content-Length: 4", "Proxy-Connection: keep-alive", 1), true), 2},
 		{"Basic, body without an end", basicJudge(strings.Replace(wants("Basic"), "Content-Length: 4", "Content-Length: 1000000", 1)+strings.Repeat("x", 1000000), false), 2},
 		{"Digest", digestOf(false, true, digest.Challenge{QOP: []string{"auth"}}), 1},
 		{"Digest of old", digestOf(false, true, digest.Challenge{}), 1},
@@ -671,16 +671,22 @@ func TestProxyAuthentication(t *testing.T) {
 	}
 }
 
-// A nonce that is stale for ever ends the dial.
-func TestProxyDigestAlwaysStale(t *testing.T) {
-	requests := 0
-	p := newFakeProxy(t, connecting("", func(*http.Request) (string, bool) {
-		requests++
-		return wants(`Digest realm="x", nonce="n", qop="auth", stale=TRUE`), true
-	}))
-	d := &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(p.url("http", true))}
-	if err := refusedBy(t, d); !errors.Is(err, carrier.ErrProxyCredential) || requests != 3 {
-		t.Errorf("after %d requests: %v", requests, err)
+// A nonce that is stale for ever ends the dial, and a password that is refused is
+// not tried again: that locks accounts.
+func TestProxyDigestRefused(t *testing.T) {
+	for challenge, want := range map[string]int{
+		`Digest realm="x", nonce="n", qop="auth", stale=TRUE`: 3,
+		`Digest realm="x", nonce="n", qop="auth"`:             2,
+	} {
+		requests := 0
+		p := newFakeProxy(t, connecting("", func(*http.Request) (string, bool) {
+			requests++
+			return wants(challenge, "Basic"), true
+		}))
+		d := &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(p.url("http", true))}
+		if err := refusedBy(t, d); !errors.Is(err, carrier.ErrProxyCredential) || requests != want {
+			t.Errorf("%s: after %d requests: %v", challenge, requests, err)
+		}
 	}
 }
 
@@ -788,8 +794,8 @@ func TestProxyNTLMRefused(t *testing.T) {
 }
 
 // socksServer serves SOCKS 5 with a password, if there is to be one, or says reply
-// to every request. Requests are told to asked.
-func socksServer(server string, password bool, reply byte, asked func(kind byte, address string)) func(net.Conn) {
+// to every request. Requests are told to asked, with the methods that came before.
+func socksServer(server string, password bool, reply byte, asked func(methods []byte, kind byte, address string)) func(net.Conn) {
 	return func(conn net.Conn) {
 		read := func(n int) []byte {
 			p := make([]byte, n)
@@ -822,7 +828,7 @@ func socksServer(server string, password bool, reply byte, asked func(kind byte,
 		case 4:
 			host = net.IP(read(16)).String()
 		}
-		asked(request[3], net.JoinHostPort(host, strconv.Itoa(int(binary.BigEndian.Uint16(read(2))))))
+		asked(methods, request[3], net.JoinHostPort(host, strconv.Itoa(int(binary.BigEndian.Uint16(read(2))))))
 		if reply != 0 {
 			_, _ = conn.Write([]byte{5, reply}) // some say no more
 			return
@@ -855,7 +861,10 @@ func TestProxySOCKS(t *testing.T) {
 		t.Run(fmt.Sprintf("%s %s %t %t", tt.scheme, tt.host, tt.credential, tt.password), func(t *testing.T) {
 			d, addr := echoing(t, tt.credential)
 			d.URL.Host = net.JoinHostPort(tt.host, d.URL.Port())
-			p := newFakeProxy(t, socksServer(addr, tt.password, 0, func(kind byte, address string) {
+			p := newFakeProxy(t, socksServer(addr, tt.password, 0, func(methods []byte, kind byte, address string) {
+				if bytes.Contains(methods, []byte{2}) != tt.credential {
+					t.Errorf("offers the methods %d", methods)
+				}
 				if kind != tt.kind || address != d.URL.Host {
 					t.Errorf("asked for %s of type %d", address, kind)
 				}
@@ -878,7 +887,7 @@ func TestProxySOCKSRefuses(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn)
 		}
 	}
-	replies := func(reply byte) func(net.Conn) { return socksServer("", false, reply, func(byte, string) {}) }
+	replies := func(reply byte) func(net.Conn) { return socksServer("", false, reply, func([]byte, byte, string) {}) }
 	for _, tt := range []struct {
 		name       string
 		serve      func(net.Conn)
