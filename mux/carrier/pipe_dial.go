@@ -341,7 +341,7 @@ func (p *clientPipe) identify(h http.Header, offset int64) {
 func (p *clientPipe) receive() {
 	wait := firstWait
 	offset := int64(0)
-	streamCut := false
+	streamCut := false // the last answer streamed, and not for long: short ones are better then
 	for failures := 0; ; {
 		polls := pipePath(p.path.Load()) != pathStreams
 		began := time.Now()
@@ -360,13 +360,17 @@ func (p *clientPipe) receive() {
 			p.worked.Store(true)
 			n, err := p.take(resp.Body)
 			offset += n
+			streamCut = !polls && time.Since(began) < longStream
 			switch {
 			case err == nil, n > 0:
 				failures = 0
+			case streamCut: // and nothing is lost, if the next request is let in
 			default:
 				failures++
 			}
-			streamCut = !polls && time.Since(began) < longStream
+			if err != nil && streamCut {
+				p.setPath(pathBuffers)
+			}
 			if err == nil || failures <= pipeRetries && p.getting.Err() == nil {
 				pause(p.getting, failures)
 				continue
@@ -380,8 +384,8 @@ func (p *clientPipe) receive() {
 			p.in.finish()
 			return
 		case a.status == http.StatusConflict:
-			if streamCut { // where answers are cut, short ones are better
-				p.ladder.setPath(pathBuffers)
+			if streamCut {
+				p.setPath(pathBuffers)
 			}
 			p.fail(errCut)
 			return
@@ -443,6 +447,10 @@ func (p *clientPipe) probe() {
 	if time.Since(first) > probePause/2 {
 		path = pathStreams
 	}
+	p.setPath(path)
+}
+
+func (p *clientPipe) setPath(path pipePath) {
 	p.path.Store(int32(path))
 	p.ladder.setPath(path)
 }
