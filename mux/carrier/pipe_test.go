@@ -434,6 +434,31 @@ func TestPipeCut(t *testing.T) {
 	})
 }
 
+// A box that ends what streams at once makes nobody ask in a hurry.
+func TestPipeEmptyStreams(t *testing.T) {
+	box := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet && r.Header.Get("Culvert-Pipe") != "probe" && r.Header.Get("Culvert-Wait") == "" {
+				w.Header().Set("Culvert-Offset", r.Header.Get("Culvert-Offset"))
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) {
+		b.dialer.Mode = carrier.ModeHTTP
+		client, server := b.dial(t, carrier.ModeHTTP)
+		clientDone, serverDone := read(client), read(server)
+		after(time.Minute)
+		alive(t, "client", clientDone)
+		alive(t, "server", serverDone)
+		if n := b.requests.Load(); n > 40 {
+			t.Errorf("%d requests in a minute of silence", n)
+		}
+		abort(client, server)
+	})
+}
+
 // OnIdle's function is called when the reader of a pipe is about to wait, and not
 // while it could still read something.
 func TestPipeIdle(t *testing.T) {
