@@ -434,6 +434,30 @@ func TestPipeCut(t *testing.T) {
 	})
 }
 
+// Where answers stream, one lasts.
+func TestPipeStreams(t *testing.T) {
+	var gets atomic.Int32
+	box := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				gets.Add(1)
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) {
+		b.dialer.Mode = carrier.ModeHTTP
+		client, server := b.dial(t, carrier.ModeHTTP)
+		read(client)
+		read(server)
+		after(4 * time.Minute)
+		if n := gets.Load(); n > 4 { // the probe, two polls at most, and this
+			t.Errorf("%d GETs", n)
+		}
+		abort(client, server)
+	})
+}
+
 // A box that ends what streams at once makes nobody ask in a hurry.
 func TestPipeEmptyStreams(t *testing.T) {
 	box := func(next http.Handler) http.Handler {
@@ -490,6 +514,29 @@ func TestPipeIdle(t *testing.T) {
 					t.Fatalf("%d bytes, %v, idle %d times before them", n, err, idle)
 				}
 				abort(from, to)
+			})
+		})
+	}
+}
+
+// An end that leaves without a word is missed at once, and its requests end.
+func TestPipeAbort(t *testing.T) {
+	for _, way := range []string{"client leaves", "server leaves"} {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := carriertest.Pair(t, carriertest.Config{HTTP: true})
+				if way == "server leaves" {
+					near, far = far, near
+				}
+				nearDone, farDone := read(near), read(far)
+				after(time.Second)
+				started := time.Now()
+				near.Abort(nil)
+				<-nearDone
+				if err := <-farDone; !errors.Is(err, io.EOF) || time.Since(started) != 0 {
+					t.Errorf("%v after %v", err, time.Since(started))
+				}
+				abort(near, far)
 			})
 		})
 	}
