@@ -377,3 +377,26 @@ func TestTrustEndsWithTheRequest(t *testing.T) {
 		}
 	})
 }
+
+// A poll may wait for longer than the server gives other answers.
+func TestPipePollOutlastsTimeouts(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, ln, carrier.ServerConfig{Handler: &carrier.Handler{}, HandshakeTimeout: 300 * time.Millisecond})
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nCulvert-Pipe: "+id(1)+"\r\nCulvert-Offset: 0\r\nCulvert-Wait: 600\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 && resp.StatusCode != 410 { // the pipe's own time-out may be first
+		t.Error(resp.Status)
+	}
+}
