@@ -11,15 +11,21 @@ import (
 // bounded, and 10 ms where there is no bulk transfer.
 func TestEchoBesideBulkOnASlowLine(t *testing.T) {
 	const rate, delay, limit = 10_000_000 / 8, 5 * time.Millisecond, 250 * time.Millisecond
-	for name, bulk := range map[string]request{
-		"download": {Seed: 1, Down: 1 << 40},
-		"upload":   {Seed: 1, Up: 1 << 40},
+	for _, c := range []struct {
+		name, carrier string
+		bulk          request
+	}{
+		{"download", "websocket", request{Seed: 1, Down: 1 << 40}},
+		{"upload", "websocket", request{Seed: 1, Up: 1 << 40}},
+		{"download over HTTP", "http", request{Seed: 1, Down: 1 << 40}},
+		{"upload over HTTP", "http", request{Seed: 1, Up: 1 << 40}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			name, bulk := c.name, c.bulk
 			verdicts := make(chan error, 1)
 			big, small := serve(t, exchanger(verdicts)), serve(t, echo)
-			r := newRig(t, config{client: append(local(big), local(small)...)})
+			r := newRig(t, config{client: append(append(local(big), local(small)...), "--carrier", c.carrier)})
 			interactive := connect(t, r.forward(small))
 			mustPing(t, interactive, "warm")
 			r.relay.Limit(rate)

@@ -218,7 +218,7 @@ func (p *serverPipe) forget() {
 func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, ask pipeRequest, identity string) {
 	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
 		if wire := findWire(conn); wire != nil {
-			wire.trusted(true) // until the next request begins
+			wire.trusted(true) // until the next request
 		}
 	}
 	uncached(w.Header())
@@ -322,7 +322,6 @@ func (p *serverPipe) taken(w http.ResponseWriter, rc *http.ResponseController, o
 // give is the answer to a GET: what is written into the pipe.
 func (p *serverPipe) give(w http.ResponseWriter, r *http.Request, ask pipeRequest) {
 	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{}) // with it the request would end
 	_ = rc.SetWriteDeadline(time.Time{})
 	turn, ok := p.out.begin(ask.offset)
 	switch {

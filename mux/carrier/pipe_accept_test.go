@@ -1,10 +1,12 @@
 package carrier_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -80,6 +82,9 @@ func (s *pipeServer) ask(t *testing.T, method, body string, header ...string) (s
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode < 300 && (resp.Header.Get("Cache-Control") != "no-store, no-transform" || resp.Header.Get("X-Accel-Buffering") != "no") {
+		t.Errorf("%s is answered with %v", method, resp.Header)
+	}
 	got, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -304,7 +309,10 @@ func TestPipeServerStops(t *testing.T) {
 // they all come from one address.
 func TestPipesAreNotUnauthenticated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newPipeServer(t, carrier.ServerConfig{MaxUnauthenticatedPerAddress: 10, MaxUnauthenticated: 8})
+		var log logged
+		s := newPipeServer(t, carrier.ServerConfig{
+			MaxUnauthenticatedPerAddress: 10, MaxUnauthenticated: 8, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		})
 		defer s.close()
 		d := carrier.Dialer{
 			URL: &url.URL{Scheme: "ws", Host: "127.0.0.1", Path: "/tunnel"}, NetDial: s.network.Dial,
@@ -319,23 +327,76 @@ func TestPipesAreNotUnauthenticated(t *testing.T) {
 			defer abort(client, server)
 			exchange(t, client, server, 1000)
 			exchange(t, server, client, 1000)
-			alive(t, "client", read(client))
-			alive(t, "server", read(server))
+			read(client)
+			read(server)
+			after(time.Second)
 		}
-		// Strangers still do.
-		var strangers []net.Conn
-		for range 9 {
+		if log.String() != "" {
+			t.Errorf("logged %s", log.String())
+		}
+	})
+}
+
+// A connection counts again with its next request, unless that shows a credential
+// too.
+func TestTrustEndsWithTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newPipeServer(t, carrier.ServerConfig{MaxUnauthenticated: 3})
+		defer s.close()
+		var conns []net.Conn
+		for range 5 {
 			conn, err := s.network.Dial(t.Context(), "", "")
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			strangers = append(strangers, conn)
+			_, _ = io.WriteString(conn, "GET /tunnel HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nCulvert-Pipe: probe\r\n\r\n")
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, err := io.ReadAll(resp.Body); len(b) != 2 || err != nil {
+				t.Errorf("%d bytes, %v", len(b), err)
+			}
+			resp.Body.Close()
+			conns = append(conns, conn)
 		}
+		for _, conn := range conns {
+			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+			synctest.Wait()
+		}
+		conn, err := s.network.Dial(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
 		synctest.Wait()
-		_ = strangers[0].SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := strangers[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-			t.Errorf("the oldest of too many strangers: %v", err)
+		_ = conns[0].SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := conns[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("the oldest of too many: %v", err)
 		}
 	})
+}
+
+// A poll may wait for longer than the server gives other answers.
+func TestPipePollOutlastsTimeouts(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, ln, carrier.ServerConfig{Handler: &carrier.Handler{}, HandshakeTimeout: 300 * time.Millisecond})
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nCulvert-Pipe: "+id(1)+"\r\nCulvert-Offset: 0\r\nCulvert-Wait: 600\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 && resp.StatusCode != 410 { // the pipe's own time-out may be first
+		t.Error(resp.Status)
+	}
 }

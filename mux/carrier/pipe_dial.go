@@ -375,63 +375,74 @@ func (p *clientPipe) identify(h http.Header, offset int64) {
 
 // receive gets what there is to read, one GET at a time, until there is no more.
 func (p *clientPipe) receive() {
-	wait := firstWait
-	offset := int64(0)
-	streamCut := false
-	for failures := 0; ; {
-		polls := pipePath(p.path.Load()) != pathStreams
-		began := time.Now()
-		resp, a := p.request(p.getting, http.MethodGet, nil, http.StatusOK, func(h http.Header) {
-			p.identify(h, offset)
-			if polls {
-				h.Set(waitHeader, strconv.FormatInt(wait.Milliseconds(), 10))
-			}
-		})
-		if a.err == nil {
-			if at, ok := oneOffset(resp.Header); !ok || at != offset {
-				resp.Body.Close()
-				p.fail(errNotOurs)
-				return
-			}
-			p.worked.Store(true)
-			n, err := p.take(resp.Body)
-			offset += n
-			switch {
-			case err == nil, n > 0:
-				failures = 0
-			default:
-				failures++
-			}
-			streamCut = !polls && time.Since(began) < longStream
-			if err == nil || failures <= pipeRetries && p.getting.Err() == nil {
-				pause(p.getting, failures)
-				continue
-			}
-			a.err = err
-		}
-		switch {
-		case p.getting.Err() != nil:
-			return
-		case a.status == http.StatusGone:
-			p.in.finish()
-			return
-		case a.status == http.StatusConflict:
-			if streamCut { // where answers are cut, short ones are better
-				p.ladder.setPath(pathBuffers)
-			}
-			p.fail(errCut)
-			return
-		case !a.again() || !p.worked.Load() || failures >= pipeRetries:
-			p.fail(a.err)
-			return
-		}
-		if took := time.Since(began); polls && took > minWait { // somebody between does not wait so long
-			wait = max(min(wait, took)/2, minWait)
-			continue
-		}
-		failures++
-		pause(p.getting, failures)
+	g := getting{wait: firstWait}
+	for p.get(&g) {
+		pause(p.getting, g.failures)
 	}
+}
+
+// getting is what one GET leaves to the next.
+type getting struct {
+	offset   int64         // bytes received so far
+	wait     time.Duration // of polls
+	failures int           // in a row
+	cut      bool          // the last answer streamed, and not for long
+}
+
+// get makes one GET and reports whether to make another one.
+func (p *clientPipe) get(g *getting) bool {
+	polls := pipePath(p.path.Load()) != pathStreams
+	began := time.Now()
+	resp, a := p.request(p.getting, http.MethodGet, nil, http.StatusOK, func(h http.Header) {
+		p.identify(h, g.offset)
+		if polls {
+			h.Set(waitHeader, strconv.FormatInt(g.wait.Milliseconds(), 10))
+		}
+	})
+	answered, n := a.err == nil, int64(0)
+	if answered {
+		if at, ok := oneOffset(resp.Header); !ok || at != g.offset {
+			resp.Body.Close()
+			p.fail(errNotOurs)
+			return false
+		}
+		p.worked.Store(true)
+		n, a.err = p.take(resp.Body)
+		g.offset += n
+		g.cut = !polls && time.Since(began) < longStream
+	}
+	took := time.Since(began)
+	switch {
+	case p.getting.Err() != nil:
+		return false
+	case a.status == http.StatusGone:
+		p.in.finish()
+		return false
+	case a.status == http.StatusConflict:
+		if g.cut { // in HTTP/1.0 that looks like an end
+			p.setPath(pathBuffers)
+		}
+		p.fail(errCut)
+		return false
+	case !answered && (!a.again() || !p.worked.Load()):
+		p.fail(a.err)
+		return false
+	case n > 0, a.err == nil && took > minWait/2:
+		g.failures = 0
+	case answered && g.cut && a.err != nil: // nothing is lost, if the next one is let in
+	case polls && took > minWait: // somebody between does not wait so long
+		g.wait = max(min(g.wait, took)/2, minWait)
+	default:
+		g.failures++
+	}
+	if answered && g.cut && (a.err != nil || g.failures > 0) { // short answers are better
+		p.setPath(pathBuffers)
+	}
+	if g.failures > pipeRetries {
+		p.fail(cmp.Or(a.err, errCut))
+		return false
+	}
+	return true
 }
 
 // take passes body on to the reader and returns how many bytes there were. It
@@ -479,6 +490,10 @@ func (p *clientPipe) probe() {
 	if time.Since(first) > probePause/2 {
 		path = pathStreams
 	}
+	p.setPath(path)
+}
+
+func (p *clientPipe) setPath(path pipePath) {
 	p.path.Store(int32(path))
 	p.ladder.setPath(path)
 }

@@ -1,14 +1,17 @@
 package carrier_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -308,11 +311,51 @@ func closing(next http.Handler) http.Handler {
 	})
 }
 
+// old is a box that answers in HTTP/1.0.
+func old(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		next.ServeHTTP(&oldWriter{Conn: conn, header: http.Header{}}, r)
+	})
+}
+
+type oldWriter struct {
+	net.Conn
+	header http.Header
+	wrote  bool
+}
+
+func (w *oldWriter) Header() http.Header { return w.header }
+func (w *oldWriter) Flush()              {}
+
+func (w *oldWriter) WriteHeader(status int) {
+	if !w.wrote {
+		w.wrote = true
+		_, _ = fmt.Fprintf(w.Conn, "HTTP/1.0 %d x\r\n", status)
+		_ = w.header.Write(w.Conn)
+		_, _ = io.WriteString(w.Conn, "Connection: close\r\n\r\n")
+	}
+}
+
+func (w *oldWriter) Write(p []byte) (int, error) {
+	w.WriteHeader(http.StatusOK)
+	return w.Conn.Write(p)
+}
+
 // Whatever boxes do to requests and answers, messages pass, and the carrier lasts
 // through silence.
 func TestPipeThroughBoxes(t *testing.T) {
 	for name, box := range map[string]func(http.Handler) http.Handler{
-		"direct": direct, "buffer": buffer, "small": small, "impatient": impatient, "closing": closing,
+		"direct": direct, "buffer": buffer, "small": small, "impatient": impatient, "closing": closing, "HTTP/1.0": old,
 		"all": func(next http.Handler) http.Handler { return closing(small(impatient(buffer(next)))) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -333,6 +376,111 @@ func TestPipeThroughBoxes(t *testing.T) {
 			})
 		})
 	}
+}
+
+// cutting is a box that cuts each answer after 1.5 s, and loses what came in the
+// last third of that.
+func cutting(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 1500*time.Millisecond)
+		defer cancel()
+		next.ServeHTTP(&losing{w, time.Now().Add(time.Second)}, r.WithContext(ctx))
+	})
+}
+
+type losing struct {
+	http.ResponseWriter
+	from time.Time
+}
+
+func (w *losing) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *losing) Write(p []byte) (int, error) {
+	if time.Now().Before(w.from) {
+		return w.ResponseWriter.Write(p)
+	}
+	return len(p), nil
+}
+
+// Bytes that are lost in an answer that was cut end the carrier, and the next one
+// makes do with short answers.
+func TestPipeCut(t *testing.T) {
+	throughBox(t, cutting, func(t *testing.T, b *boxed) {
+		b.dialer.Mode = carrier.ModeHTTP
+		client, server := b.dial(t, carrier.ModeHTTP)
+		clientDone, serverDone := read(client), read(server)
+		for i := 0; i < 100 && send(server, []byte("lost")) == nil; i++ {
+			after(100 * time.Millisecond)
+		}
+		if err := <-clientDone; !strings.Contains(err.Error(), "was cut") {
+			t.Errorf("died of %v", err)
+		}
+		abort(client, server)
+		<-serverDone
+
+		client, server = b.dial(t, carrier.ModeHTTP)
+		clientDone, serverDone = read(client), read(server)
+		after(5 * time.Second)
+		for range 100 {
+			if err := send(server, []byte("kept")); err != nil {
+				t.Fatal(err)
+			}
+			after(90 * time.Millisecond)
+		}
+		after(time.Minute)
+		alive(t, "client", clientDone)
+		alive(t, "server", serverDone)
+		abort(client, server)
+	})
+}
+
+// Where answers stream, one lasts.
+func TestPipeStreams(t *testing.T) {
+	var gets atomic.Int32
+	box := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet {
+				gets.Add(1)
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) {
+		b.dialer.Mode = carrier.ModeHTTP
+		client, server := b.dial(t, carrier.ModeHTTP)
+		read(client)
+		read(server)
+		after(4 * time.Minute)
+		if n := gets.Load(); n > 4 { // the probe, two polls at most, and this
+			t.Errorf("%d GETs", n)
+		}
+		abort(client, server)
+	})
+}
+
+// A box that ends what streams at once makes nobody ask in a hurry.
+func TestPipeEmptyStreams(t *testing.T) {
+	box := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodGet && r.Header.Get("Culvert-Pipe") != "probe" && r.Header.Get("Culvert-Wait") == "" {
+				w.Header().Set("Culvert-Offset", r.Header.Get("Culvert-Offset"))
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) {
+		b.dialer.Mode = carrier.ModeHTTP
+		client, server := b.dial(t, carrier.ModeHTTP)
+		clientDone, serverDone := read(client), read(server)
+		after(time.Minute)
+		alive(t, "client", clientDone)
+		alive(t, "server", serverDone)
+		if n := b.requests.Load(); n > 40 {
+			t.Errorf("%d requests in a minute of silence", n)
+		}
+		abort(client, server)
+	})
 }
 
 // OnIdle's function is called when the reader of a pipe is about to wait, and not
@@ -366,6 +514,29 @@ func TestPipeIdle(t *testing.T) {
 					t.Fatalf("%d bytes, %v, idle %d times before them", n, err, idle)
 				}
 				abort(from, to)
+			})
+		})
+	}
+}
+
+// An end that leaves without a word is missed at once, and its requests end.
+func TestPipeAbort(t *testing.T) {
+	for _, way := range []string{"client leaves", "server leaves"} {
+		t.Run(way, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := carriertest.Pair(t, carriertest.Config{HTTP: true})
+				if way == "server leaves" {
+					near, far = far, near
+				}
+				nearDone, farDone := read(near), read(far)
+				after(time.Second)
+				started := time.Now()
+				near.Abort(nil)
+				<-nearDone
+				if err := <-farDone; !errors.Is(err, io.EOF) || time.Since(started) != 0 {
+					t.Errorf("%v after %v", err, time.Since(started))
+				}
+				abort(near, far)
 			})
 		})
 	}
