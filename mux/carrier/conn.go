@@ -42,6 +42,8 @@ type Conn struct {
 	remote string
 	proxy  string // host:port, "" for none
 
+	heartbeat atomic.Int64 // see SetHeartbeat
+
 	pongs bucket  // owned by the reader
 	spare [1]byte // owned by the reader: where a byte too much goes
 
@@ -60,7 +62,7 @@ type Conn struct {
 // newConn makes a Conn that has yet to be started. k's onClose and the pings'
 // callback of ws are to be those of the Conn.
 func newConn(k *cork, opt Options, secure bool) *Conn {
-	return &Conn{
+	c := &Conn{
 		cork:   k,
 		opt:    opt.withDefaults(),
 		secure: secure,
@@ -68,6 +70,8 @@ func newConn(k *cork, opt Options, secure bool) *Conn {
 		pongs:  bucket{tokens: pongBurst},
 		done:   make(chan struct{}),
 	}
+	c.SetHeartbeat(c.opt.Heartbeat)
+	return c
 }
 
 func (c *Conn) start(ws *websocket.Conn) {
@@ -265,6 +269,7 @@ func (c *Conn) setCause(err error) { c.cause.CompareAndSwap(nil, &err) }
 // lastWords to send what waits and to close the socket. It does not block.
 func (c *Conn) finish() {
 	c.finishOnce.Do(func() {
+		c.cork.vitals.ended.Store(c.cork.vitals.now())
 		c.cut = time.AfterFunc(lastWords, c.cork.closeSocket)
 		close(c.done)
 	})
