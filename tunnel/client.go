@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -39,6 +40,16 @@ type ClientConfig struct {
 	RetryInitial bool
 	MaxBackoff   time.Duration // between two attempts to connect; 30 s
 
+	// Pings may be sent more often than every Heartbeat when carriers die of
+	// quiet, down to HeartbeatMin, and less often when they do not, up to
+	// HeartbeatMax. 1 s, and Heartbeat.
+	HeartbeatMin, HeartbeatMax time.Duration
+	// MaxCarrierAge is the age at which a carrier is replaced; 0: before the age
+	// at which they are found to die.
+	MaxCarrierAge time.Duration
+	// StateFile keeps what is found about the way to the server; "": nothing.
+	StateFile string
+
 	Settings
 }
 
@@ -50,6 +61,9 @@ type Client struct {
 	budget *mux.Budget
 	remote []*remoteForward
 
+	learner  *learner
+	newWatch func() *watch
+
 	connected atomic.Bool // there was a session that worked
 
 	mu      sync.Mutex
@@ -60,7 +74,13 @@ type Client struct {
 // NewClient checks cfg. It opens nothing. Its errors wrap ErrConfig, or are the
 // carrier's for a server that must not be dialled.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	errs := []error{cfg.complete(), complete([]limit[time.Duration]{{"largest back-off", &cfg.MaxBackoff, 30 * time.Second}})}
+	errs := []error{cfg.complete()}
+	errs = append(errs, complete([]limit[time.Duration]{
+		{"largest back-off", &cfg.MaxBackoff, 30 * time.Second},
+		{"shortest heartbeat", &cfg.HeartbeatMin, time.Second},
+		{"longest heartbeat", &cfg.HeartbeatMax, cfg.Heartbeat},
+		{"largest age of a carrier", &cfg.MaxCarrierAge, 0},
+	}))
 	if cfg.Server == nil {
 		errs = append(errs, fmt.Errorf("%w: no server", ErrConfig))
 	}
@@ -76,9 +96,16 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			URL: cfg.Server, Header: cfg.Header, Credential: cfg.Credential, TLS: cfg.TLS,
 			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
 		},
-		log:     events{cfg.Logger},
-		budget:  mux.NewBudget(int64(cfg.Memory)),
-		changed: make(chan struct{}),
+		log:      events{cfg.Logger},
+		budget:   mux.NewBudget(int64(cfg.Memory)),
+		newWatch: newWatch,
+		changed:  make(chan struct{}),
+	}
+	c.learner = &learner{
+		server: serverAddress(cfg.Server), memory: memory{cfg.StateFile}, log: c.log,
+		path: pathLimits{
+			heartbeat: cfg.Heartbeat, min: cfg.HeartbeatMin, max: cfg.HeartbeatMax, maxAge: cfg.MaxCarrierAge,
+		},
 	}
 	for _, f := range cfg.Remote {
 		c.remote = append(c.remote, &remoteForward{Forward: f})
@@ -94,6 +121,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 // listen (ErrListen) and, unless RetryInitial, when the first attempt to connect
 // does. When it returns, everything that it started has ended.
 func (c *Client) Run(ctx context.Context) error {
+	c.learner.recall()
 	forwarders, err := c.listen(ctx)
 	if err != nil {
 		return err
@@ -241,14 +269,16 @@ type clientSession struct {
 	ctx     context.Context    // that, or the session is to end whatever its streams do
 	cancel  context.CancelFunc // of ctx
 
-	usedUp   chan struct{} // has an element when an open found that there are no more stream numbers
-	failed   chan error    // has an element when there is an error that is final for the client
-	retired  chan struct{} // closed when it takes no new streams
-	retire   func()
-	failure  error         // final for the client; valid after retired
-	opened   chan struct{} // closed with the first carrier
-	initial  bool          // the client's first session that had a carrier; valid after opened
-	attached bool          // owned by link.Maintain
+	usedUp  chan struct{} // has an element when an open found that there are no more stream numbers
+	failed  chan error    // has an element when there is an error that is final for the client
+	retired chan struct{} // closed when it takes no new streams
+	retire  func()
+	failure error         // final for the client; valid after retired
+	opened  chan struct{} // closed with the first carrier
+	initial bool          // the client's first session that had a carrier; valid after opened
+	carrier link.Carrier  // that the link rides on, or nil; owned by link.Maintain
+
+	address atomic.Value // string: what the last carrier was connected to
 }
 
 func (c *Client) newSession(ctx context.Context) (*clientSession, error) {
@@ -280,6 +310,7 @@ func (s *clientSession) run() {
 	running.Go(func() { s.maintain(life) })
 	running.Go(func() { acceptStreams(s.mux, s.serve) })
 	running.Go(func() { s.listen(life) })
+	running.Go(func() { s.watch(life) })
 
 	var reason string // why this end lets it end
 	var told bool     // by the server that it takes no new streams
@@ -349,8 +380,17 @@ func (s *clientSession) maintain(ctx context.Context) {
 	final := func(error) bool { return !c.cfg.RetryInitial && !c.connected.Load() }
 	err := s.link.Maintain(ctx, link.Redial{
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
+		ReplaceAfter: c.learner.replaceAfter,
+		Replaced: func(on link.Carrier) {
+			s.riding(on)
+			c.learner.replaced()
+			s.log.Debug("carrier replaced", keyRemote, on.RemoteAddr())
+		},
+		NotReplaced: func(err error, next time.Duration) {
+			s.log.Info("carrier not replaced", keyError, err, keyNext, next)
+		},
 		Attached: func(resumed bool, on link.Carrier) {
-			s.attached = true
+			s.riding(on)
 			where := []any{keyRemote, on.RemoteAddr()}
 			if conn, ok := on.(*carrier.Conn); ok && conn.Proxy() != "" {
 				where = append(where, keyProxy, conn.Proxy())
@@ -368,17 +408,23 @@ func (s *clientSession) maintain(ctx context.Context) {
 			c.unready(s)
 			switch {
 			case errors.Is(err, net.ErrClosed): // by this end
-			case s.attached:
+			case s.carrier != nil:
 				s.log.Info("session lost", keyError, err, keyNext, next)
+				c.learner.lost(s.carrier, err)
 			default:
 				s.log.Warn("connect failed", keyError, err, keyNext, next)
 			}
-			s.attached = false
+			s.carrier = nil
 		},
 	})
 	if final(err) {
 		s.fail(err)
 	}
+}
+
+func (s *clientSession) riding(c link.Carrier) {
+	s.carrier = c
+	s.address.Store(c.RemoteAddr())
 }
 
 func (c *Client) secure() bool { return c.cfg.Server.Scheme == "wss" || c.cfg.Server.Scheme == "https" }
@@ -393,7 +439,17 @@ func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, [
 		}
 		return nil, nil, err
 	}
+	s.client.learner.dialled(conn)
 	return conn, reply, nil
+}
+
+// serverAddress is the host and port of a server's URL.
+func serverAddress(u *url.URL) string {
+	port := "80"
+	if u.Scheme == "wss" || u.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 // listen asks for all remote forwards. The client's first session must get them

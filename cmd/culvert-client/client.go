@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"path/filepath"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
@@ -40,12 +42,32 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 		Proxy: cfg.Proxy,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
-		Settings: program.Settings(cfg.Settings, log),
+		HeartbeatMin: cfg.HeartbeatMin, HeartbeatMax: cfg.HeartbeatMax, MaxCarrierAge: cfg.MaxCarrierAge,
+		StateFile: stateFile(cfg, log),
+		Settings:  program.Settings(cfg.Settings, log),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &program.Job{Run: client.Run, Log: log, Warnings: warnings}, nil
+}
+
+// stateFile is where the client keeps what it finds about the way to the server, ""
+// for nowhere.
+func stateFile(cfg *config.Client, log *slog.Logger) string {
+	switch cfg.StateFile {
+	case "none":
+		return ""
+	case "":
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			log.Debug("no state file", "error", err)
+			return ""
+		}
+		return filepath.Join(dir, "culvert", "paths.json")
+	default:
+		return cfg.StateFile
+	}
 }
 
 // newCredential returns what gives the client its token, nil for none. A token file
