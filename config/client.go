@@ -37,6 +37,11 @@ type Client struct {
 	RetryInitial  bool
 	MaxBackoff    time.Duration
 
+	HeartbeatMin  time.Duration
+	HeartbeatMax  time.Duration // 0: as Heartbeat
+	MaxCarrierAge time.Duration // 0: as learned
+	StateFile     string        // "": the default, "none": none
+
 	Settings
 }
 
@@ -90,6 +95,14 @@ func (c *Client) options() []Option {
 			Help: "keep trying when the first attempt fails, whatever the reason"},
 		{Name: "max-backoff", Default: "30s", min: int64(100 * time.Millisecond), max: int64(24 * time.Hour), target: &c.MaxBackoff,
 			Help: "longest pause between attempts to connect"},
+		{Name: "heartbeat-min", Default: "1s", min: int64(10 * time.Millisecond), max: int64(time.Hour), target: &c.HeartbeatMin,
+			Help: "shortest interval of pings, where WebSockets that are idle for longer are found to be cut"},
+		{Name: "heartbeat-max", min: int64(10 * time.Millisecond), max: int64(time.Hour), target: &c.HeartbeatMax,
+			Help: "longest interval of pings, tried where idle WebSockets last (that of --heartbeat unless given)"},
+		{Name: "max-carrier-age", Default: "0s", min: 0, max: int64(365 * 24 * time.Hour), target: &c.MaxCarrierAge,
+			Help: "age at which the WebSocket is replaced by a fresh one (0: before the age at which it is found to be cut)"},
+		{Name: "state-file", Placeholder: "FILE", target: &c.StateFile,
+			Help: "keeps what is found about the way to the server; none for none (culvert/paths.json among the user's caches unless given)"},
 	}, c.Settings.options()...)
 }
 
@@ -101,6 +114,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l := load(c.options(), src)
 	l.checkSettings(&c.Settings)
 	l.exclusive("token-file", "token")
+	l.checkHeartbeat(c)
 
 	if len(c.Servers) == 0 {
 		l.missing("server")
@@ -113,6 +127,17 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkProxy(c, src.LookupEnv)
 	l.checkToken(&c.Settings)
 	return c, l.warnings, l.problems.err()
+}
+
+// checkHeartbeat reports bounds between which the heartbeat is not. A bound that
+// was not given gives way.
+func (l *loader) checkHeartbeat(c *Client) {
+	if l.given("heartbeat-min") && c.HeartbeatMin > c.Heartbeat {
+		l.problem("heartbeat-min", 0, "give at most heartbeat", "%v is more than the heartbeat to begin with (%v)", c.HeartbeatMin, c.Heartbeat)
+	}
+	if l.given("heartbeat-max") && c.HeartbeatMax < c.Heartbeat {
+		l.problem("heartbeat-max", 0, "give at least heartbeat", "%v is less than the heartbeat to begin with (%v)", c.HeartbeatMax, c.Heartbeat)
+	}
 }
 
 // checkServers settles the paths of the servers' URLs and what depends on their

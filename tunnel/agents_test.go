@@ -92,6 +92,12 @@ func startServer(t testing.TB, edit func(*ServerConfig)) (*agent, string) {
 
 func startClient(t testing.TB, server string, edit func(*ClientConfig)) *agent {
 	t.Helper()
+	c, journal := newTestClient(t, server, edit)
+	return startAgent(t, journal, c.Run)
+}
+
+func newTestClient(t testing.TB, server string, edit func(*ClientConfig)) (*Client, *journal) {
+	t.Helper()
 	logger, journal := newJournal(t)
 	cfg := ClientConfig{
 		Servers:    []*url.URL{{Scheme: "ws", Host: server}},
@@ -106,7 +112,7 @@ func startClient(t testing.TB, server string, edit func(*ClientConfig)) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startAgent(t, journal, c.Run)
+	return c, journal
 }
 
 // local adds a local forward to target, at a port that the system chooses.

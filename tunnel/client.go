@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -48,6 +49,16 @@ type ClientConfig struct {
 	RetryInitial bool
 	MaxBackoff   time.Duration // between two attempts to connect; 30 s
 
+	// Pings may be sent more often than every Heartbeat when carriers die of
+	// quiet, down to HeartbeatMin, and less often when they do not, up to
+	// HeartbeatMax. 1 s, and Heartbeat.
+	HeartbeatMin, HeartbeatMax time.Duration
+	// MaxCarrierAge is the age at which a carrier is replaced; 0: before the age
+	// at which they are found to die.
+	MaxCarrierAge time.Duration
+	// StateFile keeps what is found about the way to the server; "": nothing.
+	StateFile string
+
 	Settings
 }
 
@@ -60,6 +71,9 @@ type Client struct {
 	budget  *mux.Budget
 	remote  []*remoteForward
 
+	learners []*learner // of the ways to cfg.Servers
+	newWatch func() *watch
+
 	connected atomic.Bool // there was a session that worked
 
 	mu      sync.Mutex
@@ -70,7 +84,13 @@ type Client struct {
 // NewClient checks cfg. It opens nothing. Its errors wrap ErrConfig, or are the
 // carrier's for a server that must not be dialled.
 func NewClient(cfg ClientConfig) (*Client, error) {
-	errs := []error{cfg.complete(), complete([]limit[time.Duration]{{"largest back-off", &cfg.MaxBackoff, 30 * time.Second}})}
+	errs := []error{cfg.complete()}
+	errs = append(errs, complete([]limit[time.Duration]{
+		{"largest back-off", &cfg.MaxBackoff, 30 * time.Second},
+		{"shortest heartbeat", &cfg.HeartbeatMin, time.Second},
+		{"longest heartbeat", &cfg.HeartbeatMax, cfg.Heartbeat},
+		{"largest age of a carrier", &cfg.MaxCarrierAge, 0},
+	}))
 	if len(cfg.Servers) == 0 {
 		errs = append(errs, fmt.Errorf("%w: no server", ErrConfig))
 	}
@@ -81,11 +101,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg:     cfg,
-		servers: newServers(len(cfg.Servers), cfg.RandomOrder),
-		log:     events{cfg.Logger},
-		budget:  mux.NewBudget(int64(cfg.Memory)),
-		changed: make(chan struct{}),
+		cfg:      cfg,
+		servers:  newServers(len(cfg.Servers), cfg.RandomOrder),
+		log:      events{cfg.Logger},
+		budget:   mux.NewBudget(int64(cfg.Memory)),
+		newWatch: newWatch,
+		changed:  make(chan struct{}),
 	}
 	for _, f := range cfg.Remote {
 		c.remote = append(c.remote, &remoteForward{Forward: f})
@@ -100,6 +121,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			return nil, err
 		}
 		c.dialers = append(c.dialers, d)
+		c.learners = append(c.learners, &learner{
+			server: serverAddress(u), memory: memory{cfg.StateFile}, log: c.log,
+			path: pathLimits{
+				heartbeat: cfg.Heartbeat, min: cfg.HeartbeatMin, max: cfg.HeartbeatMax, maxAge: cfg.MaxCarrierAge,
+			},
+		})
 	}
 	return c, nil
 }
@@ -109,6 +136,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 // listen (ErrListen) and, unless RetryInitial, when the first attempt to connect
 // does. When it returns, everything that it started has ended.
 func (c *Client) Run(ctx context.Context) error {
+	for _, l := range c.learners {
+		l.recall()
+	}
 	forwarders, err := c.listen(ctx)
 	if err != nil {
 		return err
@@ -264,8 +294,11 @@ type clientSession struct {
 	failure   error         // final for the client; valid after retired
 	opened    chan struct{} // closed with the first carrier
 	initial   bool          // the client's first session that had a carrier; valid after opened
-	attached  bool          // owned by link.Maintain
+	carrier   link.Carrier  // that the link rides on, or nil; owned by link.Maintain
 	server    int           // that of the last carrier, -1 before the first; owned by link.Maintain
+
+	address atomic.Value            // string: what the last carrier was connected to
+	learner atomic.Pointer[learner] // of the way to server
 }
 
 func (c *Client) newSession(ctx context.Context) (*clientSession, error) {
@@ -297,6 +330,7 @@ func (s *clientSession) run() {
 	running.Go(func() { s.maintain(life) })
 	running.Go(func() { acceptStreams(s.mux, s.serve) })
 	running.Go(func() { s.listen(life) })
+	running.Go(func() { s.watch(life) })
 
 	var reason string // why this end lets it end
 	var told bool     // by the server that it takes no new streams
@@ -372,8 +406,17 @@ func (s *clientSession) maintain(ctx context.Context) {
 	final := func(error) bool { return !c.cfg.RetryInitial && !c.connected.Load() }
 	err := s.link.Maintain(ctx, link.Redial{
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
+		ReplaceAfter: func(on link.Carrier) time.Duration { return s.learner.Load().replaceAfter(on) },
+		Replaced: func(on link.Carrier) {
+			s.riding(on)
+			s.learner.Load().replaced()
+			s.log.Debug("carrier replaced", keyRemote, on.RemoteAddr())
+		},
+		NotReplaced: func(err error, next time.Duration) {
+			s.log.Info("carrier not replaced", keyError, err, keyNext, next)
+		},
 		Attached: func(resumed bool, on link.Carrier) {
-			s.attached = true
+			s.riding(on)
 			where := append([]any{keyServer, c.dialers[s.server].URL.Host}, carrierAttrs(on)...)
 			if resumed {
 				s.log.Info("session resumed", where...)
@@ -388,16 +431,25 @@ func (s *clientSession) maintain(ctx context.Context) {
 			c.unready(s)
 			switch {
 			case errors.Is(err, net.ErrClosed): // by this end
-			case s.attached:
+			case s.carrier != nil:
 				s.log.Info("session lost", keyError, err, keyNext, next)
+				s.learner.Load().lost(s.carrier, err)
 			default:
 				s.log.Warn("connect failed", keyError, err, keyNext, next)
 			}
-			s.attached = false
+			s.carrier = nil
 		},
 	})
 	if final(err) {
 		s.fail(err)
+	}
+}
+
+// riding notes what the link rides on from now on.
+func (s *clientSession) riding(c link.Carrier) {
+	s.carrier = c
+	if addr, err := netip.ParseAddrPort(c.RemoteAddr()); err == nil { // a name would be looked up again and again
+		s.address.Store(addr.String())
 	}
 }
 
@@ -414,11 +466,17 @@ func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, [
 	servers := s.client.servers
 	failed := &ServersError{}
 	alternative := false
-	for _, i := range servers.order(time.Now(), s.server) {
+	order := servers.order(time.Now(), s.server)
+	if s.carrier != nil { // which is to be replaced; only its server knows the session for sure
+		order = []int{s.server}
+	}
+	for _, i := range order {
 		conn, reply, err := s.client.dialers[i].Dial(ctx, hello)
 		if err == nil {
 			servers.worked(i)
 			s.server = i
+			s.learner.Store(s.client.learners[i])
+			s.learner.Load().dialled(conn)
 			for _, err := range failed.Errs {
 				s.log.Warn("server failed", keyError, err)
 			}
@@ -450,6 +508,15 @@ func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, [
 		return nil, nil, failed.Errs[0]
 	}
 	return nil, nil, failed
+}
+
+// serverAddress is the host and port of a server's URL.
+func serverAddress(u *url.URL) string {
+	port := "80"
+	if u.Scheme == "wss" || u.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 // listen asks for all remote forwards. The client's first session must get them

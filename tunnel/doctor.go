@@ -54,13 +54,13 @@ type Doctor struct {
 	// their age; 0: not at all.
 	Long time.Duration
 
-	client *Client
-	dialer carrier.Dialer // to the server that is looked at
-	facts  facts
+	client   *Client
+	dialer   carrier.Dialer // to the server that is looked at
+	symptoms symptoms
 }
 
-// facts are what advice is made of.
-type facts struct {
+// symptoms are what advice is made of.
+type symptoms struct {
 	heartbeat time.Duration
 
 	front    string // who answers in front of the server, as far as it says so; quoted
@@ -84,20 +84,20 @@ func (d *Doctor) Examine(ctx context.Context) (Diagnosis, error) {
 	d.client = c
 	sum := Diagnosis{Advice: []string{}}
 	for _, dialer := range c.dialers {
-		d.dialer, d.facts = *dialer, facts{heartbeat: c.cfg.Heartbeat}
+		d.dialer, d.symptoms = *dialer, symptoms{heartbeat: c.cfg.Heartbeat}
 		prefix := ""
 		if len(c.dialers) > 1 {
 			prefix = dialer.URL.Host + ": "
 			d.found(stepServer, VerdictOK, "%s", dialer.URL.Host)
 		}
 		d.examine(ctx)
-		for _, advice := range d.facts.advice() {
+		for _, advice := range d.symptoms.advice() {
 			sum.Advice = append(sum.Advice, prefix+advice)
 		}
-		if d.facts.worked {
+		if d.symptoms.worked {
 			sum.Works = true
 		} else if sum.Err == nil {
-			sum.Err = cmp.Or(d.facts.telling(), context.Cause(ctx))
+			sum.Err = cmp.Or(d.symptoms.telling(), context.Cause(ctx))
 		}
 	}
 	if sum.Works {
@@ -108,7 +108,7 @@ func (d *Doctor) Examine(ctx context.Context) (Diagnosis, error) {
 
 func (d *Doctor) examine(ctx context.Context) {
 	if err := d.way(ctx); err != nil {
-		d.facts.upgrade = err
+		d.symptoms.upgrade = err
 		return
 	}
 	if way := d.carriers(ctx); way != nil {
@@ -177,8 +177,8 @@ func (d *Doctor) way(ctx context.Context) error {
 		}
 		return err
 	}
-	d.facts.front = in.Front()
-	who := cmp.Or(d.facts.front, "nobody who gives a name")
+	d.symptoms.front = in.Front()
+	who := cmp.Or(d.symptoms.front, "nobody who gives a name")
 	d.found(stepHTTP, VerdictOK, "an ordinary request is answered %d %s by %s", in.Status, http.StatusText(in.Status), who)
 	return nil
 }
@@ -202,8 +202,8 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 		mode carrier.Mode
 		err  *error
 	}{
-		{stepUpgrade, carrier.ModeWebSocket, &d.facts.upgrade},
-		{stepRequests, carrier.ModeHTTP, &d.facts.requests},
+		{stepUpgrade, carrier.ModeWebSocket, &d.symptoms.upgrade},
+		{stepRequests, carrier.ModeHTTP, &d.symptoms.requests},
 	} {
 		if only := d.dialer.Mode; only != carrier.ModeAuto && only != kind.mode {
 			d.found(kind.step, VerdictSkip, "the client is told to use %s only", only)
@@ -218,7 +218,7 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 		*kind.err = err
 		switch {
 		case err == nil:
-			d.facts.worked = true
+			d.symptoms.worked = true
 			d.measured(kind.step, VerdictOK, took.Seconds(), "s", "comes up in %s, credential accepted", rounded(took))
 			v.end()
 			if best == nil {
@@ -306,7 +306,7 @@ func (d *Doctor) transfer(ctx context.Context, dialer carrier.Dialer) {
 		d.found(stepRoundTrip, VerdictWarn, "not measured: %v", err)
 		return
 	}
-	d.facts.idle = idle
+	d.symptoms.idle = idle
 	d.measured(stepRoundTrip, VerdictOK, idle.Seconds(), "s", "%s", rounded(idle))
 	for _, way := range []struct {
 		step string
@@ -332,7 +332,7 @@ func (d *Doctor) transfer(ctx context.Context, dialer carrier.Dialer) {
 			d.found(way.step, VerdictWarn, "not measured: %v", err)
 			continue
 		}
-		d.facts.loaded = max(d.facts.loaded, loaded)
+		d.symptoms.loaded = max(d.symptoms.loaded, loaded)
 		d.measured(way.step, VerdictOK, rate, "bytes/s", "%.1f MB/s, and an echo beside it takes %s", rate/1e6, rounded(loaded))
 	}
 }

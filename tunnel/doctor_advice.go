@@ -8,8 +8,8 @@ import (
 )
 
 // telling is why no tunnel comes up: what a WebSocket fails by says more.
-func (f *facts) telling() error {
-	for _, err := range []error{f.upgrade, f.requests} {
+func (s *symptoms) telling() error {
+	for _, err := range []error{s.upgrade, s.requests} {
 		if err != nil && !errors.Is(err, errNotTried) {
 			return err
 		}
@@ -18,34 +18,34 @@ func (f *facts) telling() error {
 }
 
 // advice says what to change, in the order of how much it matters.
-func (f *facts) advice() []string {
+func (s *symptoms) advice() []string {
 	var advice []string
 	say := func(format string, args ...any) { advice = append(advice, fmt.Sprintf(format, args...)) }
-	box := cmp.Or(f.front, "something on the way")
+	box := cmp.Or(s.front, "something on the way")
 
-	stripped := f.upgrade != nil && !errors.Is(f.upgrade, errNotTried)
+	stripped := s.upgrade != nil && !errors.Is(s.upgrade, errNotTried)
 	switch {
-	case f.worked && stripped:
+	case s.worked && stripped:
 		say("%s does not let WebSocket upgrades pass: culvert uses HTTP requests by itself; --carrier http saves the attempt, and a wss:// address may avoid the box", box)
-	case !f.worked && stripped && errors.Is(f.requests, errNotTried):
+	case !s.worked && stripped && errors.Is(s.requests, errNotTried):
 		say("no WebSocket comes up; without --carrier websocket culvert can do with HTTP requests")
 	}
-	if f.quiet > 0 {
+	if s.quiet > 0 {
 		how := "closes"
-		if f.silent {
+		if s.silent {
 			how = "silently forgets"
 		}
-		what := "nothing to do, heartbeats come every " + f.heartbeat.String()
-		if f.heartbeat >= f.quiet {
-			what = fmt.Sprintf("give --heartbeat %s, or do nothing: culvert learns it, and no stream is lost meanwhile", (f.quiet * 2 / 3).Round(time.Second/10))
+		what := "nothing to do, heartbeats come every " + s.heartbeat.String()
+		if s.heartbeat >= s.quiet {
+			what = fmt.Sprintf("give --heartbeat %s, or do nothing: culvert learns it, and no stream is lost meanwhile", (s.quiet * 2 / 3).Round(time.Second/10))
 		}
-		say("%s %s connections that are idle for %s: %s", box, how, rounded(f.quiet), what)
+		say("%s %s connections that are idle for %s: %s", box, how, rounded(s.quiet), what)
 	}
-	if f.age > 0 {
-		say("%s cuts every connection after %s: nothing to do, streams survive it, and culvert learns to change connections before", box, rounded(f.age))
+	if s.age > 0 {
+		say("%s cuts every connection after %s: nothing to do, streams survive it, and culvert learns to change connections before", box, rounded(s.age))
 	}
-	if f.loaded > 5*f.idle && f.loaded > 200*time.Millisecond {
-		say("the path holds much before it drops anything (bufferbloat): beside a transfer an echo takes %s instead of %s", rounded(f.loaded), rounded(f.idle))
+	if s.loaded > 5*s.idle && s.loaded > 200*time.Millisecond {
+		say("the path holds much before it drops anything (bufferbloat): beside a transfer an echo takes %s instead of %s", rounded(s.loaded), rounded(s.idle))
 	}
 	return advice
 }

@@ -49,7 +49,7 @@ func (d *Doctor) limits(ctx context.Context, dialer carrier.Dialer) {
 	close(fates)
 
 	if cut {
-		d.facts.age = age
+		d.symptoms.age = age
 		d.measured(stepAge, VerdictWarn, age.Seconds(), "s", "a connection that was in use was cut after %s", rounded(age))
 	} else {
 		d.found(stepAge, VerdictOK, "a connection in use is not cut within %s", rounded(age))
@@ -58,8 +58,8 @@ func (d *Doctor) limits(ctx context.Context, dialer carrier.Dialer) {
 	for f := range fates {
 		all = append(all, f)
 	}
-	limit, silent, survived := idleLimit(all, d.facts.age)
-	switch d.facts.quiet, d.facts.silent = limit, silent; {
+	limit, silent, survived := idleLimit(all, d.symptoms.age)
+	switch d.symptoms.quiet, d.symptoms.silent = limit, silent; {
 	case limit == 0:
 		d.found(stepIdle, VerdictOK, "an idle connection is not cut within %s", rounded(survived))
 	case silent:

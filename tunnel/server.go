@@ -99,6 +99,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			s.log.with(keySession, l.ID(), keyClient, identity).Info(what, carrierAttrs(c)...)
 			s.listeners.notify()
 		},
+		Replaced: func(l *link.Link, identity string, c link.Carrier) {
+			s.log.Debug("carrier replaced", keySession, l.ID(), keyClient, identity, keyRemote, c.RemoteAddr())
+		},
 		Lost: func(l *link.Link, identity string, err error) {
 			if !errors.Is(err, net.ErrClosed) { // not by this end
 				s.log.Info("session lost", keySession, l.ID(), keyClient, identity, keyError, err)

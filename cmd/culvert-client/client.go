@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
@@ -59,14 +61,35 @@ func load(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, war
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
 
+	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	return tunnel.ClientConfig{
 		Servers: cfg.Servers, RandomOrder: cfg.ServerOrder == "random", DialAddress: cfg.DialAddress, Proxy: cfg.Proxy,
 		Carrier: carrier.Mode(cfg.Carrier), Header: cfg.Header, SecretHeader: header, Credential: credential,
 		TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
-		Settings: program.Settings(cfg.Settings, program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)),
+		HeartbeatMin: cfg.HeartbeatMin, HeartbeatMax: cfg.HeartbeatMax, MaxCarrierAge: cfg.MaxCarrierAge,
+		StateFile: stateFile(cfg, log),
+		Settings:  program.Settings(cfg.Settings, log),
 	}, warnings, nil
+}
+
+// stateFile is where the client keeps what it finds about the way to the server, ""
+// for nowhere.
+func stateFile(cfg *config.Client, log *slog.Logger) string {
+	switch cfg.StateFile {
+	case "none":
+		return ""
+	case "":
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			log.Debug("no state file", "error", err)
+			return ""
+		}
+		return filepath.Join(dir, "culvert", "paths.json")
+	default:
+		return cfg.StateFile
+	}
 }
 
 // newCredential returns what gives the client its token, nil for none. A token file

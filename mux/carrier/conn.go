@@ -47,6 +47,8 @@ type Conn struct {
 	// the peer's came after the answer to the upgrade.
 	ended func(heard bool)
 
+	heartbeat atomic.Int64 // see SetHeartbeat
+
 	pongs bucket  // owned by the reader
 	spare [1]byte // owned by the reader: where a byte too much goes
 
@@ -70,7 +72,7 @@ func newConn(k *cork, opt Options, secure bool) *Conn {
 	if _, ok := k.socket.(tryReader); ok {
 		mode = ModeHTTP
 	}
-	return &Conn{
+	c := &Conn{
 		cork:   k,
 		mode:   mode,
 		opt:    opt.withDefaults(),
@@ -79,6 +81,8 @@ func newConn(k *cork, opt Options, secure bool) *Conn {
 		pongs:  bucket{tokens: pongBurst},
 		done:   make(chan struct{}),
 	}
+	c.SetHeartbeat(c.opt.Heartbeat)
+	return c
 }
 
 func (c *Conn) start(ws *websocket.Conn) {
@@ -280,6 +284,7 @@ func (c *Conn) setCause(err error) { c.cause.CompareAndSwap(nil, &err) }
 // lastWords to send what waits and to close the socket. It does not block.
 func (c *Conn) finish() {
 	c.finishOnce.Do(func() {
+		c.cork.vitals.ended.Store(c.cork.vitals.now())
 		c.cut = time.AfterFunc(lastWords, c.cork.closeSocket)
 		close(c.done)
 		if cause := c.cause.Load(); c.ended != nil && (cause == nil || !errors.Is(*cause, net.ErrClosed)) {

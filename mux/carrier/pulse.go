@@ -41,9 +41,8 @@ func (c *Conn) pinged(context.Context, []byte) bool {
 // which something is due in time, without being told of writes and reads.
 func (c *Conn) pulse() {
 	h := heart{
-		vitals:   c.cork.vitals,
-		interval: int64(c.opt.Heartbeat),
-		timeout:  int64(c.opt.HeartbeatTimeout),
+		vitals:  c.cork.vitals,
+		timeout: int64(c.opt.HeartbeatTimeout),
 	}
 	h.pinged = h.vitals.now()
 	timer := time.NewTimer(0)
@@ -54,6 +53,7 @@ func (c *Conn) pulse() {
 			return
 		case <-timer.C:
 		}
+		h.interval = c.heartbeat.Load()
 		verdict, next := h.check(h.vitals.now())
 		switch verdict {
 		case pulseDead:

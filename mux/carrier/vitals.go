@@ -18,6 +18,10 @@ type vitals struct {
 
 	inflow atomic.Int64 // bytes received since something was last written
 
+	lull     atomic.Int64 // how long nothing had come or gone when pending was set
+	survived atomic.Int64 // the longest lull after which something came
+	ended    atomic.Int64 // when the Conn died; 0: it lives
+
 	waited atomic.Bool // somebody waits for the next byte
 	mu     sync.Mutex
 	next   chan struct{} // closed by the next byte; guarded by mu
@@ -38,7 +42,10 @@ func (v *vitals) readBegins() { v.reading.Store(v.now()) }
 func (v *vitals) readEnds(n int) {
 	if n > 0 {
 		v.received.Store(v.now())
-		v.pending.Store(0)
+		if v.pending.Load() != 0 {
+			v.survived.Store(max(v.survived.Load(), v.lull.Load()))
+			v.pending.Store(0)
+		}
 		v.inflow.Add(int64(n))
 		if v.waited.Load() {
 			v.mu.Lock()
@@ -57,10 +64,10 @@ func (v *vitals) readEnds(n int) {
 // message or a ping, on which something may be expected to come back.
 func (v *vitals) wrote(asks bool) {
 	now := v.now()
-	v.written.Store(now)
+	before := max(v.written.Swap(now), v.received.Load())
 	v.inflow.Store(0)
-	if asks {
-		v.pending.CompareAndSwap(0, now)
+	if asks && v.pending.CompareAndSwap(0, now) {
+		v.lull.Store(now - before)
 	}
 }
 

@@ -14,13 +14,18 @@ type attachment struct {
 	lost     chan struct{} // closed when the link no longer rides on it
 	err      error         // why, valid after lost
 	since    time.Time
-	running  sync.WaitGroup
+	after    *attachment   // the one that is read to its end before; may be nil
+	read     chan struct{} // closed when nothing is read from it any more
 
 	// Guarded by Link.mu.
-	progress bool // carried bytes of the stream, either way
-	bye      bool // the last message was handed to it
-	sending  bool // somebody has filled batch and sends it
-	blocked  bool // the carrier has not taken all of it, and Flush is due
+	last     bool        // the peer is to be told that it is left
+	end      uint64      // the offset at which its successor goes on
+	patience *time.Timer // runs while it is left and nothing comes; nil at other times
+	loops    int         // of its two goroutines still run
+	progress bool        // carried bytes of the stream, either way
+	bye      bool        // the last message was handed to it
+	sending  bool        // somebody has filled batch and sends it
+	blocked  bool        // the carrier has not taken all of it, and Flush is due
 
 	batch batch // owned by who is sending
 }
@@ -30,46 +35,119 @@ type terms struct {
 	peerReceived uint64 // bytes of our stream that the peer has
 	maxMessage   int    // largest message the peer accepts
 	checksum     bool
+	beside       bool // the client had a carrier when it dialled
+	gentle       bool // and both ends want to leave that at its end
 }
 
-// attach makes c the link's carrier and sends again what the peer lacks. The
-// former carrier is aborted and its goroutines are joined first, so it may
-// block for as long as their carrier needs to notice. On error c is aborted.
-func (l *Link) attach(c Carrier, t terms) (*attachment, error) {
+// attach makes c the link's carrier. If it is to follow the present one gently,
+// the link goes on with it where it is, and leaves the other. Otherwise it sends
+// again what the peer lacks; the former carrier is aborted and its goroutines are
+// joined first, so attach may block for as long as their carrier needs to notice.
+// It says which of the two it did. On error c is aborted.
+func (l *Link) attach(c Carrier, t terms) (att *attachment, gently bool, err error) {
 	l.attachMu.Lock()
 	defer l.attachMu.Unlock()
 
 	l.mu.Lock()
-	if old := l.att; old != nil {
-		old.err = ErrDisplaced
-		l.detach(old)
-		old.carrier.Abort(ErrDisplaced)
-	}
-	l.mu.Unlock()
-	if l.last != nil {
-		l.last.running.Wait()
-	}
-
-	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.err
-	if err == nil {
-		err = l.out.rewind(t.peerReceived)
+	att = &attachment{
+		carrier: c, checksum: t.checksum, since: time.Now(),
+		lost: make(chan struct{}), read: make(chan struct{}),
+	}
+	att.batch.socketLimit = -1
+	gently = t.gentle && l.att != nil && l.leaving == nil
+	if gently {
+		att.after = l.att
+		l.leave(l.att)
+	} else {
+		l.displace()
+		l.mu.Unlock()
+		l.running.Wait()
+		l.mu.Lock()
+		if t.beside { // what the peer had by then, or acknowledged since
+			t.peerReceived = max(t.peerReceived, l.out.acked)
+		}
+		if err = l.err; err == nil {
+			err = l.out.rewind(t.peerReceived)
+		}
 	}
 	if err != nil {
 		c.Abort(err)
-		return nil, err
+		return nil, false, err
 	}
-	att := &attachment{carrier: c, checksum: t.checksum, lost: make(chan struct{}), since: time.Now()}
-	att.batch.socketLimit = -1
-	l.att, l.last, l.started = att, att, true
+	l.att, l.started = att, true
 	l.expiry.Stop()
 	l.out.maxMessage = min(t.maxMessage, slabSize)
 	l.ackDue = true // tells the peer what arrived since the handshake
 	l.armCheck()
-	att.running.Go(func() { l.readLoop(att) })
-	att.running.Go(func() { l.writeLoop(att) })
-	return att, nil
+	att.loops = 2
+	l.running.Go(func() { l.readLoop(att) })
+	l.running.Go(func() { l.writeLoop(att) })
+	return att, gently, nil
+}
+
+// displace ends the ride on the present attachment, for another one.
+func (l *Link) displace() {
+	if att := l.att; att != nil {
+		att.err = ErrDisplaced
+		l.detach(att)
+		att.carrier.Abort(ErrDisplaced)
+	}
+	if l.leaving != nil {
+		l.leaving.carrier.Abort(ErrDisplaced)
+	}
+}
+
+// leaveSilence is how long a carrier that is being left may deliver nothing, not
+// even its last message.
+const leaveSilence = 3 * time.Second
+
+// leave ends the ride on att, the present attachment, without a break: this end
+// tells the peer that what follows comes on the next carrier, and reads until the
+// peer says the same. Called with mu held.
+func (l *Link) leave(att *attachment) {
+	l.leaving = att
+	att.last, att.end = true, l.out.sentEnd()
+	att.patience = time.AfterFunc(leaveSilence, func() { l.lose(att, ErrReplaced) })
+	att.err = ErrReplaced
+	close(att.lost)
+	l.work.Broadcast()
+}
+
+// wait goes on with the patience with the carrier that is being left.
+func (l *Link) wait() {
+	if l.leaving != nil && l.leaving.patience != nil {
+		l.leaving.patience.Reset(leaveSilence)
+	}
+}
+
+// quit is called by each of att's goroutines in the end. When it was left, and
+// both ends have said so or it has failed, it is closed.
+func (l *Link) quit(att *attachment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if att.loops--; att.loops > 0 || l.leaving != att {
+		return
+	}
+	att.patience.Stop()
+	att.patience = nil
+	l.mu.Unlock()
+	att.carrier.Close("replaced")
+	l.mu.Lock()
+	l.leaving = nil
+	l.work.Broadcast() // a bye waits for this
+}
+
+// awaitNext waits for the carrier that follows att, on which the peer has said its
+// last.
+func (l *Link) awaitNext(att *attachment) {
+	timer := time.NewTimer(leaveSilence)
+	defer timer.Stop()
+	select {
+	case <-att.lost:
+	case <-timer.C:
+		l.lose(att, fmt.Errorf("%w: no carrier follows the last message", ErrProtocol))
+	}
 }
 
 // detach ends the ride on att, the present attachment. Called with mu held.
@@ -152,6 +230,12 @@ var readBuffers = sync.Pool{New: func() any { return new([MaxMessage]byte) }}
 
 // readLoop hands what the carrier delivers to the link until either ends.
 func (l *Link) readLoop(att *attachment) {
+	defer l.quit(att)
+	defer close(att.read)
+	if att.after != nil { // it ends when the peer has said its last, and soon in any case
+		<-att.after.read
+		att.after = nil
+	}
 	buf := readBuffers.Get().(*[MaxMessage]byte)
 	defer readBuffers.Put(buf)
 	att.carrier.OnIdle(l.idle)
@@ -180,6 +264,10 @@ func (l *Link) readLoop(att *attachment) {
 			}
 		}
 		l.Send() // what is acknowledged, what the path has room for, and what onReceive has written
+		if m.kind == typeLast {
+			l.awaitNext(att)
+			return
+		}
 	}
 }
 
@@ -187,13 +275,16 @@ func (l *Link) readLoop(att *attachment) {
 func (l *Link) receive(att *attachment, m message) (payload []byte, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.att != att {
+	if att != l.att && att != l.leaving {
 		return nil, ErrDisplaced
 	}
 	before := l.out.acked
 	sample, err := l.out.ack(m.ack)
 	if err != nil {
 		return nil, err
+	}
+	if l.leaving != nil && (att == l.leaving || before < l.leaving.end && before < l.out.acked) {
+		l.wait() // it delivers, or what we have sent on it arrives
 	}
 	if acked := l.out.acked - before; acked > 0 {
 		att.progress = true

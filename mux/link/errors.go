@@ -29,6 +29,8 @@ var (
 
 	// ErrDisplaced ends a carrier because another one took its place.
 	ErrDisplaced = errors.New("displaced by a newer carrier")
+	// ErrReplaced ends a carrier that another one has followed without a break.
+	ErrReplaced = errors.New("replaced by a newer carrier")
 	// ErrChecksum ends a carrier that delivered a message whose CRC-32C is
 	// wrong.
 	ErrChecksum = errors.New("message checksum mismatch")

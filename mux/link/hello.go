@@ -26,6 +26,7 @@ const version = 1
 const (
 	flagResume byte = 1 << 0 // hello: the session has had a carrier; reply: it was resumed
 	flagSecure byte = 1 << 1 // the sender's end of the carrier is under TLS
+	flagBeside byte = 1 << 2 // hello: the client has another carrier, and would leave it gently; reply: so will the server
 
 	helloSize = 34
 	replySize = 22
@@ -40,6 +41,7 @@ const (
 type hello struct {
 	resume     bool
 	secure     bool
+	beside     bool
 	id         SessionID
 	received   uint64 // bytes of the server's stream that the client has
 	maxMessage uint32 // largest message the client accepts
@@ -51,24 +53,28 @@ type hello struct {
 type reply struct {
 	resumed    bool
 	secure     bool
+	beside     bool
 	received   uint64 // bytes of the client's stream that the server has
 	maxMessage uint32
 	window     time.Duration // how long the server keeps a detached session
 }
 
-func flags(resume, secure bool) (f byte) {
+func flags(resume, secure, beside bool) (f byte) {
 	if resume {
 		f |= flagResume
 	}
 	if secure {
 		f |= flagSecure
 	}
+	if beside {
+		f |= flagBeside
+	}
 	return f
 }
 
 func (h hello) encode() []byte {
 	b := make([]byte, 0, helloSize)
-	b = append(b, version, flags(h.resume, h.secure))
+	b = append(b, version, flags(h.resume, h.secure, h.beside))
 	b = append(b, h.id[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.received)
 	b = binary.BigEndian.AppendUint32(b, h.maxMessage)
@@ -82,6 +88,7 @@ func decodeHello(b []byte) (hello, error) {
 	h := hello{
 		resume:     b[1]&flagResume != 0,
 		secure:     b[1]&flagSecure != 0,
+		beside:     b[1]&flagBeside != 0,
 		received:   binary.BigEndian.Uint64(b[18:]),
 		maxMessage: binary.BigEndian.Uint32(b[26:]),
 	}
@@ -91,7 +98,7 @@ func decodeHello(b []byte) (hello, error) {
 
 func (r reply) encode() []byte {
 	b := make([]byte, 0, replySize)
-	b = append(b, version, flags(r.resumed, r.secure))
+	b = append(b, version, flags(r.resumed, r.secure, r.beside))
 	b = binary.BigEndian.AppendUint64(b, r.received)
 	b = binary.BigEndian.AppendUint32(b, r.maxMessage)
 	b = binary.BigEndian.AppendUint32(b, uint32(r.window.Milliseconds()))
@@ -105,6 +112,7 @@ func decodeReply(b []byte) (reply, error) {
 	r := reply{
 		resumed:    b[1]&flagResume != 0,
 		secure:     b[1]&flagSecure != 0,
+		beside:     b[1]&flagBeside != 0,
 		received:   binary.BigEndian.Uint64(b[2:]),
 		maxMessage: binary.BigEndian.Uint32(b[10:]),
 		window:     time.Duration(binary.BigEndian.Uint32(b[14:])) * time.Millisecond,

@@ -94,17 +94,18 @@ type Link struct {
 	ended context.Context // ends with the link, its cause is err
 	stop  context.CancelCauseFunc
 
-	attachMu sync.Mutex  // held while one carrier takes the place of another
-	last     *attachment // guarded by attachMu
+	attachMu sync.Mutex     // held while one carrier takes the place of another
+	running  sync.WaitGroup // the goroutines of attachments; guarded by attachMu
 
 	mu       sync.Mutex
 	onRoom   func()    // see Handle
 	awaited  bool      // somebody was told that the link is full
-	work     sync.Cond // for the writer goroutine: something to send
+	work     sync.Cond // for the writer goroutines: something to send
 	settled  sync.Cond // for Flush: everything acknowledged
 	out      outbox
 	pace     pace
 	att      *attachment // nil while detached
+	leaving  *attachment // the one before att, until it has ended
 	started  bool        // had a carrier
 	claims   int         // handshakes under way: do not expire
 	lostAt   time.Time
@@ -117,6 +118,9 @@ type Link struct {
 	bye      string // reason to tell the peer once everything was sent
 	closing  bool
 	err      error // why the link ended
+
+	woken context.Context // ends with the next Wake
+	wake  context.CancelFunc
 
 	expiry   *time.Timer // runs while detached
 	ackTimer *time.Timer // runs while something received is unacknowledged
@@ -136,6 +140,7 @@ func newLink(id SessionID, cfg Config) *Link {
 	cfg = cfg.withDefaults()
 	l := &Link{id: id, cfg: cfg, window: cfg.ResumeWindow, handled: make(chan struct{})}
 	l.ended, l.stop = context.WithCancelCause(context.Background())
+	l.woken, l.wake = context.WithCancel(context.Background())
 	l.out.maxMessage = minMaxMessage // until the peer has said what it takes
 	l.work.L, l.settled.L = &l.mu, &l.mu
 	l.expiry = stopped(l.expire)
@@ -311,18 +316,19 @@ func (l *Link) end(err error) {
 		l.detach(att)
 		att.carrier.Abort(err)
 	}
+	if l.leaving != nil {
+		l.leaving.carrier.Abort(err)
+	}
 	l.out.discard()
 	l.work.Broadcast()
 	l.settled.Broadcast()
 	l.stop(err)
 }
 
-// Wait waits until the goroutines of the last attachment have returned, which
-// they do when the link has ended.
+// Wait waits until the goroutines of the attachments have returned, which they do
+// when the link has ended.
 func (l *Link) Wait() {
 	l.attachMu.Lock()
 	defer l.attachMu.Unlock()
-	if l.last != nil {
-		l.last.running.Wait()
-	}
+	l.running.Wait()
 }

@@ -37,6 +37,11 @@ type ends struct {
 
 // connect makes the ends and waits until they are attached.
 func connect(t *testing.T, client, server Config) *ends {
+	return connectAs(t, client, server, Redial{})
+}
+
+// connectAs is connect with more in the Redial.
+func connectAs(t *testing.T, client, server Config, r Redial) *ends {
 	e := &ends{t: t, maintained: make(chan error, 1)}
 	opened := make(chan *Link, 8)
 	e.registry = NewRegistry(RegistryConfig{Config: server, Open: func(l *Link, _, _ string) {
@@ -47,20 +52,19 @@ func connect(t *testing.T, client, server Config) *ends {
 	handle(e.client, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() {
-		e.maintained <- e.client.Maintain(ctx, Redial{
-			Dial: e.dial,
-			Attached: func(resumed bool, _ Carrier) {
-				e.mu.Lock()
-				defer e.mu.Unlock()
-				e.resumed = append(e.resumed, resumed)
-			},
-			Lost: func(err error, next time.Duration) {
-				e.mu.Lock()
-				defer e.mu.Unlock()
-				e.lost = append(e.lost, err)
-				e.pauses = append(e.pauses, next)
-			},
-		})
+		r.Dial = e.dial
+		r.Attached = func(resumed bool, _ Carrier) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.resumed = append(e.resumed, resumed)
+		}
+		r.Lost = func(err error, next time.Duration) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.lost = append(e.lost, err)
+			e.pauses = append(e.pauses, next)
+		}
+		e.maintained <- e.client.Maintain(ctx, r)
 	}()
 	e.server = <-opened
 	handle(e.server, nil)
@@ -73,10 +77,14 @@ func connect(t *testing.T, client, server Config) *ends {
 	return e
 }
 
-func (e *ends) dial(_ context.Context, hello []byte) (Carrier, []byte, error) {
+func (e *ends) dial(ctx context.Context, hello []byte) (Carrier, []byte, error) {
 	e.mu.Lock()
 	refuse := e.refuse
 	e.mu.Unlock()
+	if refuse == errHang {
+		<-ctx.Done()
+		return nil, nil, context.Cause(ctx)
+	}
 	if refuse != nil {
 		return nil, nil, refuse
 	}
@@ -102,6 +110,11 @@ func (e *ends) pipe() *linktest.Pipe {
 	defer e.mu.Unlock()
 	return e.pipes[len(e.pipes)-1]
 }
+
+// errHang makes dials hang instead.
+var errHang = errors.New("hang")
+
+func (e *ends) hang() { e.setRefuse(errHang) }
 
 func (e *ends) setRefuse(err error) {
 	e.mu.Lock()
@@ -270,7 +283,7 @@ func TestPathLimit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := New(Config{})
 		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
-		att, err := l.attach(r, terms{maxMessage: 8 << 10, checksum: true})
+		att, _, err := l.attach(r, terms{maxMessage: 8 << 10, checksum: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -435,7 +448,7 @@ func TestBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
-		if _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+		if _, _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -465,7 +478,7 @@ func TestBatchesOnSlowPath(t *testing.T) {
 		bubble(t, func(t *testing.T) {
 			l := New(Config{})
 			r := &recorder{Carrier: linktest.NewPipe(8, false).Client, busy: make(chan struct{})}
-			if _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+			if _, _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait() // it says what it has received
@@ -493,7 +506,7 @@ func TestSocketLimit(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		l := New(Config{})
 		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
-		if _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+		if _, _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
 			t.Fatal(err)
 		}
 		for _, rate := range []float64{0, 10e6, 15e6, 7e6, 27e6, 14e6, 5e6, fastRate, 2 * fastRate, 10e6} {
@@ -682,13 +695,13 @@ func TestAttachWaitsForFormer(t *testing.T) {
 		l := New(Config{})
 		former := &recorder{Carrier: linktest.NewPipe(8, false).Client, busy: make(chan struct{})}
 		next := &recorder{Carrier: linktest.NewPipe(8, false).Client}
-		if _, err := l.attach(former, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+		if _, _, err := l.attach(former, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait() // it writes
 		attached := make(chan error, 1)
 		go func() {
-			_, err := l.attach(next, terms{maxMessage: MaxMessage, checksum: true})
+			_, _, err := l.attach(next, terms{maxMessage: MaxMessage, checksum: true})
 			attached <- err
 		}()
 		synctest.Wait()
@@ -1070,7 +1083,7 @@ func BenchmarkLink(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if _, err := l.attach(p.Client, terms{got.received, MaxMessage, false}); err != nil {
+			if _, _, err := l.attach(p.Client, terms{peerReceived: got.received, maxMessage: MaxMessage}); err != nil {
 				b.Fatal(err)
 			}
 			r.mu.Lock()

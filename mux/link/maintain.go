@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -26,6 +27,16 @@ type Redial struct {
 	// the time until the next attempt.
 	Attached func(resumed bool, c Carrier)
 	Lost     func(err error, next time.Duration)
+
+	// ReplaceAfter, if not nil, is asked about each carrier that is attached:
+	// how long from now on it may be used before another one is to take its
+	// place. 0: as long as it lasts.
+	ReplaceAfter func(c Carrier) time.Duration
+	// Replaced and NotReplaced, if not nil, are told what comes of that, instead
+	// of Attached and Lost. After NotReplaced the old carrier goes on, and
+	// another attempt follows.
+	Replaced    func(c Carrier)
+	NotReplaced func(err error, next time.Duration)
 }
 
 const (
@@ -43,6 +54,11 @@ const (
 // n-th after that waits a random time up to Min·2ⁿ, at most Max ("full jitter"),
 // so that the clients of a server that restarts do not come back all at once.
 // While carriers can be attached but are lost soon, the wait stays below Min·2³.
+// [Link.Wake] ends any wait.
+//
+// A carrier that is to be replaced goes on until the next one is there. Then both
+// ends send what follows on the new one and read the old one to its end, so that
+// nothing waits.
 func (l *Link) Maintain(ctx context.Context, r Redial) error {
 	defer l.Wait()
 	if r.Min <= 0 {
@@ -52,9 +68,10 @@ func (l *Link) Maintain(ctx context.Context, r Redial) error {
 		r.Max = defaultMaxBackoff
 	}
 	for failures := 0; ; failures++ { // -1: dial at once
+		waking := l.waking()
 		att, err := l.connect(ctx, r)
 		if err == nil {
-			if err = l.ride(ctx, att); err == nil {
+			if att, err = l.ride(ctx, att, r); err == nil {
 				continue // ended; connect says why
 			}
 			if l.worked(att) {
@@ -68,25 +85,54 @@ func (l *Link) Maintain(ctx context.Context, r Redial) error {
 			return l.Err()
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.Is(err, errWoken):
+			failures = -1
+			continue
 		case errors.Is(err, ErrGone):
 			l.abandon(ErrGone)
 			return err
 		case r.Fatal != nil && r.Fatal(err):
 			return err
 		}
-		var pause time.Duration
-		if failures >= 0 {
-			pause = rand.N(min(r.Max, r.Min<<min(failures, 20)))
-		}
+		pause := r.pause(failures)
 		if r.Lost != nil {
 			r.Lost(err, pause)
 		}
 		select {
 		case <-time.After(pause):
+		case <-waking.Done():
+			failures = -1
 		case <-l.Done():
 		case <-ctx.Done():
 		}
 	}
+}
+
+// pause is how long to wait after so many failures; -1: none, dial at once.
+func (r Redial) pause(failures int) time.Duration {
+	if failures < 0 {
+		return 0
+	}
+	return rand.N(min(r.Max, r.Min<<min(failures, 20)))
+}
+
+var errWoken = errors.New("woken")
+
+// Wake tells Maintain that the network may be another one than before: what it
+// waits for may be possible now, and a dial under way may be bound for nowhere.
+// It dials at once, again if need be, unless the link has a carrier that goes on.
+func (l *Link) Wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wake()
+	l.woken, l.wake = context.WithCancel(context.Background())
+}
+
+// waking ends with the next Wake.
+func (l *Link) waking() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.woken
 }
 
 // connect dials one carrier and attaches it.
@@ -101,9 +147,13 @@ func (l *Link) connect(ctx context.Context, r Redial) (*attachment, error) {
 	defer cancel(nil)
 	// A link that ends also ends its handshake.
 	defer context.AfterFunc(l.ended, func() { cancel(l.Err()) })()
+	defer context.AfterFunc(l.waking(), func() { cancel(errWoken) })()
 
 	l.mu.Lock()
-	h := hello{resume: l.started, secure: r.Secure, id: l.id, received: l.received, maxMessage: uint32(l.cfg.MaxMessage)}
+	h := hello{
+		resume: l.started, secure: r.Secure, beside: l.att != nil,
+		id: l.id, received: l.received, maxMessage: uint32(l.cfg.MaxMessage),
+	}
 	l.mu.Unlock()
 	c, b, err := r.Dial(ctx, h.encode())
 	if err != nil {
@@ -122,26 +172,87 @@ func (l *Link) connect(ctx context.Context, r Redial) (*attachment, error) {
 		l.window = min(l.cfg.ResumeWindow, rep.window)
 		l.mu.Unlock()
 	}
-	att, err := l.attach(c, terms{
+	att, _, err := l.attach(c, terms{
 		peerReceived: rep.received,
 		maxMessage:   int(min(rep.maxMessage, MaxMessage)),
 		checksum:     !(h.secure && rep.secure),
+		beside:       h.beside,
+		gentle:       h.beside && rep.beside,
 	})
-	if err == nil && r.Attached != nil {
+	switch {
+	case err != nil:
+		return nil, err
+	case h.beside && r.Replaced != nil:
+		r.Replaced(c)
+	case !h.beside && r.Attached != nil:
 		r.Attached(h.resume, c)
 	}
-	return att, err
+	return att, nil
 }
 
-// ride waits for the end of an attachment and says why it ended.
-func (l *Link) ride(ctx context.Context, att *attachment) error {
+// ride waits for the end of an attachment, and of those that replace it. It returns
+// the last one and why that ended.
+func (l *Link) ride(ctx context.Context, att *attachment, r Redial) (*attachment, error) {
+	due := time.NewTimer(r.replaceAfter(att))
+	defer due.Stop()
+	for failures := 0; ; failures++ {
+		select {
+		case <-att.lost:
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return att, att.err
+		case <-ctx.Done():
+			return att, context.Cause(ctx)
+		case <-due.C:
+		}
+		next, err := l.replace(ctx, att, r)
+		if err == nil {
+			att, failures = next, -1
+			due.Reset(r.replaceAfter(att))
+			continue
+		}
+		if errors.Is(err, errWoken) {
+			failures = -1
+		}
+		pause := r.pause(failures)
+		due.Reset(pause)
+		if r.NotReplaced != nil && !att.over() {
+			r.NotReplaced(err, pause)
+		}
+	}
+}
+
+func (r Redial) replaceAfter(att *attachment) time.Duration {
+	if r.ReplaceAfter != nil {
+		if after := r.ReplaceAfter(att.carrier); after > 0 {
+			return after
+		}
+	}
+	return math.MaxInt64
+}
+
+// replace dials the carrier after att while that goes on, and gives up when that is
+// lost: the next dial then need not be gentle.
+func (l *Link) replace(ctx context.Context, att *attachment, r Redial) (*attachment, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-att.lost:
+			cancel(att.err)
+		case <-ctx.Done():
+		}
+	}()
+	return l.connect(ctx, r)
+}
+
+// over says whether the link no longer rides on att.
+func (att *attachment) over() bool {
 	select {
 	case <-att.lost:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return att.err
-	case <-ctx.Done():
-		return context.Cause(ctx)
+		return true
+	default:
+		return false
 	}
 }
 

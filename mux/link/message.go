@@ -21,6 +21,7 @@ const (
 
 	typeData byte = 1 // payload: bytes of the stream from offset on, possibly none
 	typeBye  byte = 2 // payload: why the sender closes the link, UTF-8
+	typeLast byte = 3 // no payload: the sender goes on at offset, on the next carrier
 
 	maxReason = 200
 )
@@ -77,12 +78,14 @@ func parse(b []byte, checksum bool) (message, error) {
 		payload: b[headerSize:],
 	}
 	switch {
-	case m.kind != typeData && m.kind != typeBye:
+	case m.kind != typeData && m.kind != typeBye && m.kind != typeLast:
 		return message{}, fmt.Errorf("%w: message type %d", ErrProtocol, m.kind)
 	case m.offset+uint64(len(m.payload)) < m.offset:
 		return message{}, fmt.Errorf("%w: offset overflow", ErrProtocol)
 	case m.kind == typeBye && len(m.payload) > maxReason:
 		return message{}, fmt.Errorf("%w: reason of %d bytes", ErrProtocol, len(m.payload))
+	case m.kind == typeLast && len(m.payload) > 0:
+		return message{}, fmt.Errorf("%w: last message with %d bytes", ErrProtocol, len(m.payload))
 	}
 	return m, nil
 }

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 )
@@ -16,9 +17,11 @@ type RegistryConfig struct {
 	// still open.
 	Open func(l *Link, identity, remote string)
 	// Attached, if not nil, is told of each carrier of a session, the first
-	// included, and Lost of its loss.
+	// included, and Lost of its loss; but Replaced, if not nil, of one that
+	// follows another without a break.
 	Attached func(l *Link, identity string, resumed bool, c Carrier)
 	Lost     func(l *Link, identity string, err error)
+	Replaced func(l *Link, identity string, c Carrier)
 }
 
 // Registry is the server's end of all sessions. It finds the one that a client
@@ -84,6 +87,7 @@ func (r *Registry) Admit(identity, remote string, secure bool, helloBytes []byte
 	rep := reply{
 		resumed:    l.started,
 		secure:     secure,
+		beside:     h.beside && l.att != nil && l.leaving == nil,
 		received:   l.received,
 		maxMessage: uint32(l.cfg.MaxMessage),
 		window:     l.cfg.ResumeWindow,
@@ -93,16 +97,23 @@ func (r *Registry) Admit(identity, remote string, secure bool, helloBytes []byte
 		peerReceived: h.received,
 		maxMessage:   int(min(h.maxMessage, MaxMessage)),
 		checksum:     !(secure && h.secure),
+		beside:       h.beside,
+		gentle:       rep.beside,
 	}
 	attach = func(c Carrier) {
 		defer l.unclaim()
-		att, err := l.attach(c, t)
+		att, gently, err := l.attach(c, t)
 		if err != nil {
 			r.log.Warn("carrier refused", "session", l.ID(), "remote", remote, "error", err)
 			r.forget(h.id, s)
 			return
 		}
-		if r.cfg.Attached != nil {
+		switch {
+		case gently:
+			if r.cfg.Replaced != nil {
+				r.cfg.Replaced(l, identity, c)
+			}
+		case r.cfg.Attached != nil:
 			r.cfg.Attached(l, identity, rep.resumed, c)
 		}
 		r.open(h.id, s, remote, att)
@@ -122,7 +133,7 @@ func (r *Registry) open(id SessionID, s *session, remote string, att *attachment
 	if r.cfg.Lost != nil {
 		r.running.Go(func() {
 			<-att.lost
-			if s.link.Err() == nil {
+			if s.link.Err() == nil && !errors.Is(att.err, ErrReplaced) {
 				r.cfg.Lost(s.link, s.identity, att.err)
 			}
 		})

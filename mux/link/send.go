@@ -40,20 +40,21 @@ func (l *Link) Send() {
 		l.mu.Lock()
 		if err == nil && !sent {
 			att.blocked = true
-			l.work.Signal() // also if the carrier was lost meanwhile: it is waited for
+			l.work.Broadcast() // also if the carrier was lost meanwhile: it is waited for
 			break
 		}
 		l.sent(att, err)
 	}
 	if att := l.att; att != nil && !att.sending && (l.maySend() || l.mayBye()) {
-		l.work.Signal()
+		l.work.Broadcast()
 	}
 	l.unlockAndTell()
 }
 
-// writeLoop sends what nobody else does, until the carrier is lost and nobody
-// uses it any more.
+// writeLoop sends what nobody else does, until the carrier is lost, or has sent its
+// last message, and nobody uses it any more.
 func (l *Link) writeLoop(att *attachment) {
+	defer l.quit(att)
 	for {
 		l.mu.Lock()
 		idle := func() bool {
@@ -63,7 +64,7 @@ func (l *Link) writeLoop(att *attachment) {
 			l.work.Wait()
 		}
 		if !att.blocked {
-			if l.att != att {
+			if l.att != att && !att.last {
 				l.mu.Unlock()
 				return
 			}
@@ -111,8 +112,11 @@ func (l *Link) mayTake() bool {
 // maySend says whether there is such a message, or something to acknowledge.
 func (l *Link) maySend() bool { return l.ackDue || l.mayTake() }
 
-// mayBye says whether it is time to tell the peer that the link ends.
-func (l *Link) mayBye() bool { return l.closing && l.out.next == len(l.out.queue) }
+// mayBye says whether it is time to tell the peer that the link ends. What is under
+// way on a carrier that is being left must not be lost by it.
+func (l *Link) mayBye() bool {
+	return l.closing && l.out.next == len(l.out.queue) && l.leaving == nil
+}
 
 // fill puts what is to be sent next into att's batch. Called with mu held, by who
 // is sending from then on.
@@ -123,6 +127,11 @@ func (l *Link) fill(att *attachment) {
 	b.limit = l.pace.socketLimit()
 	ack, now := l.received, time.Now()
 	switch {
+	case l.att != att: // left
+		att.last = false
+		putHeader(b.empty[:], typeLast, att.end, ack)
+		b.messages[0] = b.empty[:headerSize]
+		b.n = 1
 	case l.mayTake():
 		sample := l.pace.sending(now, l.out.sentEnd() == l.out.acked)
 		size := 0
@@ -174,6 +183,6 @@ func (l *Link) sent(att *attachment, err error) {
 		l.loseLocked(att, err)
 	}
 	if l.att != att {
-		l.work.Signal() // writeLoop waits for the end of this
+		l.work.Broadcast() // writeLoop waits for the end of this
 	}
 }

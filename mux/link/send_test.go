@@ -60,7 +60,7 @@ func (g *gated) letPass() {
 func riding(t *testing.T, f func(t *testing.T, l *Link, att *attachment, g *gated)) {
 	bubble(t, func(t *testing.T) {
 		l, g := New(Config{}), newGated()
-		att, err := l.attach(g, terms{maxMessage: MaxMessage, checksum: true})
+		att, _, err := l.attach(g, terms{maxMessage: MaxMessage, checksum: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -217,7 +217,7 @@ func TestSendOnLostCarrier(t *testing.T) {
 				next := newGated()
 				attached := make(chan error, 1)
 				go func() {
-					_, err := l.attach(next, terms{maxMessage: MaxMessage, checksum: true})
+					_, _, err := l.attach(next, terms{maxMessage: MaxMessage, checksum: true})
 					attached <- err
 				}()
 				synctest.Wait()
@@ -280,7 +280,7 @@ func TestAcknowledgeBeforeWaiting(t *testing.T) {
 		l, pipe := New(Config{}), linktest.NewPipe(8, false)
 		handle(l, nil)
 		g := &gated{recorder: &recorder{Carrier: pipe.Client}}
-		if _, err := l.attach(g, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
+		if _, _, err := l.attach(g, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait() // it says what it has received

@@ -9,6 +9,7 @@ import (
 	"hash"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,8 +29,9 @@ var (
 // TestSimulation runs a client and a server over carriers in memory that cut,
 // stall, delay, duplicate, corrupt and lose messages on a schedule made from a
 // seed, also during handshakes, and checks that both streams arrive complete,
-// in order and once. Time is the bubble's.
+// in order and once. Carriers are replaced all the time, too. Time is the bubble's.
 func TestSimulation(t *testing.T) {
+	defer func() { t.Logf("%d carriers replaced", replacements.Load()) }()
 	if *oneSeed != 0 {
 		simulate(t, *oneSeed)
 		return
@@ -45,6 +47,8 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 }
+
+var replacements atomic.Int64 // of all simulations
 
 func simulate(t *testing.T, seed uint64) {
 	synctest.Test(t, func(t *testing.T) {
@@ -114,7 +118,14 @@ func (w *world) run() {
 
 	var maintained, traffic, faults sync.WaitGroup
 	var maintainErr error
-	maintained.Go(func() { maintainErr = client.Maintain(ctx, Redial{Dial: w.dial, Max: time.Second}) })
+	rotation := w.dice()
+	maintained.Go(func() {
+		maintainErr = client.Maintain(ctx, Redial{
+			Dial: w.dial, Max: time.Second,
+			ReplaceAfter: func(Carrier) time.Duration { return time.Duration(rotation.upTo(int(300 * time.Millisecond))) },
+			Replaced:     func(Carrier) { replacements.Add(1) },
+		})
+	})
 	faults.Go(func() { w.faults(ctx, chaos) })
 
 	var sent, got [2]hash.Hash

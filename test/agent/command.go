@@ -15,7 +15,7 @@ func Command(path string, args ...string) *exec.Cmd {
 
 // Environment is this machine's, without what would configure a program of ours, and more.
 func Environment(more ...string) []string {
-	env := []string{"GORACE=halt_on_error=1"}
+	env := []string{"GORACE=halt_on_error=1", "CULVERT_STATE_FILE=none"}
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
 		if !strings.HasPrefix(name, "CULVERT_") && !strings.HasSuffix(strings.ToUpper(name), "_PROXY") {

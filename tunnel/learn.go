@@ -1,0 +1,130 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"culvert/mux/carrier"
+	"culvert/mux/link"
+)
+
+// learner draws from the carriers of a client what its path knows, keeps it in a
+// file, and says how long the next ones are used and how often they ping.
+type learner struct {
+	server string // in the file
+	memory memory
+	log    events
+
+	mu   sync.Mutex
+	path pathLimits
+}
+
+// mortal is what a learner needs of a *carrier.Conn.
+type mortal interface {
+	Life() carrier.Life
+	SetHeartbeat(d time.Duration)
+}
+
+// recall reads the file. What is wrong with it is only logged.
+func (r *learner) recall() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	known, err := r.memory.load(r.server, time.Now())
+	if err != nil {
+		r.log.Warn("state file ignored", keyError, err)
+	}
+	r.path.facts = known
+}
+
+// dialled has a new carrier ping as often as is known to be good.
+func (r *learner) dialled(c link.Carrier) {
+	if m, ok := c.(mortal); ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		m.SetHeartbeat(r.path.interval())
+	}
+}
+
+// look learns from a carrier that lives.
+func (r *learner) look(c link.Carrier) {
+	if m, ok := c.(mortal); ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.path.expire(time.Now())
+		r.path.survived(m.Life().Survived)
+		m.SetHeartbeat(r.path.interval())
+	}
+}
+
+// replaceAfter says how long from now on c may be used; 0: as long as it lasts.
+func (r *learner) replaceAfter(c link.Carrier) time.Duration {
+	m, ok := c.(mortal)
+	if !ok {
+		return 0
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.path.expire(time.Now())
+	return r.path.replaceAfter(m.Life().Age)
+}
+
+func (r *learner) replaced() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.path.replaced()
+}
+
+// lost learns from a carrier that has died of err.
+func (r *learner) lost(c link.Carrier, err error) {
+	m, ok := c.(mortal)
+	if !ok {
+		return
+	}
+	silent := errors.Is(err, carrier.ErrHeartbeat)
+	if !silent && !byPath(err) {
+		return
+	}
+	life, now := m.Life(), time.Now()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.path.survived(life.Survived)
+	learned := r.path.quietDeath(life.Quiet, life.Exact, now)
+	if learned {
+		r.log.Info("idle limit learned", "quiet", life.Quiet.Round(time.Millisecond), "heartbeat", r.path.interval())
+	}
+	if !silent && r.path.aged(life.Age, now) {
+		learned = true
+		if r.path.Age > 0 {
+			r.log.Info("age limit learned", "age", r.path.Age.Round(time.Millisecond), "replace_after", r.path.replaceAfter(0))
+		} else {
+			r.log.Info("age limit forgotten")
+		}
+	}
+	if learned {
+		if err := r.memory.store(r.server, r.path.facts, now); err != nil {
+			r.log.Warn("state file not written", keyError, err)
+		}
+	}
+}
+
+// byPath says of what a carrier has died of whether the network, or a box in it,
+// may have done it: neither end said so.
+func byPath(err error) bool {
+	var closed *carrier.CloseError
+	if errors.As(err, &closed) {
+		return closed.Code != normalClosure
+	}
+	if errors.Is(err, net.ErrClosed) {
+		return false
+	}
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// normalClosure is the WebSocket close code of an end that closes on purpose.
+const normalClosure = 1000

@@ -1,0 +1,167 @@
+package tunnel
+
+import (
+	"slices"
+	"time"
+)
+
+// pathLimits are what a client learns about the way to its server from how carriers live
+// and die: the idle limit and the age limit of whatever stands between. It has no
+// clock and does no I/O.
+//
+// Losing a carrier costs the streams nothing, so what is learned wrongly costs a
+// few pings or needless replacements; it is forgotten after a while.
+type pathLimits struct {
+	heartbeat, min, max time.Duration // the interval to begin with, and its bounds
+	maxAge              time.Duration // of carriers, by configuration; 0: as learned
+
+	facts
+
+	doubt  time.Duration   // a quiet time that a carrier has died of although others survived it
+	deaths []time.Duration // ages of the last carriers that the path has ended, not more than alikeDeaths
+}
+
+// facts are what is worth to be remembered. A zero duration is unknown.
+type facts struct {
+	Idle      time.Duration // a quiet time that a carrier has died of
+	IdleExact bool          // and that is the limit
+	Survived  time.Duration // one that carriers survive
+	IdleAt    time.Time     // when Idle was learned
+
+	Age   time.Duration // at which carriers die, whatever flows
+	AgeAt time.Time
+}
+
+const (
+	// factsExpire is how long something learned is believed: then another carrier
+	// may die of it.
+	factsExpire = 7 * 24 * time.Hour
+	// alikeDeaths is how many carriers in a row must die at the same age to make
+	// a limit of it. One or two do that by chance.
+	alikeDeaths = 3
+	// leastAge is the lowest age limit that can be told from carriers that break
+	// for other reasons, again and again.
+	leastAge = 1500 * time.Millisecond
+	// leastLife is what a carrier is given although it is older than it should be.
+	leastLife = 500 * time.Millisecond
+)
+
+// expire forgets what is too old.
+func (f *facts) expire(now time.Time) {
+	if now.Sub(f.IdleAt) > factsExpire {
+		f.Idle, f.IdleExact, f.IdleAt, f.Survived = 0, false, time.Time{}, 0
+	}
+	if now.Sub(f.AgeAt) > factsExpire {
+		f.Age, f.AgeAt = 0, time.Time{}
+	}
+}
+
+// interval is how often to ping. Below a limit that is known exactly it keeps a
+// distance. One that is somewhere below is approached from far below; from there
+// it goes up, if it may become longer than it was in the beginning, as long as
+// carriers survive it.
+func (p *pathLimits) interval() time.Duration {
+	d := p.heartbeat
+	most := max(p.max, p.heartbeat)
+	explores := p.max > p.heartbeat
+	switch {
+	case p.Idle > 0 && p.IdleExact:
+		d = p.Idle * 3 / 4
+	case p.Idle > 0 && explores && p.Survived > p.Idle*3/4:
+		d = p.Survived
+	case p.Idle > 0 && explores && p.Survived > 0:
+		d = (p.Survived + p.Idle) / 2
+	case p.Idle > 0:
+		d = p.Idle / 3
+	case explores && p.Survived >= p.heartbeat:
+		d = p.Survived * 3 / 2
+	}
+	return min(max(d, min(p.min, p.heartbeat)), most)
+}
+
+// survived is told of the longest quiet time that a carrier has survived.
+func (p *pathLimits) survived(quiet time.Duration) {
+	p.Survived = max(p.Survived, min(quiet, max(p.max, p.heartbeat)))
+	if p.doubt > 0 && quiet > p.doubt*9/10 {
+		p.doubt = 0
+	}
+	if p.Idle > 0 && quiet > p.Idle*11/10 { // the path is another one, or that was something else
+		p.Idle, p.IdleExact, p.IdleAt = 0, false, time.Time{}
+	}
+}
+
+// quietDeath is told of a carrier that was found dead after so much quiet, which
+// is the limit if exact. It says whether anything was learned. A time that
+// carriers have survived must come twice to be believed: the network may have been
+// down.
+func (p *pathLimits) quietDeath(quiet time.Duration, exact bool, now time.Time) bool {
+	if quiet < min(p.min, p.heartbeat) || p.Idle > 0 && quiet > p.Idle {
+		return false
+	}
+	if quiet < p.Survived*11/10 {
+		again := alike(0, p.doubt, quiet)
+		p.doubt = quiet
+		if !again {
+			return false
+		}
+	}
+	p.doubt = 0
+	p.Idle, p.IdleExact, p.IdleAt = quiet, exact, now
+	if p.Survived > quiet*9/10 {
+		p.Survived = 0
+	}
+	return true
+}
+
+// aged is told of a carrier that the path has ended at this age, whether it was
+// quiet or not. It says whether anything was learned: a limit, or that there is
+// none.
+func (p *pathLimits) aged(age time.Duration, now time.Time) bool {
+	if age < leastAge {
+		return false
+	}
+	if len(p.deaths) == alikeDeaths {
+		p.deaths = slices.Delete(p.deaths, 0, 1)
+	}
+	p.deaths = append(p.deaths, age)
+	if len(p.deaths) < alikeDeaths {
+		return false
+	}
+	if youngest := slices.Min(p.deaths); alike(200*time.Millisecond, youngest, slices.Max(p.deaths)) {
+		p.Age, p.AgeAt, p.deaths = youngest, now, nil
+		return true
+	}
+	if p.Age > 0 { // it does not help
+		p.Age, p.AgeAt = 0, time.Time{}
+		return true
+	}
+	return false
+}
+
+// alike says whether two times differ by not more than slack and 3 %.
+func alike(slack, a, b time.Duration) bool {
+	return (b - a).Abs() <= slack+max(a, b)*3/100
+}
+
+// replaced is told of a carrier that reached the age at which it is replaced.
+func (p *pathLimits) replaced() {
+	if p.Age > 0 {
+		p.deaths = nil
+	}
+}
+
+// replaceAfter is how long a carrier of this age may be used, 0 for as long as it
+// lasts. The distance to the limit lets a dial fail and be tried again.
+func (p *pathLimits) replaceAfter(age time.Duration) time.Duration {
+	at := p.maxAge
+	if p.Age > 0 {
+		learned := min(p.Age*4/5, p.Age-time.Second)
+		if at == 0 || learned < at {
+			at = learned
+		}
+	}
+	if at == 0 {
+		return 0
+	}
+	return max(at-age, leastLife)
+}

@@ -1,0 +1,112 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"culvert/mux/link"
+)
+
+const (
+	watchEvery = time.Second
+	// watchJump is by how much the clock on the wall must have gone ahead of the
+	// program's to tell that the machine was asleep.
+	watchJump = 2 * time.Second
+	// watchGap is how long the program must not have run to tell the same, where
+	// both clocks go on in sleep.
+	watchGap = 15 * time.Second
+	// wakeProbe is how long a carrier may take to answer after that. A path may
+	// have a longer round trip, but losing a carrier costs little.
+	wakeProbe = 500 * time.Millisecond
+)
+
+var errNetworkChanged = errors.New("no answer after the network changed")
+
+// watch notices that the machine was asleep, or that its way to the server is
+// another one or there again. Both leave carriers that are dead and do not know.
+type watch struct {
+	now   func() time.Time
+	route func(addr string) string // the local address towards addr; "" if there is no way
+
+	last time.Time
+	addr string
+	from string // the route to addr
+}
+
+func newWatch() *watch { return &watch{now: time.Now, route: localAddress} }
+
+// look is called about every watchEvery with the address of the server as far as
+// it is known. It says what has changed since the last time, "" for nothing. A
+// route that is lost is no change: it may come back.
+func (w *watch) look(addr string) (changed string) {
+	now := w.now()
+	if !w.last.IsZero() {
+		wall, ran := now.Round(0).Sub(w.last.Round(0)), now.Sub(w.last)
+		if wall-ran > watchJump || ran > watchGap {
+			changed = "the machine was asleep"
+		}
+	}
+	w.last = now
+	if addr == "" {
+		return changed
+	}
+	from := w.route(addr)
+	if addr == w.addr && from != "" && from != w.from {
+		changed = "the route is another one"
+	}
+	w.addr, w.from = addr, from
+	return changed
+}
+
+// localAddress asks the system from which address it would send to addr. Nothing
+// is sent.
+func localAddress(addr string) string {
+	conn, err := (&net.Dialer{}).DialContext(context.Background(), "udp", addr)
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	local, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return ""
+	}
+	return local.IP.String() + "%" + local.Zone
+}
+
+// watch looks after the session's carrier until ctx ends.
+func (s *clientSession) watch(ctx context.Context) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	w := s.client.newWatch()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		c := s.link.Carrier()
+		if c != nil {
+			s.learner.Load().look(c)
+		}
+		addr, _ := s.address.Load().(string)
+		if changed := w.look(addr); changed != "" {
+			s.wake(ctx, c, changed)
+		}
+	}
+}
+
+// wake dials at once if the link has no carrier, and when c does not answer.
+func (s *clientSession) wake(ctx context.Context, c link.Carrier, why string) {
+	s.log.Info("network changed", keyReason, why)
+	s.link.Wake()
+	if c == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, wakeProbe)
+	defer cancel()
+	if probe(ctx, s.link) != nil && s.link.Carrier() == c {
+		c.Abort(errNetworkChanged)
+	}
+}

@@ -1,0 +1,229 @@
+package tunnel
+
+import (
+	"cmp"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestWatch(t *testing.T) {
+	const here, there = "192.0.2.1%", "198.51.100.7%"
+	type step struct {
+		slept time.Duration // not run, apart from the second between two looks
+		addr  string        // of the server
+		route string
+		woken bool
+	}
+	for name, steps := range map[string][]step{
+		"nothing":           {{0, "", "", false}, {0, "s:1", here, false}, {0, "s:1", here, false}},
+		"asleep":            {{0, "s:1", here, false}, {time.Minute, "s:1", here, true}, {0, "s:1", here, false}},
+		"a short nap":       {{0, "s:1", here, false}, {watchJump + 1, "s:1", here, true}},
+		"the clock was set": {{0, "s:1", here, false}, {-time.Hour, "s:1", here, false}, {0, "s:1", here, false}},
+		"asleep, no server": {{0, "", "", false}, {time.Minute, "", "", true}},
+		"another address":   {{0, "s:1", here, false}, {0, "s:1", there, true}, {0, "s:1", there, false}},
+		"the route is lost": {{0, "s:1", here, false}, {0, "s:1", "", false}, {0, "s:1", "", false}},
+		"and there again":   {{0, "s:1", here, false}, {0, "s:1", "", false}, {0, "s:1", here, true}, {0, "s:1", here, false}},
+		"another server":    {{0, "s:1", here, false}, {0, "s:2", there, false}, {0, "s:1", here, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Now().Round(0)
+			var route string
+			w := &watch{now: func() time.Time { return now }, route: func(string) string { return route }}
+			for i, s := range steps {
+				// Without a reading of the program's clock, a time that the program
+				// has not run looks like one of watchGap.
+				gap := s.slept
+				if gap > 0 {
+					gap = watchGap
+				}
+				now, route = now.Add(time.Second+gap), s.route
+				if changed := w.look(s.addr); (changed != "") != s.woken {
+					t.Errorf("step %d: %q, want woken: %v", i, changed, s.woken)
+				}
+			}
+		})
+	}
+}
+
+// A client that waits to dial again does so at once when there is a way again.
+func TestWakeEndsTheWait(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t, nil)
+	p := newPath(t, server)
+	addr, conns := target(t)
+	var route atomic.Value
+	route.Store("here")
+	c, journal := newTestClient(t, p.addr, func(cfg *ClientConfig) {
+		local(addr)(cfg)
+		cfg.MaxBackoff = time.Hour
+	})
+	c.newWatch = func() *watch {
+		return &watch{now: time.Now, route: func(string) string { return route.Load().(string) }}
+	}
+	client := startAgent(t, journal, c.Run)
+	app := connect(t, client.listening(t, "local"))
+	greet(t, app, within(t, conns, "connection to the target"))
+
+	nowhere := listenLoopback(t)
+	nowhere.Close()
+	p.lead(nowhere.Addr().String())
+	p.cut()
+	client.find(t, "session lost")
+	route.Store("")
+	// The waits grow; one of some seconds is long enough to see that it is ended.
+	for long := false; !long; {
+		for line := range strings.Lines(journal.String()) {
+			_, next, ok := strings.Cut(strings.TrimSpace(line), "next_attempt=")
+			d, err := time.ParseDuration(next)
+			long = long || ok && err == nil && d > 3*time.Second
+		}
+		if !long {
+			<-journal.lines
+		}
+	}
+	p.lead(server)
+	start := time.Now()
+	route.Store("there")
+	client.find(t, "session resumed")
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("resumed after %v, want within two seconds", took)
+	}
+	client.find(t, "network changed")
+}
+
+// A carrier is replaced while a stream goes on, and nothing is lost for it.
+func TestReplaceUnderAStream(t *testing.T) {
+	serverAgent, server := startServer(t, nil)
+	addr, conns := target(t)
+	client := startClient(t, server, func(c *ClientConfig) {
+		local(addr)(c)
+		c.MaxCarrierAge = time.Second
+	})
+	app := connect(t, client.listening(t, "local"))
+	far := within(t, conns, "connection to the target")
+	greet(t, app, far)
+	client.find(t, "carrier replaced")
+	serverAgent.find(t, "carrier replaced")
+	exchange(t, app, far)
+	for _, a := range []*agent{client, serverAgent} {
+		if log := a.String(); strings.Contains(log, "session lost") || strings.Contains(log, "session resumed") {
+			t.Error("a replacement was taken for a loss")
+		}
+	}
+}
+
+// lifespan is a relay that ends each connection at an age, as some load balancers
+// do, or when it is quiet.
+func lifespan(t *testing.T, to string, age, quiet time.Duration) string {
+	ln := listenLoopback(t)
+	var running sync.WaitGroup
+	serve := func(a, b net.Conn) {
+		end := func() { abort(a); abort(b) }
+		old := time.AfterFunc(cmp.Or(age, time.Hour), end)
+		idle := time.AfterFunc(cmp.Or(quiet, time.Hour), end)
+		var pumps sync.WaitGroup
+		for _, c := range [][2]net.Conn{{a, b}, {b, a}} {
+			pumps.Go(func() {
+				defer end()
+				buf := make([]byte, 4096)
+				for {
+					n, err := c[0].Read(buf)
+					if err != nil {
+						return
+					}
+					idle.Reset(cmp.Or(quiet, time.Hour))
+					if _, err := c[1].Write(buf[:n]); err != nil {
+						return
+					}
+				}
+			})
+		}
+		pumps.Wait()
+		old.Stop()
+		idle.Stop()
+	}
+	running.Go(func() {
+		for {
+			a, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp", to)
+			if err != nil {
+				abort(a)
+				continue
+			}
+			running.Go(func() { serve(a, b) })
+		}
+	})
+	t.Cleanup(func() {
+		ln.Close()
+		running.Wait()
+	})
+	return ln.Addr().String()
+}
+
+// After the first carrier that dies of quiet no other does, also of a client that
+// starts later.
+func TestIdleLimitIsLearned(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t, nil)
+	relay := lifespan(t, server, 0, time.Second)
+	edit := func(c *ClientConfig) {
+		c.HeartbeatMin = 100 * time.Millisecond
+		c.StateFile = filepath.Join(t.TempDir(), "paths.json")
+	}
+	var file string
+	client := startClient(t, relay, func(c *ClientConfig) { edit(c); file = c.StateFile })
+	client.find(t, "idle limit learned")
+	client.find(t, "session resumed")
+	<-time.After(4 * time.Second) // quiet
+	if n := strings.Count(client.String(), "session lost"); n != 1 {
+		t.Errorf("the carrier was lost %d times, want once", n)
+	}
+	client.stop()
+	client.ended(t)
+
+	next := startClient(t, relay, func(c *ClientConfig) { edit(c); c.StateFile = file })
+	next.find(t, "session opened")
+	<-time.After(4 * time.Second)
+	if strings.Contains(next.String(), "session lost") {
+		t.Error("the next client has lost its carrier")
+	}
+}
+
+// A path that ends every carrier at an age is not felt once that is learned.
+func TestAgeLimitIsLearned(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t, nil)
+	addr, conns := target(t)
+	client := startClient(t, lifespan(t, server, 2*time.Second, 0), local(addr))
+	app := connect(t, client.listening(t, "local"))
+	far := within(t, conns, "connection to the target")
+	greet(t, app, far)
+	client.find(t, "age limit learned")
+	client.find(t, "carrier replaced")
+	lost := strings.Count(client.String(), "session lost")
+	var longest time.Duration
+	go io.Copy(far, far)
+	for start := time.Now(); time.Since(start) < 6*time.Second; {
+		sent := time.Now()
+		if _, err := app.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(app, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		longest = max(longest, time.Since(sent))
+	}
+	t.Logf("longest wait for an echo: %v", longest)
+	if n := strings.Count(client.String(), "session lost"); n != lost {
+		t.Errorf("%d carriers were lost after the limit was learned", n-lost)
+	}
+}
