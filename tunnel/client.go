@@ -115,7 +115,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		d := &carrier.Dialer{
 			URL: u, Address: cfg.DialAddress, Mode: cmp.Or(cfg.Carrier, carrier.ModeAuto), Ladder: new(carrier.Ladder), Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies),
 			Credential: cfg.Credential, TLS: cfg.TLS, Pins: cfg.Pins,
-			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout, Options: cfg.carrier(),
+			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout,
+			MaxHeartbeat: cfg.HeartbeatMax, Options: cfg.carrier(),
 		}
 		if err := d.Validate(); err != nil {
 			return nil, err
@@ -406,7 +407,7 @@ func (s *clientSession) maintain(ctx context.Context) {
 	final := func(error) bool { return !c.cfg.RetryInitial && !c.connected.Load() }
 	err := s.link.Maintain(ctx, link.Redial{
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
-		ReplaceAfter: func(on link.Carrier) time.Duration { return s.learner.Load().replaceAfter(on) },
+		ReplaceAfter: s.replaceAfter,
 		Replaced: func(on link.Carrier) {
 			s.riding(on)
 			s.learner.Load().replaced()
@@ -443,6 +444,20 @@ func (s *clientSession) maintain(ctx context.Context) {
 	if final(err) {
 		s.fail(err)
 	}
+}
+
+// replaceAfter says how long from now on a carrier may be used; 0: as long as it
+// lasts. One that makes do without a WebSocket is replaced when that may be tried
+// again.
+func (s *clientSession) replaceAfter(on link.Carrier) time.Duration {
+	after := s.learner.Load().replaceAfter(on)
+	dialer := s.client.dialers[s.server]
+	if c, ok := on.(*carrier.Conn); ok && c.Mode() == carrier.ModeHTTP && dialer.Mode == carrier.ModeAuto {
+		if again := max(dialer.Ladder.Again(), time.Second); after == 0 || again < after {
+			after = again
+		}
+	}
+	return after
 }
 
 // riding notes what the link rides on from now on.

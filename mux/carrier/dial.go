@@ -89,6 +89,10 @@ type Dialer struct {
 	// Nil means none.
 	Proxy func(server *url.URL) (*url.URL, error)
 
+	// MaxHeartbeat is the longest that Conn.SetHeartbeat may be given, if that is
+	// more than Options.Heartbeat: the server is asked to be as quiet.
+	MaxHeartbeat time.Duration
+
 	// NetDial makes the connection, to the proxy if there is one, TLS not
 	// included. Nil means TCP straight to the address; of a name that has several,
 	// IPv6 and IPv4 are raced (RFC 8305).
@@ -277,8 +281,8 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
 	r.header.Set(helloHeader, encodeHello(hello))
-	if d.Heartbeat > defaultHeartbeat {
-		r.header.Set(heartbeatHeader, encodeHeartbeat(d.Heartbeat))
+	if longest := max(d.Heartbeat, d.MaxHeartbeat); longest > defaultHeartbeat {
+		r.header.Set(heartbeatHeader, encodeHeartbeat(longest))
 	}
 	switch d.Mode {
 	case ModeAuto:

@@ -33,11 +33,12 @@ func TestHeartbeatHeader(t *testing.T) {
 
 // A client that leaves the carrier idle for longer is not pinged meanwhile.
 func TestHeartbeatOfClient(t *testing.T) {
-	for _, tt := range []struct{ client, server, want time.Duration }{
-		{0, 5 * time.Second, 5 * time.Second},
-		{time.Second, 30 * time.Second, 30 * time.Second},
-		{45 * time.Second, 30 * time.Second, 45 * time.Second},
-		{45 * time.Second, time.Minute, time.Minute},
+	for _, tt := range []struct{ client, longest, server, want time.Duration }{
+		{0, 0, 5 * time.Second, 5 * time.Second},
+		{time.Second, 0, 30 * time.Second, 30 * time.Second},
+		{45 * time.Second, 0, 30 * time.Second, 45 * time.Second},
+		{45 * time.Second, 0, time.Minute, time.Minute},
+		{time.Second, 45 * time.Second, 30 * time.Second, 45 * time.Second},
 	} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -53,14 +54,14 @@ func TestHeartbeatOfClient(t *testing.T) {
 		var serving sync.WaitGroup
 		ctx, cancel := context.WithCancel(t.Context())
 		serving.Go(func() { _ = NewServer(ServerConfig{Handler: h}).Serve(ctx, ln, nil) })
-		d := Dialer{URL: &url.URL{Scheme: "ws", Host: ln.Addr().String()}, Options: Options{Heartbeat: tt.client}}
+		d := Dialer{URL: &url.URL{Scheme: "ws", Host: ln.Addr().String()}, MaxHeartbeat: tt.longest, Options: Options{Heartbeat: tt.client}}
 		c, _, err := d.Dial(ctx, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		far := <-attached
 		if got := far.opt.Heartbeat; got != tt.want {
-			t.Errorf("client %s, server %s: the server's heartbeat is %s, want %s", tt.client, tt.server, got, tt.want)
+			t.Errorf("client %s to %s, server %s: the server's heartbeat is %s, want %s", tt.client, tt.longest, tt.server, got, tt.want)
 		}
 		for _, c := range []*Conn{c, far} {
 			c.Abort(nil)

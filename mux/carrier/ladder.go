@@ -55,7 +55,7 @@ const (
 
 // climb tries a WebSocket and, when no upgrade passes, an HTTP pipe.
 func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
-	if d.Ladder.stripped() {
+	if d.Ladder.Again() > 0 {
 		c, reply, err := d.dialPipe(ctx, r)
 		if err == nil || ofCulvert(err) {
 			return c, reply, err
@@ -98,14 +98,15 @@ func ofCulvert(err error) bool {
 	return ok && (refused.Token != "" || refused.Status == http.StatusUnauthorized)
 }
 
-// stripped reports whether to do without an upgrade.
-func (l *Ladder) stripped() bool {
+// Again is how long it takes until a Dial in ModeAuto tries a WebSocket again; 0 or
+// less means that the next one does.
+func (l *Ladder) Again() time.Duration {
 	if l == nil {
-		return false
+		return 0
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.Now().Before(l.until)
+	return time.Until(l.until)
 }
 
 // strips notes that no upgrade passes and an HTTP pipe does.

@@ -164,17 +164,29 @@ func (b *bodySize) tooLarge(n int) bool {
 
 // pipeConn is what both ends of a pipe have in common: the net.Conn.
 type pipeConn struct {
-	in, out       *queue
-	local, remote pipeAddr
+	in, out *queue
+	local   pipeAddr
 
-	mu     sync.Mutex // guards abrupt
+	mu     sync.Mutex // guards the following
+	remote pipeAddr   // of a connection below
 	abrupt bool       // what was not sent yet is forgotten by Close
 }
 
 func (c *pipeConn) Read(p []byte) (int, error)  { return c.in.read(nil, p) }   //nolint:staticcheck // nil: the conn's deadline counts
 func (c *pipeConn) Write(p []byte) (int, error) { return c.out.write(nil, p) } //nolint:staticcheck // the same
 func (c *pipeConn) LocalAddr() net.Addr         { return c.local }
-func (c *pipeConn) RemoteAddr() net.Addr        { return c.remote }
+
+func (c *pipeConn) RemoteAddr() net.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.remote
+}
+
+func (c *pipeConn) setRemote(addr net.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remote = pipeAddr(addr.String())
+}
 
 func (c *pipeConn) SetReadDeadline(t time.Time) error {
 	c.in.setDeadline(t)

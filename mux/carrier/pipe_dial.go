@@ -90,7 +90,7 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 	p.path.Store(int32(path))
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.getting, p.endGets = context.WithCancel(p.ctx)
-	p.transport = d.pipeTransport(p.ctx, r)
+	p.transport = d.pipeTransport(p.ctx, r, p.setRemote)
 	go p.send()
 	go p.receive()
 	if path == pathUnknown {
@@ -99,15 +99,21 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 	return newCork(newWire(p), true)
 }
 
-// pipeTransport makes the connections of a pipe until ctx ends.
-func (d *Dialer) pipeTransport(ctx context.Context, r *request) *http.Transport {
-	dial := func(context.Context, string, string) (net.Conn, error) {
+// pipeTransport makes the connections of a pipe until ctx ends, and says where each
+// leads.
+func (d *Dialer) pipeTransport(ctx context.Context, r *request, connected func(net.Addr)) *http.Transport {
+	dial := func(context.Context, string, string) (conn net.Conn, err error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, d.timeout(), errNoAnswer)
 		defer cancel()
 		if r.forwarded {
-			return r.proxy.plain(ctx)
+			conn, err = r.proxy.plain(ctx)
+		} else {
+			conn, err = d.dialServer(ctx, r)
 		}
-		return d.dialServer(ctx, r)
+		if err == nil {
+			connected(conn.RemoteAddr())
+		}
+		return conn, err
 	}
 	t := &http.Transport{
 		DialContext:            dial,
