@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"culvert/mux/carrier/carriertest"
 	"culvert/test/agent"
@@ -24,14 +25,16 @@ const (
 	squidHash     = "$apr1$culvert0$BXet.A91QDGD2KVVXcwWm." // of the password, by openssl passwd -apr1
 )
 
-// squid is a proxy that connects to one port of this machine, by the names localhost and tunnel.test,
-// which only it can resolve. auth is none, basic or digest.
+// squid is a proxy that leads to one port of this machine, by the names localhost and tunnel.test, which
+// only it can resolve: with CONNECT, or with requests that it passes on. auth is none, basic or digest.
 type squid struct {
 	address string
 	log     string // file
 }
 
-func newSquid(t *testing.T, auth, port string) *squid {
+func newSquid(t *testing.T, auth, port string) *squid { return newSquidFor(t, "CONNECT", auth, port) }
+
+func newSquidFor(t *testing.T, method, auth, port string) *squid {
 	t.Helper()
 	const helpers = "/usr/lib/squid"
 	program := thirdparty.Program(t, "squid")
@@ -60,7 +63,7 @@ acl known proxy_auth REQUIRED
 http_port ADDRESS
 acl CONNECT method CONNECT
 acl tunnel port PORT
-http_access allow CONNECT tunnel`+allowed+`
+http_access allow METHOD tunnel`+allowed+`
 http_access deny all
 hosts_file DIR/hosts
 access_log stdio:DIR/access.log
@@ -71,7 +74,7 @@ netdb_filename none
 pinger_enable off
 cache deny all
 visible_hostname squid.test
-`, "ADDRESS", s.address, "PORT", port)
+`, "ADDRESS", s.address, "PORT", port, "METHOD", method)
 	// Its helpers end with it, for want of input.
 	agent.Start(t, "squid", account.Command(program, "-N", "-d", "1", "-f", file)).ExpectText(patience, "Accepting HTTP Socket connections")
 	return s
@@ -158,6 +161,40 @@ func TestSquid(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Squid as it is installed connects to the port of https only, and passes plain requests on: without their
+// Upgrade. A tunnel comes up all the same.
+func TestSquidWithoutCONNECT(t *testing.T) {
+	t.Parallel()
+	target := website(t, "behind the proxy")
+	port, tokenFile := newServer(t)
+	for _, auth := range []string{"none", "basic"} {
+		t.Run(auth, func(t *testing.T) {
+			t.Parallel()
+			s := newSquidFor(t, "!CONNECT", auth, port)
+			proxy := s.url("", "")
+			if auth != "none" {
+				proxy = s.url(squidUser, squidPassword)
+			}
+			started := time.Now()
+			client, forward := newClient(t, nil, target, "--proxy", proxy, "--allow-plaintext",
+				"--server", "ws://tunnel.test:"+port, "--token-file", tokenFile)
+			t.Logf("up after %v", time.Since(started).Round(time.Millisecond))
+			opened := client.Find(patience, "session opened").Attrs
+			if opened["carrier"] != "http" || opened["proxy"] != s.address {
+				t.Errorf("session opened with %v", opened)
+			}
+			if got := get(t, forward); got != "behind the proxy" {
+				t.Errorf("got %q", got)
+			}
+			for _, line := range client.Lines() {
+				if strings.Contains(line.Text, squidPassword) || strings.Contains(line.Text, url.QueryEscape(squidPassword)) {
+					t.Errorf("a secret in the log: %s", line)
+				}
+			}
+		})
 	}
 }
 
