@@ -35,12 +35,12 @@ func doctor(t *testing.T, flags ...string) (stdout, stderr string, code int) {
 func TestDoctor(t *testing.T) {
 	t.Parallel()
 	const long = "17s" // with the next time of quiet and its answer after 5 s
-	server := startServer(t)
-	_, port, _ := strings.Cut(server, ":")
-	direct := []string{"--server", "ws://" + server, "--token-file", tokenFile(t)}
+	port, tokenFile := newServer(t)
+	server := "127.0.0.1:" + port
 	through := func(front string, flags ...string) []string {
-		return append([]string{"--server", "ws://" + front, "--token-file", tokenFile(t)}, flags...)
+		return append([]string{"--server", "ws://" + front, "--token-file", tokenFile}, flags...)
 	}
+	direct := through(server)
 	cert, key := certificate(t)
 	secure, secureToken := newServer(t, "--tls-cert", cert, "--tls-key", key)
 	for _, c := range []struct {
@@ -77,21 +77,21 @@ func TestDoctor(t *testing.T) {
 		{"own authority", func(*testing.T) []string {
 			return []string{"--server", "wss://localhost:" + secure, "--token-file", secureToken, "--tls-ca", cert}
 		}, 0, []string{"tls           ok    TLS 1.3, certificate of ", "issued by ", "verified", "A tunnel works."}},
-		{"nginx without Upgrade", func(t *testing.T) []string { return through(startNginx(t, server, "")) }, 0, []string{
+		{"nginx without Upgrade", func(t *testing.T) []string { return through(newNginx(t, port, "")) }, 0, []string{
 			"http          ok    an ordinary request is answered 404 Not Found by \"nginx/",
 			"websocket     FAIL  ", "http carrier  ok    ",
 			"- \"nginx/", "does not let WebSocket upgrades pass: culvert uses HTTP requests by itself",
 			"A tunnel works.",
 		}},
 		{"nginx without Upgrade, WebSocket wanted", func(t *testing.T) []string {
-			return through(startNginx(t, server, ""), "--carrier", "websocket")
+			return through(newNginx(t, port, ""), "--carrier", "websocket")
 		}, 3, []string{
 			"websocket     FAIL  ", "http carrier  skip  ",
 			"- no WebSocket comes up; without --carrier websocket culvert can do with HTTP requests",
 			"No tunnel comes up.",
 		}},
 		{"nginx with a time-out", func(t *testing.T) []string {
-			return through(startNginx(t, server, upgrades+"proxy_read_timeout 5s;"), "--long", long)
+			return through(newNginx(t, port, upgrades+"proxy_read_timeout 5s;"), "--long", long)
 		}, 0, []string{
 			"lifetime      ok    a connection in use is not cut within ",
 			"idle limit    warn  a connection that was idle for 5", "was closed",
@@ -99,10 +99,10 @@ func TestDoctor(t *testing.T) {
 			"A tunnel works.",
 		}},
 		{"Squid without a credential", func(t *testing.T) []string {
-			return append(direct, "--allow-plaintext", "--proxy", newSquid(t, "basic", port).url("", ""))
+			return through(server, "--allow-plaintext", "--proxy", newSquid(t, "basic", port).url("", ""))
 		}, 3, []string{"proxy         FAIL  proxy: 407 Proxy Authentication Required from the proxy 127.0.0.1:", "squid/", "--proxy http://USER:PASSWORD@HOST:PORT"}},
 		{"Squid", func(t *testing.T) []string {
-			return append(direct, "--allow-plaintext", "--proxy", newSquid(t, "basic", port).url(squidUser, squidPassword))
+			return through(server, "--allow-plaintext", "--proxy", newSquid(t, "basic", port).url(squidUser, squidPassword))
 		}, 0, []string{"proxy         ok    127.0.0.1:", " connects to the server", "websocket     ok    ", "A tunnel works."}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -124,7 +124,8 @@ func TestDoctor(t *testing.T) {
 func TestDoctorJSON(t *testing.T) {
 	t.Parallel()
 	thirdparty.Program(t, "nginx")
-	stdout, _, code := doctor(t, "--json", "--server", "ws://"+startNginx(t, startServer(t), ""), "--token-file", tokenFile(t))
+	port, tokenFile := newServer(t)
+	stdout, _, code := doctor(t, "--json", "--server", "ws://"+newNginx(t, port, ""), "--token-file", tokenFile)
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}

@@ -71,7 +71,7 @@ func newClient(t *testing.T, env []string, target string, flags ...string) (clie
 	cmd.Env = append(cmd.Env, env...)
 	client = agent.Start(t, "client", cmd)
 	client.Find(patience, "session opened")
-	return client, client.Find(patience, "forward listening").Attrs["address"]
+	return client, client.Find(patience, "forward listening", "forward", target).Attrs["address"]
 }
 
 // fails runs a client that cannot connect, and returns its exit code and what it said, which must be one

@@ -5,9 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -28,27 +26,24 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			echoes, sums := listen(t, echo), listen(t, sum)
-			server := startServer(t)
-			front := startNginx(t, server, c.location)
+			port, tokenFile := newServer(t)
+			front := newNginx(t, port, c.location)
 			started := time.Now()
-			client := startClient(t, "ws://"+front, "-L", "0:"+echoes, "-L", "0:"+sums)
-			entrances := []string{
-				client.Expect(patience, "forward listening").Attrs["address"],
-				client.Expect(patience, "forward listening").Attrs["address"],
-			}
-			client.Expect(patience, "session opened", "carrier", "http")
+			client, toEchoes := newClient(t, nil, echoes, "--server", "ws://"+front, "--token-file", tokenFile, "-L", "0:"+sums)
 			up := time.Since(started)
+			client.Find(patience, "session opened", "carrier", "http")
+			toSums := client.Find(patience, "forward listening", "forward", sums).Attrs["address"]
 			if up > 5*time.Second {
 				t.Errorf("it took %v to come up", up)
 			}
 
-			conn := dial(t, entrances[0])
+			conn := dial(t, toEchoes)
 			var times []time.Duration
 			for range 100 {
 				times = append(times, ping(t, conn))
 			}
 			slices.Sort(times)
-			upload, download := transfer(t, entrances[1], size)
+			upload, download := transfer(t, toSums, size)
 			t.Logf("up after %v; echo %v, worst of 100 %v; %d MiB at %.0f MB/s up, %.0f MB/s down; %d sessions lost",
 				up.Round(time.Millisecond), times[50].Round(time.Microsecond), times[99].Round(time.Microsecond),
 				size>>20, upload, download, client.Count("session lost"))
@@ -59,30 +54,8 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 	}
 }
 
-func startServer(t *testing.T) (address string) {
-	t.Helper()
-	server := agent.Start(t, "server", exec.Command(programs.Server, "--listen", "127.0.0.1:0",
-		"--token-file", tokenFile(t), "--log-format", "json", "--log-level", "debug"))
-	return server.Expect(patience, "server listening").Attrs["address"]
-}
-
-func startClient(t *testing.T, url string, flags ...string) *agent.Process {
-	t.Helper()
-	return agent.Start(t, "client", exec.Command(programs.Client, append(flags,
-		"--server", url, "--token-file", tokenFile(t), "--log-format", "json")...))
-}
-
-func tokenFile(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(path, []byte(token+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// startNginx starts a proxy of the test's own in front of a server and returns its address.
-func startNginx(t *testing.T, server, location string) string {
+// newNginx starts a proxy of the test's own in front of a server's port and returns its address.
+func newNginx(t *testing.T, port, location string) string {
 	t.Helper()
 	path := thirdparty.Program(t, "nginx")
 	dir, front := t.TempDir(), "127.0.0.1:"+thirdparty.FreePort(t)
@@ -104,12 +77,12 @@ http {
 	server {
 		listen FRONT;
 		location / {
-			proxy_pass http://SERVER;
+			proxy_pass http://127.0.0.1:PORT;
 			LOCATION
 		}
 	}
 }
-`, "FRONT", front, "SERVER", server, "LOCATION", location)
+`, "FRONT", front, "PORT", port, "LOCATION", location)
 	nginx := agent.Start(t, "nginx", exec.Command(path, "-c", file, "-p", dir, "-e", "stderr"))
 	nginx.ExpectText(patience, "event method") // it listens before it says so
 	return front
