@@ -66,10 +66,18 @@ func TestReadmeCommands(t *testing.T) {
 		if c.client != "" {
 			clients = []string{take(c.client)}
 		}
+		doctor := take("run: doctor")
 		s.write("client.yaml", take("file: client.yaml"))
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s.start(t, "server", server).ExpectText(patience, "server listening")
+			if c.client == "" {
+				p := s.start(t, "doctor", doctor)
+				p.ExpectText(patience, "A tunnel works.")
+				if code := p.Exit(patience); code != 0 {
+					t.Errorf("the doctor's exit code %d", code)
+				}
+			}
 			for _, client := range clients {
 				p := s.start(t, "client", client)
 				p.ExpectText(patience, "forward listening")

@@ -60,13 +60,12 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 	rec := recorder{began: make(map[string]time.Time)}
 	conn, err := d.dialServer(httptrace.WithClientTrace(ctx, rec.trace()), r)
 	rec.mu.Lock()
-	in.Addrs, in.ResolveTime, in.ConnectTime = rec.addrs, rec.resolved, rec.connected
+	in.Addrs, in.ResolveTime, in.Remote, in.ConnectTime = rec.addrs, rec.resolved, rec.remote, rec.connected
 	rec.mu.Unlock()
 	if err != nil {
 		return in, err
 	}
 	defer socketOf(conn).Close()
-	in.Remote = conn.RemoteAddr().String()
 	if r.proxy != nil {
 		in.Proxy = r.proxy.addr
 	}
@@ -106,6 +105,7 @@ type recorder struct {
 	addrs     []net.IPAddr
 	resolved  time.Duration
 	began     map[string]time.Time // to connect to each address
+	remote    string               // that was the first to be connected
 	connected time.Duration
 }
 
@@ -131,8 +131,8 @@ func (r *recorder) trace() *httptrace.ClientTrace {
 		ConnectDone: func(_, addr string, err error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			if r.connected == 0 && err == nil {
-				r.connected = time.Since(r.began[addr])
+			if r.remote == "" && err == nil {
+				r.remote, r.connected = addr, time.Since(r.began[addr])
 			}
 		},
 	}

@@ -73,7 +73,7 @@ func TestDoctor(t *testing.T) {
 		}},
 		{"unknown authority", func(*testing.T) []string {
 			return []string{"--server", "wss://localhost:" + secure, "--token-file", secureToken}
-		}, 3, []string{"tls           FAIL  tls localhost:" + secure, "issuer", "No tunnel comes up."}},
+		}, 3, []string{"connect       ok    127.0.0.1:" + secure, "tls           FAIL  tls localhost:" + secure, "issuer", "No tunnel comes up."}},
 		{"own authority", func(*testing.T) []string {
 			return []string{"--server", "wss://localhost:" + secure, "--token-file", secureToken, "--tls-ca", cert}
 		}, 0, []string{"tls           ok    TLS 1.3, certificate of ", "issued by ", "verified", "A tunnel works."}},
