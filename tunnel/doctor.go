@@ -279,12 +279,11 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 	}
 }
 
-// end ends the visit and returns why its carrier was lost.
-func (v *visit) end() error {
+// end ends the visit.
+func (v *visit) end() {
 	closeSession(v.session, v.link, "doctor")
-	err := <-v.lost
+	<-v.lost
 	v.cancel()
-	return err
 }
 
 const (
@@ -350,7 +349,7 @@ func echoTime(ctx context.Context, s *mux.Session, more func(n int) bool) (time.
 	p := make([]byte, 64)
 	for more(len(took)) {
 		began := time.Now()
-		st.SetDeadline(began.Add(echoTimeout))
+		_ = st.SetDeadline(began.Add(echoTimeout))
 		if _, err := st.Write(p); err != nil {
 			return 0, err
 		}
@@ -380,7 +379,7 @@ func (v *visit) move(ctx context.Context, target string, some func(*mux.Stream, 
 	defer st.Close()
 	defer context.AfterFunc(ctx, func() { st.Close() })()
 	began := time.Now()
-	st.SetDeadline(began.Add(transferTime + echoTimeout))
+	_ = st.SetDeadline(began.Add(transferTime + echoTimeout))
 	buf := make([]byte, 256<<10)
 	n := 0
 	for time.Since(began) < transferTime {
