@@ -34,10 +34,12 @@
 //   - The goroutine that reads never waits for a write: the WebSocket library
 //     answers pings and closes while it reads, and those frames only go to
 //     memory, from where a goroutine of the Conn sends them.
-//   - What waits in memory to be written is bounded by one message and 4 KiB.
+//   - What waits in memory to be written is bounded by one message and 4 KiB, and
+//     with an HTTP pipe by 2 MiB more.
 //   - A Conn is judged dead by the silence of the path alone, and never while
 //     this side was not reading or not running.
 //   - Whatever a peer sends can end its own Conn, nothing else.
 //   - Every Conn has two goroutines, and they end when it does: at the first
-//     error, [Conn.Abort], or [Conn.Close], which joins them.
+//     error, [Conn.Abort], or [Conn.Close], which joins them. Those of an HTTP pipe
+//     at the client, three, may take a second more to tell the server.
 package carrier

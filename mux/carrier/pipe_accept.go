@@ -78,7 +78,7 @@ type (
 // errPipes means that there are too many.
 var errPipes = errors.New("too many pipes")
 
-// find returns the pipe that the request is about, busy until idle is called. Nil
+// find returns the pipe that the request is about, busy until rest is called. Nil
 // without an error means that there is none for this identity.
 func (s *pipes) find(r *http.Request, ask pipeRequest, identity string) (*serverPipe, error) {
 	s.mu.Lock()
@@ -229,6 +229,10 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 	}
 	p, err := set.find(r, ask, identity)
 	switch {
+	case errors.Is(err, net.ErrClosed):
+		w.Header().Set(refusalHeader, RefusalStopping)
+		http.Error(w, "server is stopping", http.StatusServiceUnavailable)
+		return
 	case err != nil:
 		h.debug(r, "pipe", err)
 		w.Header().Set(refusalHeader, RefusalLimit)
