@@ -216,6 +216,9 @@ func TestClientProblems(t *testing.T) {
 			`FILE:7: log-level: "loud" is not a choice; give debug or info or warn or error`,
 			`FILE:8: path: "tunnel" is not a path; write it like / or /tunnel`,
 			`FILE:9: max-message: "0x100" is not a size; write it like 512KiB, 4MiB, 1GiB or as a number of bytes`)},
+		{"heartbeats", good + "heartbeat: 10s\nheartbeat-min: 11s\nheartbeat-max: 9s\n", nil, nil, lines(
+			"FILE:4: heartbeat-min: 11s is more than the heartbeat to begin with (10s); give at most heartbeat",
+			"FILE:5: heartbeat-max: 9s is less than the heartbeat to begin with (10s); give at least heartbeat")},
 		{"forwards", "server: ws://h\nlocal:\n  - 80:h:80\n  - 99999:h:80\n  - 127.0.0.1:80:g:81\n  - 0:h:1\n  - 0:h:1\nremote:\n  - 80:h:80\n  - \"*:80:h:81\"\n", nil, nil, lines(
 			"FILE:4: local: port 99999 is out of range; give one from 0 to 65535",
 			"FILE:5: local: listens on 127.0.0.1:80 like 127.0.0.1:80:h:80 (FILE:3); use another port or address for one of them",

@@ -49,15 +49,29 @@ func (r *learner) dialled(c link.Carrier) {
 	}
 }
 
-// look learns from a carrier that lives.
-func (r *learner) look(c link.Carrier) {
-	if m, ok := c.(mortal); ok {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.path.expire(time.Now())
-		r.path.survived(m.Life().Survived)
-		m.SetHeartbeat(r.path.interval())
+const (
+	// lateAnswer is how long the answer to what ends a quiet time may take. A
+	// carrier that is quiet has nothing in the way of it, and to lose one costs
+	// little.
+	lateAnswer = 2 * time.Second
+	// quietBefore is what counts as one.
+	quietBefore = time.Second
+)
+
+// look learns from a carrier that lives. It says whether an answer is late: a path
+// that has forgotten c would be noticed by the heartbeat only later.
+func (r *learner) look(c link.Carrier) (late bool) {
+	m, ok := c.(mortal)
+	if !ok {
+		return false
 	}
+	life := m.Life()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.path.expire(time.Now())
+	r.path.survived(life.Survived)
+	m.SetHeartbeat(r.path.interval())
+	return life.Waiting > lateAnswer && life.Quiet > quietBefore
 }
 
 // replaceAfter says how long from now on c may be used; 0: as long as it lasts.
@@ -84,7 +98,7 @@ func (r *learner) lost(c link.Carrier, err error) {
 	if !ok {
 		return
 	}
-	silent := errors.Is(err, carrier.ErrHeartbeat)
+	silent := errors.Is(err, carrier.ErrHeartbeat) || errors.Is(err, errForgotten)
 	if !silent && !byPath(err) {
 		return
 	}

@@ -22,7 +22,10 @@ const (
 	wakeProbe = 500 * time.Millisecond
 )
 
-var errNetworkChanged = errors.New("no answer after the network changed")
+var (
+	errNetworkChanged = errors.New("no answer after the network changed")
+	errForgotten      = errors.New("no answer after a quiet time")
+)
 
 // watch notices that the machine was asleep, or that its way to the server is
 // another one or there again. Both leave carriers that are dead and do not know.
@@ -80,6 +83,7 @@ func (s *clientSession) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	w := s.client.newWatch()
+	var late link.Carrier // that owed an answer at the last tick
 	for {
 		select {
 		case <-tick.C:
@@ -87,8 +91,13 @@ func (s *clientSession) watch(ctx context.Context) {
 			return
 		}
 		c := s.link.Carrier()
-		if c != nil {
-			s.learner.Load().look(c)
+		switch {
+		case c == nil || !s.learner.Load().look(c):
+			late = nil
+		case c == late:
+			c.Abort(errForgotten)
+		default: // this process may just not have run, and the answer be here
+			late = c
 		}
 		addr, _ := s.address.Load().(string)
 		if changed := w.look(addr); changed != "" {

@@ -1,6 +1,9 @@
 package carrier
 
-import "time"
+import (
+	"errors"
+	"time"
+)
 
 // Life is what a Conn has seen of its path, for those who learn from it.
 type Life struct {
@@ -14,10 +17,15 @@ type Life struct {
 
 	// Quiet is, of a dead Conn, how long no byte had come or gone when the path
 	// turned out to be dead. It is exact if the path said so by itself. If not,
-	// something was sent then and there was no answer: the path may have been
-	// dead for any part of that time.
+	// something was sent then and was not answered: the path may have been dead
+	// for any part of that time.
+	// Of a living Conn it is the same, should it be dead.
 	Quiet time.Duration
 	Exact bool
+
+	// Waiting is for how long something was sent and nothing has come although
+	// somebody reads.
+	Waiting time.Duration
 }
 
 // Life returns what c has seen so far.
@@ -28,10 +36,17 @@ func (c *Conn) Life() Life {
 		end = v.now()
 	}
 	l := Life{Age: time.Duration(end), Survived: time.Duration(v.survived.Load())}
-	if v.pending.Load() == 0 {
-		l.Quiet, l.Exact = time.Duration(end-max(v.received.Load(), v.written.Load())), true
-	} else {
+	if pending := v.pending.Load(); pending != 0 {
 		l.Quiet = time.Duration(v.lull.Load())
+		if reading := v.reading.Load(); reading != 0 {
+			l.Waiting = time.Duration(end - max(pending, reading))
+		}
+	}
+	if cause := c.cause.Load(); cause != nil && errors.Is(*cause, ErrHeartbeat) {
+		return l
+	}
+	if quiet := time.Duration(end - max(v.received.Load(), v.written.Load())); quiet >= l.Quiet {
+		l.Quiet, l.Exact = quiet, true
 	}
 	return l
 }

@@ -16,13 +16,15 @@ func TestQuietExactly(t *testing.T) {
 		done := read(client)
 		read(server)
 		client.SetHeartbeat(12 * time.Second)
-		after(12*time.Second + 7*time.Second) // the last bytes are those of the first heartbeat
+		after(12*time.Second + 2*time.Second) // the first heartbeat is over
+		write(t, client, "which is not answered")
+		after(3300 * time.Millisecond)
 		path.Cut()
 		<-done
 		after(time.Hour)
 		l := client.Life()
-		if !l.Exact || !near(l.Quiet, 7*time.Second) || !near(l.Age, 19*time.Second) || !near(l.Survived, 12*time.Second) {
-			t.Errorf("%+v, want 7 s of quiet, exactly, at the age of 19 s, after 12 s survived", l)
+		if !l.Exact || !near(l.Quiet, 3*time.Second) || !near(l.Age, 17*time.Second) || !near(l.Survived, 12*time.Second) {
+			t.Errorf("%+v, want 3 s of quiet, exactly, at the age of 17 s, after 12 s survived", l)
 		}
 	})
 }
@@ -33,12 +35,25 @@ func TestQuietUntilAPing(t *testing.T) {
 		done := read(client)
 		read(server)
 		client.SetHeartbeat(12 * time.Second)
-		after(5 * time.Second)
-		path.Stall()
+		after(time.Second)
+		write(t, client, "which is not answered")
+		after(3 * time.Second)
+		path.Stall() // before the ping that comes after half the timeout
 		<-done
 		l := client.Life()
-		if l.Exact || !near(l.Quiet, 12*time.Second) || l.Survived > time.Second {
-			t.Errorf("%+v, want 12 s of quiet, at most, and none survived", l)
+		if l.Exact || !near(l.Quiet, 5*time.Second) || l.Survived > time.Second {
+			t.Errorf("%+v, want 5 s of quiet, at most, and none survived", l)
 		}
 	})
+}
+
+func write(t *testing.T, c *carrier.Conn, text string) {
+	t.Helper()
+	sent, err := c.WriteMessages([]byte(text))
+	if err == nil && !sent {
+		err = c.Flush()
+	}
+	if err != nil {
+		t.Fatalf("write: %v", err)
+	}
 }

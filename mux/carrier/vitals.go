@@ -18,7 +18,7 @@ type vitals struct {
 
 	inflow atomic.Int64 // bytes received since something was last written
 
-	lull     atomic.Int64 // how long nothing had come or gone when pending was set
+	lull     atomic.Int64 // the longest time without a byte before a message or ping since pending was set
 	survived atomic.Int64 // the longest lull after which something came
 	ended    atomic.Int64 // when the Conn died; 0: it lives
 
@@ -43,7 +43,7 @@ func (v *vitals) readEnds(n int) {
 	if n > 0 {
 		v.received.Store(v.now())
 		if v.pending.Load() != 0 {
-			v.survived.Store(max(v.survived.Load(), v.lull.Load()))
+			v.survived.Store(max(v.survived.Load(), v.lull.Swap(0)))
 			v.pending.Store(0)
 		}
 		v.inflow.Add(int64(n))
@@ -66,8 +66,9 @@ func (v *vitals) wrote(asks bool) {
 	now := v.now()
 	before := max(v.written.Swap(now), v.received.Load())
 	v.inflow.Store(0)
-	if asks && v.pending.CompareAndSwap(0, now) {
-		v.lull.Store(now - before)
+	if asks {
+		v.pending.CompareAndSwap(0, now)
+		v.lull.Store(max(v.lull.Load(), now-before))
 	}
 }
 

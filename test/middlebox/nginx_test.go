@@ -25,7 +25,7 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 		{"buffering, small bodies", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering; client_max_body_size 64k;"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			echoes, sums := listen(t, echo), listen(t, sum)
+			echoes, sums := here.serve(t, echo), here.serve(t, sum)
 			port, tokenFile := newServer(t)
 			front := newNginx(t, port, c.location)
 			started := time.Now()
@@ -37,10 +37,10 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 				t.Errorf("it took %v to come up", up)
 			}
 
-			conn := dial(t, toEchoes)
+			conn := here.connect(t, toEchoes)
 			var times []time.Duration
 			for range 100 {
-				times = append(times, ping(t, conn))
+				times = append(times, ask(t, conn, "."))
 			}
 			slices.Sort(times)
 			upload, download := transfer(t, toSums, size)
@@ -52,6 +52,16 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An nginx that knows of upgrades closes them when they are idle for 5 s.
+func TestNginxReadTimeout(t *testing.T) {
+	t.Parallel()
+	port, tokenFile := newServer(t)
+	front := newNginx(t, port, upgrades+"proxy_read_timeout 5s;")
+	echoing, slow := here.serve(t, echo), here.serve(t, pieces(100_000, 8*time.Second, 25*time.Second))
+	client, _ := newClient(t, nil, echoing, "--server", "ws://"+front, "--token-file", tokenFile, "-L", "0:"+slow)
+	here.staysUsable(t, client, echoing, slow, 1)
 }
 
 // newNginx starts a proxy of the test's own in front of a server's port and returns its address.
@@ -88,33 +98,8 @@ http {
 	return front
 }
 
-// listen serves connections until the end of the test.
-func listen(t *testing.T, serve func(*net.TCPConn)) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = ln.Close() })
-	go func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				serve(conn.(*net.TCPConn))
-			}()
-		}
-	}()
-	return ln.Addr().String()
-}
-
-func echo(conn *net.TCPConn) { _, _ = io.Copy(conn, conn) }
-
 // sum reads to the end, answers with the SHA-256 and sends everything back, which it keeps.
-func sum(conn *net.TCPConn) {
+func sum(conn net.Conn) {
 	all, err := io.ReadAll(conn)
 	if err != nil {
 		return
@@ -124,35 +109,11 @@ func sum(conn *net.TCPConn) {
 	_, _ = conn.Write(all)
 }
 
-func dial(t *testing.T, address string) *net.TCPConn {
-	t.Helper()
-	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
-	return conn.(*net.TCPConn)
-}
-
-// ping times one byte there and back.
-func ping(t *testing.T, conn net.Conn) time.Duration {
-	t.Helper()
-	started := time.Now()
-	var b [1]byte
-	if _, err := conn.Write(b[:]); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(conn, b[:]); err != nil {
-		t.Fatal(err)
-	}
-	return time.Since(started)
-}
-
 // transfer sends size random bytes to a sum and gets them back, and returns the rates in MB/s.
 func transfer(t *testing.T, address string, size int64) (up, down float64) {
 	t.Helper()
-	conn := dial(t, address)
+	conn := here.connect(t, address).(*net.TCPConn)
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 	sent := sha256.New()
 	content := io.TeeReader(io.LimitReader(rand.NewChaCha8([32]byte{1}), size), sent)
 	started := time.Now()
