@@ -219,7 +219,11 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 		switch {
 		case err == nil:
 			d.symptoms.worked = true
-			d.measured(kind.step, VerdictOK, took.Seconds(), "s", "comes up in %s, credential accepted", rounded(took))
+			how := ""
+			if kind.mode == carrier.ModeHTTP {
+				how = map[string]string{"stream": ", answers stream", "buffer": ", answers are BUFFERED on the way"}[answers(ctx, dialer.Ladder)]
+			}
+			d.measured(kind.step, VerdictOK, took.Seconds(), "s", "comes up in %s, credential accepted%s", rounded(took), how)
 			v.end()
 			if best == nil {
 				best = &dialer
@@ -231,6 +235,23 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 		}
 	}
 	return best
+}
+
+// answers waits a moment for what a carrier over HTTP requests finds out about its
+// answers.
+func answers(ctx context.Context, l *carrier.Ladder) string {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for range 20 {
+		if how := l.Answers(); how != "" {
+			return how
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	return ""
 }
 
 var errNotTried = errors.New("not tried")

@@ -17,8 +17,9 @@ var quietTimes = []time.Duration{
 }
 
 const (
-	chatter    = time.Second     // between two heartbeats of what is never quiet
-	probeLimit = 5 * time.Second // for the answer of what was quiet
+	chatter    = time.Second            // between two heartbeats of what is never quiet
+	settle     = 300 * time.Millisecond // before a connection is left alone
+	probeLimit = 4 * time.Second        // for a sign of life
 )
 
 // fate is what became of a connection.
@@ -36,7 +37,7 @@ func (d *Doctor) limits(ctx context.Context, dialer carrier.Dialer) {
 	var waiting sync.WaitGroup
 	fates := make(chan fate, len(quietTimes))
 	for _, quiet := range quietTimes {
-		if quiet+probeLimit <= d.Long {
+		if quiet+probeLimit+time.Second <= d.Long {
 			waiting.Go(func() {
 				if f, ok := d.leaveAlone(ctx, dialer, quiet); ok {
 					fates <- f
@@ -96,6 +97,11 @@ func (d *Doctor) leaveAlone(ctx context.Context, dialer carrier.Dialer, quiet ti
 		return fate{}, false
 	}
 	defer v.end()
+	// What both ends have to say in the beginning is answered by then, or the
+	// server would ask for a sign of life.
+	if !sleep(ctx, settle) || v.ask(ctx) != nil {
+		return fate{}, false
+	}
 	began := time.Now()
 	f.quiet = quiet
 	timer := time.NewTimer(quiet)
@@ -107,12 +113,17 @@ func (d *Doctor) leaveAlone(ctx context.Context, dialer carrier.Dialer, quiet ti
 		return f, ctx.Err() == nil
 	case <-timer.C:
 	}
-	asking, cancel := context.WithTimeout(ctx, probeLimit)
-	defer cancel()
-	if err := v.carrier.Probe(asking); err != nil {
+	if v.ask(ctx) != nil {
 		f.died = quiet
 	}
 	return f, ctx.Err() == nil
+}
+
+// ask asks the server for a sign of life.
+func (v *visit) ask(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	return v.carrier.Probe(ctx)
 }
 
 // keepBusy has a connection never be quiet, and says when it was cut, or that it was

@@ -119,6 +119,17 @@ func (l *Ladder) strips() {
 	l.until = time.Now().Add(stripped)
 }
 
+// Answers says what is known of how the answers to an HTTP pipe arrive: as they are
+// written ("stream"), when they have ended ("buffer"), or nothing ("").
+func (l *Ladder) Answers() string {
+	if l == nil {
+		return ""
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return map[pipePath]string{pathStreams: "stream", pathBuffers: "buffer"}[l.path]
+}
+
 // forget notes that the HTTP pipe does not work any more.
 func (l *Ladder) forget() {
 	if l == nil {

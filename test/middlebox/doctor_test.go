@@ -22,6 +22,11 @@ func doctor(t *testing.T, flags ...string) (stdout, stderr string, code int) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, programs.Client, append([]string{"doctor"}, flags...)...)
 	cmd.Env = agent.Environment()
+	return diagnose(t, cmd)
+}
+
+func diagnose(t *testing.T, cmd *exec.Cmd) (stdout, stderr string, code int) {
+	t.Helper()
 	var out, log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &log
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
@@ -79,10 +84,13 @@ func TestDoctor(t *testing.T) {
 		}, 0, []string{"tls           ok    TLS 1.3, certificate of ", "issued by ", "verified", "A tunnel works."}},
 		{"nginx without Upgrade", func(t *testing.T) []string { return through(newNginx(t, port, "")) }, 0, []string{
 			"http          ok    an ordinary request is answered 404 Not Found by \"nginx/",
-			"websocket     FAIL  ", "http carrier  ok    ",
+			"websocket     FAIL  ", "http carrier  ok    ", "answers stream",
 			"- \"nginx/", "does not let WebSocket upgrades pass: culvert uses HTTP requests by itself",
 			"A tunnel works.",
 		}},
+		{"nginx that buffers", func(t *testing.T) []string {
+			return through(newNginx(t, port, "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"))
+		}, 0, []string{"websocket     FAIL  ", "http carrier  ok    ", "answers are BUFFERED on the way", "A tunnel works."}},
 		{"nginx without Upgrade, WebSocket wanted", func(t *testing.T) []string {
 			return through(newNginx(t, port, ""), "--carrier", "websocket")
 		}, 3, []string{
@@ -96,6 +104,23 @@ func TestDoctor(t *testing.T) {
 			"lifetime      ok    a connection in use is not cut within ",
 			"idle limit    warn  a connection that was idle for ", "s was closed",
 			"- \"nginx/", "closes connections that are idle for ", "give --heartbeat 3",
+			"A tunnel works.",
+		}},
+		{"HAProxy with a time-out", func(t *testing.T) []string {
+			return through(newHAProxy(t, port, "timeout tunnel 5s").address, "--long", long)
+		}, 0, []string{
+			"idle limit    warn  a connection that was idle for ", "s was closed",
+			"- something on the way closes connections that are idle for ", "give --heartbeat 3",
+			"A tunnel works.",
+		}},
+		{"every connection ends at 10 s", func(t *testing.T) []string {
+			box := newHAProxy(t, port, "timeout tunnel 1h")
+			box.endAt(t, 10*time.Second)
+			return through(box.address, "--long", long)
+		}, 0, []string{
+			"lifetime      warn  a connection that was in use was cut after ",
+			"idle limit    ok    ", // what dies of age does not die of being idle
+			"- something on the way cuts every connection after ",
 			"A tunnel works.",
 		}},
 		{"Squid without a credential", func(t *testing.T) []string {

@@ -130,9 +130,9 @@ func (n *namespace) place() place {
 	}
 }
 
-// start runs a server in far and a client in near with forwards to targets, and waits for the session.
-func start(near, far *namespace, targets []string, flags ...string) (client *agent.Process) {
-	t := near.t
+// serverIn runs a server in far and returns the flags of its clients.
+func serverIn(far *namespace) (flags []string) {
+	t := far.t
 	t.Helper()
 	tokenFile := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
@@ -140,10 +140,17 @@ func start(near, far *namespace, targets []string, flags ...string) (client *age
 	}
 	server := agent.Start(t, "server", far.command(agent.Command(programs.Server,
 		"--listen", farAddress+":0", "--token-file", tokenFile)))
-	args := append([]string{
+	return []string{
 		"--server", "ws://" + server.Find(patience, "server listening").Attrs["address"],
 		"--token-file", tokenFile, "--allow-plaintext",
-	}, flags...)
+	}
+}
+
+// start runs a server in far and a client in near with forwards to targets, and waits for the session.
+func start(near, far *namespace, targets []string, flags ...string) (client *agent.Process) {
+	t := near.t
+	t.Helper()
+	args := append(serverIn(far), flags...)
 	for _, target := range targets {
 		args = append(args, "-L", "0:"+target)
 	}
@@ -152,12 +159,12 @@ func start(near, far *namespace, targets []string, flags ...string) (client *age
 	return client
 }
 
-// A firewall that forgets flows after 5 s and drops what it does not know, without a word.
-func TestFirewallForgets(t *testing.T) {
-	t.Parallel()
-	thirdparty.Program(t, "nft")
-	near, far := newNamespaces(t)
-	far.run(`
+// forgetful makes a firewall of n that forgets flows after 5 s and drops what it does not know, without a
+// word.
+func (n *namespace) forgetful() {
+	n.t.Helper()
+	thirdparty.Program(n.t, "nft")
+	n.run(`
 table ip box {
 	chain in {
 		type filter hook input priority 0; policy drop;
@@ -171,10 +178,37 @@ table ip box {
 		ct state established,related accept
 	}
 }`, "nft", "-f", "-")
-	far.run("", "sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_loose=0", "net.netfilter.nf_conntrack_tcp_timeout_established=5")
+	n.run("", "sysctl", "-q", "-w", "net.netfilter.nf_conntrack_tcp_loose=0", "net.netfilter.nf_conntrack_tcp_timeout_established=5")
+}
+
+func TestFirewallForgets(t *testing.T) {
+	t.Parallel()
+	near, far := newNamespaces(t)
+	far.forgetful()
 	echoing, slow := far.place().serve(t, echo), far.place().serve(t, pieces(100_000, 12*time.Second, 60*time.Second))
 	client := start(near, far, []string{echoing, slow})
 	near.place().staysUsable(t, client, echoing, slow, 2)
+}
+
+// The doctor tells a box that forgets from one that closes.
+func TestDoctorFirewall(t *testing.T) {
+	t.Parallel()
+	near, far := newNamespaces(t)
+	far.forgetful()
+	stdout, _, code := diagnose(t, near.command(agent.Command(programs.Client, append([]string{"doctor", "--long", "17s"}, serverIn(far)...)...)))
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{
+		"lifetime      ok    ",
+		"idle limit    warn  a connection that was idle for 8s was forgotten without a word; one that was for 4s was not",
+		"- something on the way silently forgets connections that are idle for 8s: give --heartbeat 5.3s",
+		"A tunnel works.",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("%q is not there", want)
+		}
+	}
 }
 
 // The route is gone for 20 s. When it is there again all streams go on within two seconds, whether the
