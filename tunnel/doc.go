@@ -17,6 +17,10 @@
 //   - A remote listener belongs to the session that asked for it and ends with
 //     it, unless a later session of the same identity takes it over.
 //
+// A client learns from how carriers live and die what the path does to them
+// ([learner], [pathLimits]), keeps it in a file ([memory]), and notices when the
+// network may be another one ([watch]).
+//
 // Invariants:
 //   - A cut is never a clean end: whatever is not a FIN of the other side
 //     becomes a TCP reset.
