@@ -1,11 +1,9 @@
 package test
 
 import (
-	"os/exec"
 	"testing"
 	"time"
 
-	"culvert/test/agent"
 	"culvert/test/thirdparty"
 )
 
@@ -17,11 +15,10 @@ func TestNginxWithAShortReadTimeout(t *testing.T) {
 	if !full() {
 		silence = 12 * time.Second
 	}
-	path := thirdparty.Program(t, "nginx")
 	target := serve(t, echo)
 	r := &rig{t: t, programs: programs}
 	r.startServer("127.0.0.1:0")
-	front := newNginx(t, path, r.address)
+	front := thirdparty.Nginx(t, r.address, thirdparty.NginxUpgrades+"proxy_read_timeout 5s;")
 	for _, c := range []struct {
 		name  string
 		flags []string
@@ -46,39 +43,4 @@ func TestNginxWithAShortReadTimeout(t *testing.T) {
 			}
 		})
 	}
-}
-
-// newNginx starts a proxy of the test's own in front of a server and returns its address.
-func newNginx(t *testing.T, path, server string) string {
-	t.Helper()
-	dir, address := t.TempDir(), "127.0.0.1:"+thirdparty.FreePort(t)
-	file := thirdparty.Config(t, dir, "nginx.conf", `
-daemon off;
-master_process off;
-worker_processes 1;
-pid DIR/pid;
-error_log stderr notice;
-events { worker_connections 256; }
-http {
-	access_log off;
-	client_body_temp_path DIR/body;
-	proxy_temp_path DIR/proxy;
-	fastcgi_temp_path DIR/fastcgi;
-	uwsgi_temp_path DIR/uwsgi;
-	scgi_temp_path DIR/scgi;
-	server {
-		listen FRONT;
-		location / {
-			proxy_pass http://SERVER;
-			proxy_http_version 1.1;
-			proxy_set_header Upgrade $http_upgrade;
-			proxy_set_header Connection upgrade;
-			proxy_read_timeout 5s;
-		}
-	}
-}
-`, "FRONT", address, "SERVER", server)
-	nginx := agent.Start(t, "nginx", exec.Command(path, "-c", file, "-p", dir, "-e", "stderr"))
-	nginx.ExpectText(patience, "event method") // it listens before it says so
-	return address
 }

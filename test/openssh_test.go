@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +62,61 @@ func testOpenSSH(t *testing.T, carrier string) {
 		time.Since(started).Round(time.Millisecond), r.relay.Cuts(), r.client.Count("session resumed"))
 	if r.relay.Cuts() < 2 || carrier == "websocket" && r.client.Count("session resumed") < 2 { // not every cut loses a byte of HTTP
 		t.Error("the carrier was hardly cut")
+	}
+}
+
+// A login through an nginx that strips the Upgrade answers each line at once, without a word to culvert about
+// it.
+func TestOpenSSHWithoutUpgrade(t *testing.T) {
+	t.Parallel()
+	s := newSSHD(t)
+	r := &rig{t: t, programs: measured}
+	r.startServer("127.0.0.1:0")
+	started := time.Now()
+	r.startClient("ws://"+thirdparty.Nginx(t, r.address, ""), local(s.address)...)
+	if up := time.Since(started); up > 5*time.Second {
+		t.Errorf("up after %v", up)
+	}
+	r.client.Find(patience, "session opened", "carrier", "http")
+	s.through(portOf(r.forward(s.address)))
+
+	login := s.command("ssh", "-tt", "-p", s.port, s.user+"@127.0.0.1", "stty -echo; echo ready; cat")
+	in, err := login.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := login.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := login.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	expect := func(want string) {
+		t.Helper()
+		if !lines.Scan() || strings.TrimSpace(lines.Text()) != want {
+			t.Fatalf("%q instead of %q, %v", lines.Text(), want, lines.Err())
+		}
+	}
+	expect("ready")
+	var took []time.Duration
+	for i := range 100 {
+		line := fmt.Sprint("line ", i)
+		asked := time.Now()
+		if _, err := fmt.Fprintln(in, line); err != nil {
+			t.Fatal(err)
+		}
+		expect(line)
+		took = append(took, time.Since(asked))
+	}
+	_ = in.Close()
+	_ = login.Process.Kill()
+	_ = login.Wait()
+	slices.Sort(took)
+	t.Logf("a line comes back after %v, the slowest of 100 after %v", took[50], took[99])
+	if took[50] > 200*time.Millisecond {
+		t.Errorf("a line comes back after %v", took[50])
 	}
 }
 

@@ -13,8 +13,6 @@ import (
 	"culvert/test/thirdparty"
 )
 
-const upgrades = "proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
-
 // doctor runs culvert-client doctor and returns what it printed, and its exit code.
 func doctor(t *testing.T, flags ...string) (stdout, stderr string, code int) {
 	t.Helper()
@@ -82,24 +80,24 @@ func TestDoctor(t *testing.T) {
 		{"own authority", func(*testing.T) []string {
 			return []string{"--server", "wss://localhost:" + secure, "--token-file", secureToken, "--tls-ca", cert}
 		}, 0, []string{"tls           ok    TLS 1.3, certificate of ", "issued by ", "verified", "A tunnel works."}},
-		{"nginx without Upgrade", func(t *testing.T) []string { return through(newNginx(t, port, "")) }, 0, []string{
+		{"nginx without Upgrade", func(t *testing.T) []string { return through(thirdparty.Nginx(t, "127.0.0.1:"+port, "")) }, 0, []string{
 			"http          ok    an ordinary request is answered 404 Not Found by \"nginx/",
 			"websocket     FAIL  ", "http carrier  ok    ", "answers stream",
 			"- \"nginx/", "does not let WebSocket upgrades pass: culvert uses HTTP requests by itself",
 			"A tunnel works.",
 		}},
 		{"nginx that buffers", func(t *testing.T) []string {
-			return through(newNginx(t, port, "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"))
+			return through(thirdparty.Nginx(t, "127.0.0.1:"+port, "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"))
 		}, 0, []string{"websocket     FAIL  ", "http carrier  ok    ", "answers are BUFFERED on the way", "A tunnel works."}},
 		{"nginx without Upgrade, WebSocket wanted", func(t *testing.T) []string {
-			return through(newNginx(t, port, ""), "--carrier", "websocket")
+			return through(thirdparty.Nginx(t, "127.0.0.1:"+port, ""), "--carrier", "websocket")
 		}, 3, []string{
 			"websocket     FAIL  ", "http carrier  skip  ",
 			"- no WebSocket comes up; without --carrier websocket culvert can do with HTTP requests",
 			"No tunnel comes up.",
 		}},
 		{"nginx with a time-out", func(t *testing.T) []string {
-			return through(newNginx(t, port, upgrades+"proxy_read_timeout 5s;"), "--long", long)
+			return through(thirdparty.Nginx(t, "127.0.0.1:"+port, thirdparty.NginxUpgrades+"proxy_read_timeout 5s;"), "--long", long)
 		}, 0, []string{
 			"lifetime      ok    a connection in use is not cut within ",
 			"idle limit    warn  a connection that was idle for ", "s was closed",
@@ -148,9 +146,8 @@ func TestDoctor(t *testing.T) {
 // Machines get one object a line, and a diagnosis at the end.
 func TestDoctorJSON(t *testing.T) {
 	t.Parallel()
-	thirdparty.Program(t, "nginx")
 	port, tokenFile := newServer(t)
-	stdout, _, code := doctor(t, "--json", "--server", "ws://"+newNginx(t, port, ""), "--token-file", tokenFile)
+	stdout, _, code := doctor(t, "--json", "--server", "ws://"+thirdparty.Nginx(t, "127.0.0.1:"+port, ""), "--token-file", tokenFile)
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}

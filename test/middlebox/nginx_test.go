@@ -5,12 +5,10 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os/exec"
 	"slices"
 	"testing"
 	"time"
 
-	"culvert/test/agent"
 	"culvert/test/thirdparty"
 )
 
@@ -27,7 +25,7 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			echoes, sums := here.serve(t, echo), here.serve(t, sum)
 			port, tokenFile := newServer(t)
-			front := newNginx(t, port, c.location)
+			front := thirdparty.Nginx(t, "127.0.0.1:"+port, c.location)
 			started := time.Now()
 			client, toEchoes := newClient(t, nil, echoes, "--server", "ws://"+front, "--token-file", tokenFile, "-L", "0:"+sums)
 			up := time.Since(started)
@@ -58,44 +56,10 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 func TestNginxReadTimeout(t *testing.T) {
 	t.Parallel()
 	port, tokenFile := newServer(t)
-	front := newNginx(t, port, upgrades+"proxy_read_timeout 5s;")
+	front := thirdparty.Nginx(t, "127.0.0.1:"+port, thirdparty.NginxUpgrades+"proxy_read_timeout 5s;")
 	echoing, slow := here.serve(t, echo), here.serve(t, pieces(100_000, 8*time.Second, 25*time.Second))
 	client, _ := newClient(t, nil, echoing, "--server", "ws://"+front, "--token-file", tokenFile, "-L", "0:"+slow)
 	here.staysUsable(t, client, echoing, slow, 1)
-}
-
-// newNginx starts a proxy of the test's own in front of a server's port and returns its address.
-func newNginx(t *testing.T, port, location string) string {
-	t.Helper()
-	path := thirdparty.Program(t, "nginx")
-	dir, front := t.TempDir(), "127.0.0.1:"+thirdparty.FreePort(t)
-	file := thirdparty.Config(t, dir, "nginx.conf", `
-daemon off;
-master_process off;
-worker_processes 1;
-pid DIR/pid;
-error_log stderr notice;
-events { worker_connections 256; }
-http {
-	access_log off;
-	error_log stderr error;
-	client_body_temp_path DIR/body;
-	proxy_temp_path DIR/proxy;
-	fastcgi_temp_path DIR/fastcgi;
-	uwsgi_temp_path DIR/uwsgi;
-	scgi_temp_path DIR/scgi;
-	server {
-		listen FRONT;
-		location / {
-			proxy_pass http://127.0.0.1:PORT;
-			LOCATION
-		}
-	}
-}
-`, "FRONT", front, "PORT", port, "LOCATION", location)
-	nginx := agent.Start(t, "nginx", exec.Command(path, "-c", file, "-p", dir, "-e", "stderr"))
-	nginx.ExpectText(patience, "event method") // it listens before it says so
-	return front
 }
 
 // sum reads to the end, answers with the SHA-256 and sends everything back, which it keeps.
