@@ -67,9 +67,10 @@ func newServer(t *testing.T, flags ...string) (port, tokenFile string) {
 	}
 	args := append([]string{"--listen", "127.0.0.1:0", "--token-file", tokenFile}, flags...)
 	server := agent.Start(t, "server", agent.Command(programs.Server, args...))
-	address := server.Find(patience, "server listening").Attrs["address"]
-	return address[strings.LastIndexByte(address, ':')+1:], tokenFile
+	return portOf(server.Find(patience, "server listening").Attrs["address"]), tokenFile
 }
+
+func portOf(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
 // newClient starts a client with a forward to target, waits for its session, and returns it with the
 // address of the forward.
