@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"culvert/mux"
@@ -263,6 +264,8 @@ type visit struct {
 	carrier *carrier.Conn
 	lost    chan error // has an element when the carrier is lost
 	cancel  context.CancelFunc
+
+	maintaining sync.WaitGroup
 }
 
 // visit dials once. The visit is to be ended.
@@ -276,7 +279,7 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 	v := &visit{session: s, link: l, lost: make(chan error, 1)}
 	ctx, v.cancel = context.WithCancel(ctx)
 	attached := make(chan struct{})
-	go func() {
+	v.maintaining.Go(func() {
 		v.lost <- l.Maintain(ctx, link.Redial{
 			Secure: d.client.secure(), Fatal: func(error) bool { return true },
 			Dial: func(ctx context.Context, hello []byte) (link.Carrier, []byte, error) {
@@ -289,12 +292,11 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 			},
 			Attached: func(bool, link.Carrier) { close(attached) },
 		})
-	}()
+	})
 	select {
 	case <-attached:
 		return v, nil
 	case err := <-v.lost:
-		v.lost <- err
 		v.end()
 		return nil, err
 	}
@@ -303,7 +305,7 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 // end ends the visit.
 func (v *visit) end() {
 	closeSession(v.session, v.link, "doctor")
-	<-v.lost
+	v.maintaining.Wait()
 	v.cancel()
 }
 

@@ -107,8 +107,7 @@ func (d *Doctor) leaveAlone(ctx context.Context, dialer carrier.Dialer, quiet ti
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
 	select {
-	case err := <-v.lost:
-		v.lost <- err
+	case <-v.lost:
 		f.died, f.word = time.Since(began), true
 		return f, ctx.Err() == nil
 	case <-timer.C:
@@ -137,8 +136,7 @@ func (d *Doctor) keepBusy(ctx context.Context, dialer carrier.Dialer) (age time.
 	defer v.end()
 	began := time.Now()
 	select {
-	case err := <-v.lost:
-		v.lost <- err
+	case <-v.lost:
 		return time.Since(began), ctx.Err() == nil
 	case <-ctx.Done():
 		return time.Since(began), false
