@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"culvert/mux"
@@ -262,10 +261,9 @@ type visit struct {
 	session *mux.Session
 	link    *link.Link
 	carrier *carrier.Conn
-	lost    chan error // has an element when the carrier is lost
+	lost    chan struct{} // closed when the carrier is lost
+	err     error         // why; valid after lost
 	cancel  context.CancelFunc
-
-	maintaining sync.WaitGroup
 }
 
 // visit dials once. The visit is to be ended.
@@ -276,11 +274,12 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 		l.Close("no session")
 		return nil, err
 	}
-	v := &visit{session: s, link: l, lost: make(chan error, 1)}
+	v := &visit{session: s, link: l, lost: make(chan struct{})}
 	ctx, v.cancel = context.WithCancel(ctx)
 	attached := make(chan struct{})
-	v.maintaining.Go(func() {
-		v.lost <- l.Maintain(ctx, link.Redial{
+	go func() {
+		defer close(v.lost)
+		v.err = l.Maintain(ctx, link.Redial{
 			Secure: d.client.secure(), Fatal: func(error) bool { return true },
 			Dial: func(ctx context.Context, hello []byte) (link.Carrier, []byte, error) {
 				conn, reply, err := dialer.Dial(ctx, hello)
@@ -292,20 +291,20 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 			},
 			Attached: func(bool, link.Carrier) { close(attached) },
 		})
-	})
+	}()
 	select {
 	case <-attached:
 		return v, nil
-	case err := <-v.lost:
+	case <-v.lost:
 		v.end()
-		return nil, err
+		return nil, v.err
 	}
 }
 
 // end ends the visit.
 func (v *visit) end() {
 	closeSession(v.session, v.link, "doctor")
-	v.maintaining.Wait()
+	<-v.lost
 	v.cancel()
 }
 
