@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"culvert/mux/carrier"
 )
 
 // telling is why no tunnel comes up: what a WebSocket fails by says more.
@@ -24,7 +26,10 @@ func (s *symptoms) advice() []string {
 	box := cmp.Or(s.front, "something on the way")
 
 	stripped := s.upgrade != nil && !errors.Is(s.upgrade, errNotTried)
+	var proxy *carrier.ProxyError
 	switch {
+	case s.worked && errors.As(s.upgrade, &proxy):
+		say("the proxy %s makes no tunnel to the server's port: culvert sends it HTTP requests instead; a wss:// server at port 443 may be allowed", proxy.Proxy)
 	case s.worked && stripped:
 		say("%s does not let WebSocket upgrades pass: culvert uses HTTP requests by itself; --carrier http saves the attempt, and a wss:// address may avoid the box", box)
 	case !s.worked && stripped && errors.Is(s.requests, errNotTried):

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"culvert/mux/carrier"
 )
 
 func TestDoctorIdleLimit(t *testing.T) {
@@ -47,6 +49,7 @@ func TestDoctorAdvice(t *testing.T) {
 	}{
 		{"well", symptoms{worked: true, idle: s / 100, loaded: s / 10}, nil},
 		{"stripped", symptoms{worked: true, upgrade: refused, front: `"nginx"`}, []string{`"nginx" does not let WebSocket upgrades pass`}},
+		{"no tunnel", symptoms{worked: true, upgrade: &carrier.ProxyError{Proxy: "proxy:3128", Status: 403}}, []string{"the proxy proxy:3128 makes no tunnel"}},
 		{"stripped by nobody", symptoms{worked: true, upgrade: refused}, []string{"something on the way does not let"}},
 		{"stripped, and WebSocket wanted", symptoms{upgrade: refused, requests: errNotTried}, []string{"without --carrier websocket"}},
 		{"HTTP wanted", symptoms{worked: true, upgrade: errNotTried}, nil},

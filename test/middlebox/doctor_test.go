@@ -124,6 +124,13 @@ func TestDoctor(t *testing.T) {
 		{"Squid without a credential", func(t *testing.T) []string {
 			return through(server, "--allow-plaintext", "--proxy", newSquid(t, "basic", port).url("", ""))
 		}, 3, []string{"proxy         FAIL  proxy: 407 Proxy Authentication Required from the proxy 127.0.0.1:", "squid/", "--proxy http://USER:PASSWORD@HOST:PORT"}},
+		{"Squid without CONNECT", func(t *testing.T) []string {
+			return through(server, "--allow-plaintext", "--proxy", newSquidFor(t, "!CONNECT", "none", port).url("", ""))
+		}, 0, []string{
+			"proxy         FAIL  proxy: 403 Forbidden from the proxy 127.0.0.1:", "squid/", "http carrier  ok    ",
+			"- the proxy 127.0.0.1:", "makes no tunnel to the server's port: culvert sends it HTTP requests instead",
+			"A tunnel works.",
+		}},
 		{"Squid", func(t *testing.T) []string {
 			return through(server, "--allow-plaintext", "--proxy", newSquid(t, "basic", port).url(squidUser, squidPassword))
 		}, 0, []string{"proxy         ok    127.0.0.1:", " connects to the server", "websocket     ok    ", "A tunnel works."}},
