@@ -172,8 +172,9 @@ func (d *Doctor) way(ctx context.Context) error {
 			return nil
 		}
 		d.found(string(dial.Phase), VerdictFail, "%v", err)
-		if dial.Phase == carrier.PhaseProxy && !errors.Is(err, carrier.ErrProxyCredential) {
-			return nil
+		var refused *carrier.ProxyError
+		if errors.As(err, &refused) && !errors.Is(err, carrier.ErrProxyCredential) {
+			return nil // it may pass requests on
 		}
 		return err
 	}
