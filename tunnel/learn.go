@@ -50,16 +50,16 @@ func (r *learner) dialled(c link.Carrier) {
 }
 
 const (
-	// lateAnswer is how long the answer to what ends a quiet time may take. A
-	// carrier that is quiet has nothing in the way of it, and to lose one costs
-	// little.
+	// lateAnswer is how long the answer to what ends a quiet time may take before
+	// it is asked for: a carrier that is quiet has nothing in the way of it.
 	lateAnswer = 2 * time.Second
 	// quietBefore is what counts as one.
 	quietBefore = time.Second
 )
 
-// look learns from a carrier that lives. It says whether an answer is late: a path
-// that has forgotten c would be noticed by the heartbeat only later.
+// look learns from a carrier that lives. It says whether an answer is late, if what
+// was sent is answered at all: a path that has forgotten c would be noticed by the
+// heartbeat only later.
 func (r *learner) look(c link.Carrier) (late bool) {
 	m, ok := c.(mortal)
 	if !ok {

@@ -17,9 +17,12 @@ const (
 	// watchGap is how long the program must not have run to tell the same, where
 	// both clocks go on in sleep.
 	watchGap = 15 * time.Second
-	// wakeProbe is how long a carrier may take to answer after that. A path may
-	// have a longer round trip, but losing a carrier costs little.
+	// wakeProbe is how long a carrier may take to answer after that, and lateProbe
+	// after an answer was late, where no longer round trips were measured.
 	wakeProbe = 500 * time.Millisecond
+	lateProbe = time.Second
+	// longestProbe is how long it may take whatever was measured.
+	longestProbe = 5 * time.Second
 )
 
 var (
@@ -83,7 +86,6 @@ func (s *clientSession) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	w := s.client.newWatch()
-	var late link.Carrier // that owed an answer at the last tick
 	for {
 		select {
 		case <-tick.C:
@@ -91,13 +93,8 @@ func (s *clientSession) watch(ctx context.Context) {
 			return
 		}
 		c := s.link.Carrier()
-		switch {
-		case c == nil || !s.learner.Load().look(c):
-			late = nil
-		case c == late:
+		if c != nil && s.learner.Load().look(c) && !s.alive(ctx, c, lateProbe) {
 			c.Abort(errForgotten)
-		default: // this process may just not have run, and the answer be here
-			late = c
 		}
 		addr, _ := s.address.Load().(string)
 		if changed := w.look(addr); changed != "" {
@@ -113,9 +110,20 @@ func (s *clientSession) wake(ctx context.Context, c link.Carrier, why string) {
 	if c == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, wakeProbe)
-	defer cancel()
-	if probe(ctx, s.link) != nil && s.link.Carrier() == c {
+	if !s.alive(ctx, c, wakeProbe) {
 		c.Abort(errNetworkChanged)
 	}
+}
+
+// alive asks c for a sign of life, and says whether there was one in time or the
+// link no longer rides on c.
+func (s *clientSession) alive(ctx context.Context, c link.Carrier, limit time.Duration) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTime(limit, s.link.RoundTrip()))
+	defer cancel()
+	return probe(ctx, s.link) == nil || s.link.Carrier() != c
+}
+
+// probeTime is limit, or several round trips where those are longer.
+func probeTime(limit, roundTrip time.Duration) time.Duration {
+	return max(limit, min(3*roundTrip, longestProbe))
 }

@@ -97,6 +97,37 @@ func TestWakeEndsTheWait(t *testing.T) {
 	client.find(t, "network changed")
 }
 
+// The last of what goes over a carrier is an acknowledgement, which nobody answers.
+// Such a carrier is not taken for a dead one.
+func TestQuietAfterTraffic(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t, nil)
+	addr, conns := target(t)
+	client := startClient(t, server, local(addr))
+	app := connect(t, client.listening(t, "local"))
+	far := within(t, conns, "connection to the target")
+	<-time.After(1500 * time.Millisecond) // quiet
+	greet(t, app, far)
+	<-time.After(5 * time.Second)
+	if strings.Contains(client.String(), "session lost") {
+		t.Error("the carrier was lost")
+	}
+	exchange(t, app, far)
+}
+
+func TestProbeTime(t *testing.T) {
+	for _, tt := range []struct{ limit, roundTrip, want time.Duration }{
+		{wakeProbe, 0, wakeProbe},
+		{wakeProbe, 100 * time.Millisecond, wakeProbe},
+		{wakeProbe, 600 * time.Millisecond, 1800 * time.Millisecond},
+		{lateProbe, time.Minute, longestProbe},
+	} {
+		if got := probeTime(tt.limit, tt.roundTrip); got != tt.want {
+			t.Errorf("%v for round trips of %v, want %v", got, tt.roundTrip, tt.want)
+		}
+	}
+}
+
 // A carrier is replaced while a stream goes on, and nothing is lost for it.
 func TestReplaceUnderAStream(t *testing.T) {
 	serverAgent, server := startServer(t, nil)

@@ -55,6 +55,7 @@ type Conn struct {
 	cause    atomic.Pointer[error] // what the Conn died of; the first one counts
 	writeErr atomic.Pointer[error] // the same, if the reader has nothing better to say
 	linger   atomic.Bool           // the peer is to be told why before the socket is closed
+	givenUp  atomic.Bool           // by Abort, and not dead before
 
 	finishOnce sync.Once
 	done       chan struct{} // closed when the Conn is dead
@@ -219,6 +220,9 @@ func (c *Conn) Close(reason string) error {
 func (c *Conn) Abort(cause error) {
 	if cause == nil {
 		cause = net.ErrClosed
+	}
+	if !c.dead() {
+		c.givenUp.Store(true)
 	}
 	c.setCause(cause)
 	// What waits in the system would otherwise be sent for many minutes, to a

@@ -1,9 +1,6 @@
 package carrier
 
-import (
-	"errors"
-	"time"
-)
+import "time"
 
 // Life is what a Conn has seen of its path, for those who learn from it.
 type Life struct {
@@ -17,14 +14,15 @@ type Life struct {
 
 	// Quiet is, of a dead Conn, how long no byte had come or gone when the path
 	// turned out to be dead. It is exact if the path said so by itself. If not,
-	// something was sent then and was not answered: the path may have been dead
-	// for any part of that time.
-	// Of a living Conn it is the same, should it be dead.
+	// something was sent then and was not answered, and this end gave the Conn up:
+	// the path may have been dead for any part of that time.
+	// Of a living Conn it is the same, should it be given up now.
 	Quiet time.Duration
 	Exact bool
 
 	// Waiting is for how long something was sent and nothing has come although
-	// somebody reads.
+	// somebody reads. It need not have been anything that is answered: only Probe
+	// makes sure of that.
 	Waiting time.Duration
 }
 
@@ -42,7 +40,7 @@ func (c *Conn) Life() Life {
 			l.Waiting = time.Duration(end - max(pending, reading))
 		}
 	}
-	if cause := c.cause.Load(); cause != nil && errors.Is(*cause, ErrHeartbeat) {
+	if c.givenUp.Load() || !c.dead() {
 		return l
 	}
 	if quiet := time.Duration(end - max(v.received.Load(), v.written.Load())); quiet >= l.Quiet {

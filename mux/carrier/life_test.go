@@ -1,6 +1,7 @@
 package carrier_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -43,6 +44,27 @@ func TestQuietUntilAPing(t *testing.T) {
 		l := client.Life()
 		if l.Exact || !near(l.Quiet, 5*time.Second) || l.Survived > time.Second {
 			t.Errorf("%+v, want 5 s of quiet, at most, and none survived", l)
+		}
+	})
+}
+
+// A Conn that this end gives up tells of the quiet before what was not answered, and
+// not of the time since.
+func TestQuietUntilGivenUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, path *carriertest.Path, client, server *carrier.Conn) {
+		done := read(client)
+		read(server)
+		client.SetHeartbeat(time.Hour)
+		after(2 * time.Second)
+		write(t, client, "which is not answered")
+		after(4 * time.Second)
+		if l := client.Life(); l.Exact || !near(l.Quiet, 2*time.Second) || !near(l.Waiting, 4*time.Second) {
+			t.Errorf("alive: %+v, want 2 s of quiet, at most", l)
+		}
+		client.Abort(errors.New("given up"))
+		<-done
+		if l := client.Life(); l.Exact || !near(l.Quiet, 2*time.Second) {
+			t.Errorf("given up: %+v, want 2 s of quiet, at most", l)
 		}
 	})
 }
