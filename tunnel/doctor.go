@@ -312,6 +312,7 @@ func (v *visit) end() {
 const (
 	transferTime = 2 * time.Second
 	echoes       = 20
+	echoing      = 5 * time.Second // for as many, or as many as that is enough for
 	echoTimeout  = 10 * time.Second
 )
 
@@ -323,7 +324,8 @@ func (d *Doctor) transfer(ctx context.Context, dialer carrier.Dialer) {
 		return
 	}
 	defer v.end()
-	idle, err := echoTime(ctx, v.session, func(n int) bool { return n < echoes })
+	began := time.Now()
+	idle, err := echoTime(ctx, v.session, func(n int) bool { return n == 0 || n < echoes && time.Since(began) < echoing })
 	if err != nil {
 		d.found(stepRoundTrip, VerdictWarn, "not measured: %v", err)
 		return
@@ -412,9 +414,9 @@ func (v *visit) move(ctx context.Context, target string, some func(*mux.Stream, 
 			return 0, err
 		}
 	}
-	stop := make(chan struct{})
-	defer time.AfterFunc(echoTimeout, func() { close(stop) }).Stop()
-	if err := v.link.Flush(stop); err != nil { // of what was written
+	flushing, cancel := context.WithTimeout(ctx, echoTimeout)
+	defer cancel()
+	if err := v.link.Flush(flushing.Done()); err != nil { // of what was written
 		return 0, err
 	}
 	return float64(n) / time.Since(began).Seconds(), nil

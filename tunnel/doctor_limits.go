@@ -45,14 +45,17 @@ func (d *Doctor) limits(ctx context.Context, dialer carrier.Dialer) {
 			})
 		}
 	}
-	age, cut := d.keepBusy(ctx, dialer)
+	age, cut, err := d.keepBusy(ctx, dialer)
 	waiting.Wait()
 	close(fates)
 
-	if cut {
+	switch {
+	case err != nil:
+		d.found(stepAge, VerdictSkip, "not looked at: %v", err)
+	case cut:
 		d.symptoms.age = age
 		d.measured(stepAge, VerdictWarn, age.Seconds(), "s", "a connection that was in use was cut after %s", rounded(age))
-	} else {
+	default:
 		d.found(stepAge, VerdictOK, "a connection in use is not cut within %s", rounded(age))
 	}
 	var all []fate
@@ -61,6 +64,8 @@ func (d *Doctor) limits(ctx context.Context, dialer carrier.Dialer) {
 	}
 	limit, silent, survived := idleLimit(all, d.symptoms.age)
 	switch d.symptoms.quiet, d.symptoms.silent = limit, silent; {
+	case limit == 0 && survived == 0:
+		d.found(stepIdle, VerdictSkip, "not looked at: no connection was idle for %s and then asked", quietTimes[0])
 	case limit == 0:
 		d.found(stepIdle, VerdictOK, "an idle connection is not cut within %s", rounded(survived))
 	case silent:
@@ -110,6 +115,8 @@ func (d *Doctor) leaveAlone(ctx context.Context, dialer carrier.Dialer, quiet ti
 	case <-v.lost:
 		f.died, f.word = time.Since(began), true
 		return f, ctx.Err() == nil
+	case <-ctx.Done():
+		return f, false
 	case <-timer.C:
 	}
 	if v.ask(ctx) != nil {
@@ -127,18 +134,18 @@ func (v *visit) ask(ctx context.Context) error {
 
 // keepBusy has a connection never be quiet, and says when it was cut, or that it was
 // not until ctx ended.
-func (d *Doctor) keepBusy(ctx context.Context, dialer carrier.Dialer) (age time.Duration, cut bool) {
+func (d *Doctor) keepBusy(ctx context.Context, dialer carrier.Dialer) (age time.Duration, cut bool, err error) {
 	dialer.Options.Heartbeat = chatter
 	v, err := d.visit(ctx, dialer)
 	if err != nil {
-		return 0, false
+		return 0, false, err
 	}
 	defer v.end()
 	began := time.Now()
 	select {
 	case <-v.lost:
-		return time.Since(began), ctx.Err() == nil
+		return time.Since(began), ctx.Err() == nil, nil
 	case <-ctx.Done():
-		return time.Since(began), false
+		return time.Since(began), false, nil
 	}
 }

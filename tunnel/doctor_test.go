@@ -85,6 +85,43 @@ func TestDoctorIsStopped(t *testing.T) {
 	}
 }
 
+// One that waits for connections to be cut ends as well.
+func TestDoctorIsStoppedWhileItWaits(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t, nil)
+	c, _ := newTestClient(t, server, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	d := Doctor{Config: c.cfg, Long: time.Hour, client: c, Found: func(Finding) {}}
+	began := time.Now()
+	d.limits(ctx, *c.dialers[0])
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it went on for %v", took)
+	}
+}
+
+// What was not waited for is not said to be well.
+func TestDoctorHasNoTime(t *testing.T) {
+	t.Parallel()
+	_, server := startServer(t, nil)
+	c, _ := newTestClient(t, server, nil)
+	verdicts := map[string]Verdict{}
+	d := Doctor{Config: c.cfg, client: c, Found: func(f Finding) { verdicts[f.Step] = f.Verdict }}
+	d.Long = time.Second // less than anything is left alone for
+	d.limits(t.Context(), *c.dialers[0])
+	if verdicts[stepIdle] != VerdictSkip || verdicts[stepAge] != VerdictOK {
+		t.Errorf("in a second: %v", verdicts)
+	}
+	nowhere := listenLoopback(t)
+	nowhere.Close()
+	dialer := *c.dialers[0]
+	dialer.Address = nowhere.Addr().String()
+	d.limits(t.Context(), dialer)
+	if verdicts[stepIdle] != VerdictSkip || verdicts[stepAge] != VerdictSkip {
+		t.Errorf("where nobody answers: %v", verdicts)
+	}
+}
+
 func TestDoctorRounds(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		0: "0s", 999: "999ns", 123456: "123µs", 1500 * time.Millisecond: "1.5s", 5001 * time.Millisecond: "5s", 65 * time.Second: "1m5s",
