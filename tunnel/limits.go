@@ -36,6 +36,9 @@ const (
 	// factsExpire is how long something learned is believed: then another carrier
 	// may die of it.
 	factsExpire = 7 * 24 * time.Hour
+	// agesExpire is how many times itself an age limit is believed, if that is
+	// less: what replaces carriers every second, by mistake, does not for a week.
+	agesExpire = 2000
 	// alikeDeaths is how many carriers in a row must die at the same age to make
 	// a limit of it. One or two do that by chance.
 	alikeDeaths = 3
@@ -51,7 +54,7 @@ func (f *facts) expire(now time.Time) {
 	if now.Sub(f.IdleAt) > factsExpire {
 		f.Idle, f.IdleExact, f.IdleAt, f.Survived = 0, false, time.Time{}, 0
 	}
-	if now.Sub(f.AgeAt) > factsExpire {
+	if old := now.Sub(f.AgeAt); old > factsExpire || old/agesExpire > f.Age {
 		f.Age, f.AgeAt = 0, time.Time{}
 	}
 }

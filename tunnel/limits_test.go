@@ -207,7 +207,7 @@ func TestFactsExpire(t *testing.T) {
 	p := newLimits()
 	p.quietDeath(4*time.Second, true, epoch)
 	for range alikeDeaths {
-		p.aged(30*time.Second, epoch)
+		p.aged(30*time.Minute, epoch)
 	}
 	p.expire(epoch.Add(factsExpire))
 	if p.Idle == 0 || p.Age == 0 {
@@ -216,5 +216,23 @@ func TestFactsExpire(t *testing.T) {
 	p.expire(epoch.Add(factsExpire + 1))
 	if p.facts != (facts{}) {
 		t.Errorf("still known: %+v", p.facts)
+	}
+}
+
+// Carriers that died early three times, for whatever reason, are not replaced every
+// second for a week.
+func TestShortAgesExpireSooner(t *testing.T) {
+	p := newLimits()
+	for range alikeDeaths {
+		p.aged(leastAge, epoch)
+	}
+	now, replaced := epoch, 0
+	for ; p.Age > 0 && replaced < 100_000; replaced++ {
+		now = now.Add(p.replaceAfter(0))
+		p.replaced()
+		p.expire(now)
+	}
+	if replaced > 10_000 {
+		t.Errorf("replaced %d times without another look", replaced)
 	}
 }

@@ -74,7 +74,8 @@ func (m memory) read(now time.Time) (remembered, error) {
 // valid says whether f is what a client may have written.
 func (f facts) valid(now time.Time) bool {
 	soon := now.Add(time.Hour) // the clock may have been set
-	return f.Idle >= 0 && f.Survived >= 0 && (f.Age == 0 || f.Age >= leastAge) && f.IdleAt.Before(soon) && f.AgeAt.Before(soon)
+	within := func(d, least time.Duration) bool { return d == 0 || d >= least && d <= factsExpire }
+	return within(f.Idle, 0) && within(f.Survived, 0) && within(f.Age, leastAge) && f.IdleAt.Before(soon) && f.AgeAt.Before(soon)
 }
 
 // store keeps what is known of server, and of others what the file holds. A file

@@ -70,11 +70,11 @@ func TestMemoryOfSomethingElse(t *testing.T) {
 		}
 	}
 	m := memory{filepath.Join(t.TempDir(), "odd")}
-	odd := `{"Version":1,"Servers":{"a:1":{"Age":1,"AgeAt":"2026-11-23T00:00:00Z"},"b:2":{"Idle":-1,"IdleAt":"2026-11-23T00:00:00Z"},"c:3":{"Age":60000000000,"AgeAt":"9026-11-23T00:00:00Z"}}}`
+	odd := `{"Version":1,"Servers":{"a:1":{"Age":1,"AgeAt":"2026-11-23T00:00:00Z"},"b:2":{"Idle":-1,"IdleAt":"2026-11-23T00:00:00Z"},"c:3":{"Age":60000000000,"AgeAt":"9026-11-23T00:00:00Z"},"d:4":{"Age":9000000000000000000,"AgeAt":"2026-11-23T00:00:00Z"}}}`
 	if err := os.WriteFile(m.file, []byte(odd), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, server := range []string{"a:1", "b:2", "c:3"} {
+	for _, server := range []string{"a:1", "b:2", "c:3", "d:4"} {
 		if f, err := m.load(server, epoch); err != nil || f != (facts{}) {
 			t.Errorf("%s: %+v, %v", server, f, err)
 		}
