@@ -39,6 +39,9 @@ const (
 	// agesExpire is how many times itself an age limit is believed, if that is
 	// less: what replaces carriers every second, by mistake, does not for a week.
 	agesExpire = 2000
+	// leastQuiet is the shortest quiet time that makes a limit the first time that a
+	// carrier is not answered after it. After less, the network was down rather.
+	leastQuiet = 4 * time.Second
 	// alikeDeaths is how many carriers in a row must die at the same age to make
 	// a limit of it. One or two do that by chance.
 	alikeDeaths = 3
@@ -95,13 +98,13 @@ func (p *pathLimits) survived(quiet time.Duration) {
 
 // quietDeath is told of a carrier that was found dead after so much quiet, which
 // is the limit if exact. It says whether anything was learned. A time that
-// carriers have survived must come twice to be believed: the network may have been
-// down.
+// carriers have survived must come twice to be believed, and so must a short one
+// that is not exact: the network may have been down.
 func (p *pathLimits) quietDeath(quiet time.Duration, exact bool, now time.Time) bool {
 	if quiet < min(p.min, p.heartbeat) || p.Idle > 0 && quiet > p.Idle {
 		return false
 	}
-	if quiet < p.Survived*11/10 {
+	if quiet < p.Survived*11/10 || !exact && quiet < leastQuiet {
 		again := alike(0, p.doubt, quiet)
 		p.doubt = quiet
 		if !again {

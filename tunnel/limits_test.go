@@ -120,6 +120,15 @@ func TestOutageIsNoIdleLimit(t *testing.T) {
 	if d := p.interval(); d != 20*time.Second {
 		t.Errorf("a heartbeat of %v", d)
 	}
+	p = newLimits()
+	if p.quietDeath(2500*time.Millisecond, false, epoch) || p.interval() != 20*time.Second {
+		t.Errorf("a heartbeat of %v after one outage of a busy carrier", p.interval())
+	}
+	if !p.quietDeath(2520*time.Millisecond, false, epoch) {
+		t.Error("nothing was learned of the second that was alike")
+	}
+	p = newLimits()
+	box{}.live(p, epoch)
 	for range 2 { // another network, and a box in it
 		p.quietDeath(4*time.Second, true, epoch)
 	}
