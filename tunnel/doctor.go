@@ -30,12 +30,11 @@ const (
 
 // Finding is what a Doctor found in one step.
 type Finding struct {
-	Step    string        `json:"step"`
-	Verdict Verdict       `json:"verdict"`
-	Text    string        `json:"text"`              // one line; strings of peers are quoted
-	Value   float64       `json:"value,omitempty"`   // what was measured, in Unit
-	Unit    string        `json:"unit,omitempty"`    // "s" or "bytes/s"
-	Took    time.Duration `json:"took_ns,omitempty"` // by the step
+	Step    string  `json:"step"`
+	Verdict Verdict `json:"verdict"`
+	Text    string  `json:"text"`            // one line; strings of peers are quoted
+	Value   float64 `json:"value,omitempty"` // what was measured, in Unit
+	Unit    string  `json:"unit,omitempty"`  // "s" or "bytes/s"
 }
 
 // Diagnosis is what all findings amount to.
