@@ -27,6 +27,9 @@ const (
 	upgradePatience = 3 * time.Second
 	// stripped is how long a way counts as one that lets no upgrade through.
 	stripped = 10 * time.Minute
+	// muted is the same of one that answers upgrades and lets no frame through: to try
+	// another WebSocket there makes everybody wait until its heartbeat times out.
+	muted = time.Hour
 	// maxMute is how many WebSockets in a row may end without a byte of the peer's.
 	maxMute = 2
 )
@@ -173,8 +176,8 @@ func (l *Ladder) ended(heard bool) {
 		return
 	}
 	if l.mute++; l.mute >= maxMute {
-		l.mute = 0
-		l.until = time.Now().Add(stripped)
+		l.mute = maxMute - 1 // of the next one, one time is enough
+		l.until = time.Now().Add(muted)
 	}
 }
 
