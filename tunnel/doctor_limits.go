@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -69,7 +70,11 @@ func (d *Doctor) limits(ctx context.Context, dialer carrier.Dialer) {
 	case limit == 0:
 		d.found(stepIdle, VerdictOK, "an idle connection is not cut within %s", rounded(survived))
 	case silent:
-		d.measured(stepIdle, VerdictWarn, limit.Seconds(), "s", "a connection that was idle for %s was forgotten without a word; one that was for %s was not", rounded(limit), rounded(survived))
+		shorter := ""
+		if survived > 0 {
+			shorter = fmt.Sprintf("; one that was for %s was not", rounded(survived))
+		}
+		d.measured(stepIdle, VerdictWarn, limit.Seconds(), "s", "a connection that was idle for %s was forgotten without a word%s", rounded(limit), shorter)
 	default:
 		d.measured(stepIdle, VerdictWarn, limit.Seconds(), "s", "a connection that was idle for %s was closed", rounded(limit))
 	}
