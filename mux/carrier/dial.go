@@ -543,15 +543,15 @@ func upgradeFailed(ctx context.Context, k *cork, sent secrets, resp *http.Respon
 		return refused(resp, sent)
 	}
 	if resp != nil {
-		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, err)
+		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, sent.hideError(err))
 	}
 	if answer := k.answered(); len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/")) {
-		return fmt.Errorf("%w: it answers %q, which is not HTTP", ErrNotCulvert, answer)
+		return fmt.Errorf("%w: it answers %q, which is not HTTP", ErrNotCulvert, sent.hideCut(string(answer)))
 	}
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
 	}
-	err = because(ctx, err)
+	err = because(ctx, sent.hideError(err))
 	if errors.Is(err, io.EOF) {
 		err = fmt.Errorf("connection closed without an answer: %w", err)
 	}

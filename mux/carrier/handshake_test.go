@@ -304,3 +304,33 @@ func TestCookiesAreBounded(t *testing.T) {
 		t.Errorf("%d cookies are sent after one that is too long", sent)
 	}
 }
+
+// What is malformed in an answer is quoted without the credential, which a server
+// may say back.
+func TestDialMalformedAnswerHidesCredential(t *testing.T) {
+	const secret = `ses"ame-se\same`
+	for _, answer := range []string{
+		secret,
+		"HTTP/1.1 200 OK\r\nBearer " + secret + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: " + secret + "\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: " + secret + "\r\n\r\n",
+		"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: culvert.v1\r\n" +
+			"Culvert-Hello: AA\r\nSec-WebSocket-Accept: " + secret + "\r\n\r\n",
+	} {
+		for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeHTTP} {
+			u := listening(t, func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.WriteString(conn, answer)
+				conn.Close()
+			})
+			err := dialed(t, &carrier.Dialer{URL: parseURL(t, u), Mode: mode, Credential: token(secret)})
+			if err == nil || strings.Contains(err.Error(), "ses") || strings.Contains(err.Error(), "same") {
+				t.Errorf("%s, answered %q: %v", mode, answer, err)
+			}
+		}
+	}
+}

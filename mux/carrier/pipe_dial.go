@@ -244,7 +244,7 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 	set(req.Header)
 	resp, err = p.transport.RoundTrip(req)
 	if err != nil {
-		return nil, pipeAnswer{err: err}
+		return nil, pipeAnswer{err: p.secrets.hideError(err)}
 	}
 	p.cookies.keep(&p.site, resp)
 	if resp.StatusCode == want {

@@ -2,6 +2,7 @@ package carrier
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -37,3 +38,28 @@ func (s secrets) hideCut(text string) string {
 	}
 	return text[:cut]
 }
+
+// hideError keeps secrets out of an error of net/http, which quotes of a malformed
+// answer what is wrong with it.
+func (s secrets) hideError(err error) error {
+	text := err.Error()
+	hid := s.hide(text)
+	for _, secret := range s { // as it stands between quotes
+		if quoted := strconv.Quote(secret); secret != "" {
+			hid = strings.ReplaceAll(hid, quoted[1:len(quoted)-1], hidden)
+		}
+	}
+	if hid == text {
+		return err
+	}
+	return &hidingError{hid, err}
+}
+
+// hidingError is err in other words.
+type hidingError struct {
+	text string
+	err  error
+}
+
+func (e *hidingError) Error() string { return e.text }
+func (e *hidingError) Unwrap() error { return e.err }
