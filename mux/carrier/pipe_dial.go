@@ -250,11 +250,16 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 	if resp.StatusCode == want {
 		return resp, pipeAnswer{status: want}
 	}
-	defer resp.Body.Close()
+	said := resp.Body
+	defer said.Close()
+	if resp.StatusCode == http.StatusSwitchingProtocols { // its body is the connection, which knows no context
+		resp.Body = nil
+		return nil, pipeAnswer{resp.StatusCode, refused(resp, p.secrets)}
+	}
 	resp.Body = struct {
 		io.Reader
 		io.Closer
-	}{io.LimitReader(resp.Body, bodyRead), resp.Body}
+	}{io.LimitReader(said, bodyRead), said}
 	return nil, pipeAnswer{resp.StatusCode, refused(resp, p.secrets)}
 }
 

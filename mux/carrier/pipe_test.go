@@ -541,3 +541,27 @@ func TestPipeAbort(t *testing.T) {
 		})
 	}
 }
+
+// An answer 101 that nobody has asked for ends the dial at once, and whatever was
+// started for it.
+func TestPipeUnasked101(t *testing.T) {
+	box := func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			_, _ = io.Copy(io.Discard, conn)
+		})
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) { // which fails if a goroutine stays
+		b.dialer.Mode = carrier.ModeHTTP
+		started := time.Now()
+		_, _, err := b.dialer.Dial(t.Context(), nil)
+		if !errors.Is(err, carrier.ErrNotCulvert) || time.Since(started) != 0 {
+			t.Errorf("%v after %v", err, time.Since(started))
+		}
+	})
+}
