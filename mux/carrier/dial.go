@@ -115,8 +115,9 @@ type request struct {
 	secrets secrets       // of the header
 	guarded bool          // it may go to loopback only
 	proxy   *forwardProxy // to send it through; nil: straight
-	// forwarded says that the proxy passes requests on, without a tunnel.
-	forwarded bool
+	// forwarded says that the proxy passes requests on, without a tunnel, and basic
+	// that it is given its credential with each of them.
+	forwarded, basic bool
 }
 
 // request checks the fields and returns the request without the hello.

@@ -47,7 +47,8 @@ type clientPipe struct {
 	url       url.URL
 	site      url.URL     // what the server takes url for
 	header    http.Header // of every request
-	secrets   secrets     // of header
+	secrets   secrets     // of header, and the proxy's
+	forwarder *ProxyError // of a proxy that passes the requests on, as yet without a status; nil: none
 	cookies   *Cookies
 	id        pipeID
 	ladder    *Ladder
@@ -84,6 +85,13 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 	rand.Read(p.id[:])
 	p.url.Scheme = httpScheme(p.url.Scheme)
 	p.site = *r.site(target)
+	if r.forwarded {
+		p.secrets = slices.Concat(r.secrets, r.proxy.secrets())
+		p.forwarder = &ProxyError{Proxy: r.proxy.addr, Credential: r.proxy.credential}
+		if r.basic {
+			p.forwarder.Tried = basicScheme
+		}
+	}
 	size, path := d.Ladder.pipe()
 	p.size = size
 	p.out.resize(size.size)
@@ -127,7 +135,11 @@ func (d *Dialer) pipeTransport(ctx context.Context, r *request, connected func(n
 	}
 	t.Protocols.SetHTTP1(true)
 	if r.forwarded { // with absolute URLs
-		t.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: r.proxy.addr, User: r.proxy.userinfo()})
+		u := &url.URL{Scheme: "http", Host: r.proxy.addr}
+		if r.basic {
+			u.User = url.UserPassword(r.proxy.user, r.proxy.password)
+		}
+		t.Proxy = http.ProxyURL(u)
 	}
 	return t
 }
@@ -136,16 +148,35 @@ func (d *Dialer) pipeTransport(ctx context.Context, r *request, connected func(n
 // tunnels to the server, an http one is asked to pass on each request.
 func (d *Dialer) dialPipe(ctx context.Context, r *request) (*Conn, []byte, error) {
 	c, reply, err := d.dialOver(ctx, ModeHTTP, r, 0)
-	if err == nil || !tunnelRefused(err) || d.secure() || r.proxy.scheme == "socks5" {
+	if err == nil || !tunnelRefused(err) || !d.forwardable(r) {
 		return c, reply, err
 	}
 	forwarded := *r
 	forwarded.forwarded = true
+	forwarded.basic = takesBasic(err)
 	c, reply, forwardErr := d.dialOver(ctx, ModeHTTP, &forwarded, 0)
+	if !forwarded.basic && takesBasic(forwardErr) {
+		forwarded.basic = true
+		c, reply, forwardErr = d.dialOver(ctx, ModeHTTP, &forwarded, 0)
+	}
 	if forwardErr != nil && !ofCulvert(forwardErr) {
 		return nil, nil, err
 	}
 	return c, reply, forwardErr
+}
+
+// forwardable reports whether a proxy can be told by the URL of a request alone where
+// to connect to, and whether it would understand the request.
+func (d *Dialer) forwardable(r *request) bool {
+	return !d.secure() && r.proxy.scheme != "socks5" && origin(r.site(d.URL)) == origin(&url.URL{Scheme: "http", Host: d.addr()})
+}
+
+// takesBasic reports whether a proxy that refuses was given the credential in a way
+// that shows it, or asks for that.
+func takesBasic(err error) bool {
+	refused, ok := errors.AsType[*ProxyError](err)
+	return ok && refused.Credential &&
+		(refused.Tried == basicScheme || refused.Tried == "" && slices.Contains(refused.Schemes, basicScheme))
 }
 
 // tunnelRefused reports whether a forward proxy said no to a tunnel, and not for want
@@ -252,6 +283,12 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 	}
 	said := resp.Body
 	defer said.Close()
+	if resp.StatusCode == http.StatusProxyAuthRequired && p.forwarder != nil {
+		e := *p.forwarder
+		e.Status, e.Server, e.Schemes = resp.StatusCode, resp.Header.Get("Server"), schemesOf(challengesOf(resp.Header))
+		e.hide(p.secrets)
+		return nil, pipeAnswer{resp.StatusCode, &DialError{PhaseProxy, e.Proxy, &e}}
+	}
 	if resp.StatusCode == http.StatusSwitchingProtocols { // its body is the connection, which knows no context
 		resp.Body = nil
 		return nil, pipeAnswer{resp.StatusCode, refused(resp, p.secrets)}

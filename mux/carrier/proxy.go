@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"strings"
 )
 
@@ -118,14 +117,6 @@ func (p *forwardProxy) plain(ctx context.Context) (net.Conn, error) {
 		return nil, &DialError{PhaseProxy, p.addr, because(ctx, err)}
 	}
 	return h.tunnel()
-}
-
-// userinfo is the credential for URLs, nil if there is none.
-func (p *forwardProxy) userinfo() *url.Userinfo {
-	if !p.credential {
-		return nil
-	}
-	return url.UserPassword(p.user, p.password)
 }
 
 // proxyConn is a connection to a proxy that is no tunnel yet. It is closed when

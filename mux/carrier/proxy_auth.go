@@ -40,7 +40,7 @@ func (a *proxyAuth) answer(offered []string) string {
 	var answer string
 	switch a.scheme {
 	case "":
-		for _, scheme := range []string{"Digest", "NTLM", "Negotiate", "Basic"} {
+		for _, scheme := range []string{"Digest", "NTLM", "Negotiate", basicScheme} {
 			if answer = a.begin(scheme, offered); answer != "" {
 				a.scheme = scheme
 				break
@@ -77,9 +77,11 @@ func (a *proxyAuth) begin(scheme string, offered []string) string {
 		a.step = 1
 		return scheme + " " + base64.StdEncoding.EncodeToString(message)
 	default:
-		return "Basic " + basic(a.user, a.password)
+		return basicScheme + " " + basic(a.user, a.password)
 	}
 }
+
+const basicScheme = "Basic"
 
 // basic is a credential of RFC 7617.
 func basic(user, password string) string {
@@ -136,7 +138,7 @@ func schemesOf(challenges []string) []string {
 	var schemes []string
 	for _, challenge := range challenges {
 		scheme, _, _ := strings.Cut(challenge, " ")
-		for _, known := range []string{"Digest", "NTLM", "Negotiate", "Basic"} {
+		for _, known := range []string{"Digest", "NTLM", "Negotiate", basicScheme} {
 			if strings.EqualFold(scheme, known) {
 				scheme = known
 			}

@@ -11,14 +11,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -924,6 +927,168 @@ func TestProxySOCKSRefuses(t *testing.T) {
 			}
 			if carrier.Permanent(err) != tt.permanent || errors.Is(err, carrier.ErrProxyCredential) != tt.auth {
 				t.Errorf("%v: permanent %t, about the credential %t", err, carrier.Permanent(err), errors.Is(err, carrier.ErrProxyCredential))
+			}
+		})
+	}
+}
+
+// forwarding is a proxy that has no leave for CONNECT, refusing it with judge's
+// words, and passes other requests on to server unless judge refuses them too.
+func forwarding(t *testing.T, server string, judge func(r *http.Request) (status int, header http.Header)) string {
+	next := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(&url.URL{Scheme: "http", Host: server}) },
+		FlushInterval: -1,
+		ErrorLog:      discardLog(),
+	}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if status, header := judge(r); status != 0 {
+			maps.Copy(w.Header(), header)
+			w.WriteHeader(status)
+			return
+		}
+		next.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.Listener.Addr().String()
+}
+
+// pipesOf starts a server of pipes, and returns a Dialer that only finds it through
+// a proxy, and its address.
+func pipesOf(t *testing.T) (d *carrier.Dialer, addr string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	stop := serve(t, ln, carrier.ServerConfig{Handler: &carrier.Handler{
+		Authenticate: secretOnly,
+		Admit: func(carrier.Request) (carrier.Admission, error) {
+			return carrier.Admission{Attach: func(c *carrier.Conn) {
+				wg.Go(func() {
+					_, _ = c.ReadMessage(nil) // until the client leaves
+					_ = c.Close("")
+				})
+			}}, nil
+		},
+	}})
+	t.Cleanup(func() {
+		stop()
+		wg.Wait()
+	})
+	return &carrier.Dialer{
+		URL: parseURL(t, "ws://server.invalid"), Mode: carrier.ModeAuto,
+		Credential: token("secret"), AllowPlaintext: true,
+	}, ln.Addr().String()
+}
+
+// A proxy that passes requests on is given its credential only in the way that it
+// asks for.
+func TestForwardedCredential(t *testing.T) {
+	basic := http.Header{"Proxy-Authenticate": {"Basic realm=x"}}
+	connect := func(r *http.Request) bool { return r.Method == http.MethodConnect }
+	given := func(r *http.Request) bool { return r.Header.Get("Proxy-Authorization") != "" }
+	for name, tt := range map[string]struct {
+		judge func(r *http.Request) (int, http.Header)
+		works bool
+		shows bool // the password
+	}{
+		"nobody asks": {func(r *http.Request) (int, http.Header) {
+			if connect(r) {
+				return 405, nil
+			}
+			return 0, nil
+		}, true, false},
+		"asks for requests": {func(r *http.Request) (int, http.Header) {
+			switch {
+			case connect(r):
+				return 403, nil
+			case !given(r):
+				return 407, basic
+			}
+			return 0, nil
+		}, true, true},
+		"asks for tunnels": {func(r *http.Request) (int, http.Header) {
+			switch {
+			case !given(r):
+				return 407, basic
+			case connect(r):
+				return 403, nil
+			}
+			return 0, nil
+		}, true, true},
+		"wants Digest": {func(r *http.Request) (int, http.Header) {
+			switch {
+			case !strings.HasPrefix(r.Header.Get("Proxy-Authorization"), "Digest "):
+				return 407, http.Header{"Proxy-Authenticate": {`Digest realm="x", nonce="y", qop="auth"`}}
+			case connect(r):
+				return 403, nil
+			}
+			return 0, nil
+		}, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, addr := pipesOf(t)
+			var shown atomic.Bool
+			proxy := forwarding(t, addr, func(r *http.Request) (int, http.Header) {
+				if strings.HasPrefix(r.Header.Get("Proxy-Authorization"), "Basic ") {
+					shown.Store(true)
+				}
+				return tt.judge(r)
+			})
+			d.Proxy = through(&url.URL{Scheme: "http", Host: proxy, User: url.UserPassword(proxyUser, proxyPassword)})
+			if err := dialed(t, d); (err == nil) != tt.works {
+				t.Error(err)
+			}
+			if shown.Load() != tt.shows {
+				t.Errorf("the password was shown: %t", shown.Load())
+			}
+		})
+	}
+}
+
+// A proxy that passes requests on may say them back; an error hides its credential
+// as well.
+func TestForwardedErrorHidesCredential(t *testing.T) {
+	d, addr := pipesOf(t)
+	proxy := forwarding(t, addr, func(r *http.Request) (int, http.Header) {
+		switch given := r.Header.Get("Proxy-Authorization"); {
+		case given == "":
+			return 407, http.Header{"Proxy-Authenticate": {"Basic realm=x"}}
+		case r.Method == http.MethodConnect:
+			return 403, nil
+		default: // as a culvert server, which is believed
+			return 401, http.Header{"Server": {given + r.Header.Get("Authorization")}}
+		}
+	})
+	d.Proxy = through(&url.URL{Scheme: "http", Host: proxy, User: url.UserPassword(proxyUser, proxyPassword)})
+	err := dialed(t, d)
+	if !errors.Is(err, carrier.ErrUnauthorized) || !strings.Contains(err.Error(), "[credential]") {
+		t.Error(err)
+	}
+	hides(t, err)
+}
+
+// Where the server is not dialled by the name that its requests have, no proxy can
+// pass them on: they would go to somebody else, credential included.
+func TestForwardedToNobodyElse(t *testing.T) {
+	for name, change := range map[string]func(d *carrier.Dialer){
+		"address": func(d *carrier.Dialer) { d.Address = "192.0.2.1:80" },
+		"host":    func(d *carrier.Dialer) { d.Header = http.Header{"Host": {"front.invalid"}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, addr := pipesOf(t)
+			proxy := forwarding(t, addr, func(r *http.Request) (int, http.Header) {
+				if r.Method != http.MethodConnect {
+					t.Errorf("%s of %s", r.Method, r.RequestURI)
+				}
+				return 403, nil
+			})
+			d.Proxy = through(&url.URL{Scheme: "http", Host: proxy})
+			change(d)
+			var refused *carrier.ProxyError
+			if err := dialed(t, d); !errors.As(err, &refused) || refused.Status != 403 {
+				t.Error(err)
 			}
 		})
 	}
