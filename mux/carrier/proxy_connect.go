@@ -100,6 +100,9 @@ func (h *proxyConn) ask(target, authorization, agent string) (*http.Response, er
 		return nil, &garbage{string(begin)}
 	}
 	resp, err := http.ReadResponse(h.answers, request)
+	for err == nil && resp.StatusCode/100 == 1 && resp.StatusCode != http.StatusSwitchingProtocols { // the answer is yet to come; h.in bounds them
+		resp, err = http.ReadResponse(h.answers, request)
+	}
 	switch {
 	case err == nil:
 		return resp, nil
