@@ -183,9 +183,8 @@ func (l *Ladder) ended(heard bool) {
 
 // pipe returns what an HTTP pipe should begin with.
 func (l *Ladder) pipe() (bodySize, pipePath) {
-	first := bodySize{firstBody, maxBody}
 	if l == nil {
-		return first, pathUnknown
+		return bodySize{size: firstBody, most: maxBody}, pathUnknown
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,7 +195,7 @@ func (l *Ladder) pipe() (bodySize, pipePath) {
 // refreshLocked forgets what is too old. mu is held.
 func (l *Ladder) refreshLocked() {
 	if now := time.Now(); l.learned.IsZero() || now.Sub(l.learned) > stripped {
-		l.learned, l.body, l.path = now, bodySize{firstBody, maxBody}, pathUnknown
+		l.learned, l.body, l.path = now, bodySize{size: firstBody, most: maxBody}, pathUnknown
 	}
 }
 
@@ -207,6 +206,7 @@ func (l *Ladder) setBody(b bodySize) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refreshLocked()
+	b.least = 0 // the next one may go another way
 	l.body = b
 }
 

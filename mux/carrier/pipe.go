@@ -134,20 +134,38 @@ func uncached(h http.Header) {
 
 // bodySize follows how many bytes go into one request without keeping those
 // behind them waiting.
-type bodySize struct{ size, most int }
+type bodySize struct {
+	size, most int
+	least      time.Duration // that a request has taken: what is left of it without a body; 0: none has been seen
+}
 
 const (
 	quickBody = 100 * time.Millisecond
 	slowBody  = 400 * time.Millisecond
+	// smallBody is what passes everywhere, and quickly enough.
+	smallBody = 16 << 10
 )
 
-// took notes that n bytes have taken d.
+// took notes that n bytes have taken d. On a long way that says little about them.
 func (b *bodySize) took(n int, d time.Duration) {
-	switch {
+	if b.least == 0 || d < b.least {
+		b.least = d
+	}
+	switch d -= b.least; {
 	case d > slowBody && n > b.size/2:
-		b.size = max(b.size/2, min(16<<10, b.most))
+		b.size = max(b.size/2, min(smallBody, b.most))
 	case d < quickBody && n == b.size:
 		b.size = min(b.size+b.size/4, b.most)
+	}
+}
+
+// cut notes that a request with n bytes was cut again and again, which may be for
+// their number: something between may have no better way to say that they are too
+// many. Nobody means less than smallBody with it.
+func (b *bodySize) cut(n int) {
+	if n > smallBody {
+		b.most = max(n/2, smallBody)
+		b.size = min(b.size, b.most)
 	}
 }
 

@@ -159,7 +159,7 @@ func newServerPipe(s *pipes, id pipeID, identity string, r *http.Request) *serve
 			local: "pipe", remote: pipeAddr(r.RemoteAddr),
 		},
 		set: s, id: id, identity: identity,
-		size: bodySize{firstBody, maxBody},
+		size: bodySize{size: firstBody, most: maxBody},
 	}
 }
 

@@ -391,7 +391,8 @@ func (p *clientPipe) post(offset int64, body []byte) error {
 			return a.err
 		}
 		failures++
-		if failures == 2 && a.status == 0 && p.size.tooLarge(len(piece)) { // it may be why it is cut
+		if failures == 2 && a.status == 0 {
+			p.size.cut(len(piece))
 			p.resized()
 		}
 		pause(p.ctx, failures)

@@ -162,7 +162,7 @@ func TestQueueTurns(t *testing.T) {
 // Bodies grow while they are quick, shrink when they are slow, and never again
 // become what did not pass.
 func TestBodySize(t *testing.T) {
-	b := bodySize{firstBody, maxBody}
+	b := bodySize{size: firstBody, most: maxBody}
 	for range 100 {
 		b.took(b.size, time.Millisecond)
 	}
@@ -179,7 +179,7 @@ func TestBodySize(t *testing.T) {
 	if b.size != 16<<10 {
 		t.Errorf("shrank to %d", b.size)
 	}
-	b = bodySize{firstBody, maxBody}
+	b = bodySize{size: firstBody, most: maxBody}
 	for b.tooLarge(b.size) && b.size > 50_000 {
 		continue
 	}
@@ -195,5 +195,39 @@ func TestBodySize(t *testing.T) {
 	}
 	if b.tooLarge(b.size) || b.size != minBody {
 		t.Errorf("%d is not the least", b.size)
+	}
+}
+
+// A long way makes bodies no smaller, only a slow one does.
+func TestBodySizeOnALongWay(t *testing.T) {
+	b := bodySize{size: firstBody, most: maxBody}
+	const way = 600 * time.Millisecond
+	b.took(500, way)
+	for range 20 {
+		b.took(b.size, way+50*time.Millisecond)
+	}
+	if b.size != maxBody {
+		t.Errorf("bodies of %d bytes", b.size)
+	}
+	for range 20 {
+		b.took(b.size, way+time.Second)
+	}
+	if b.size != smallBody {
+		t.Errorf("bodies of %d bytes on a slow way", b.size)
+	}
+}
+
+// A few bytes that are cut say nothing about many.
+func TestBodySizeCut(t *testing.T) {
+	b := bodySize{size: firstBody, most: maxBody}
+	b.cut(1100)
+	if b.size != firstBody || b.most != maxBody {
+		t.Errorf("after a cut of 1100 bytes: %+v", b)
+	}
+	for range 20 {
+		b.cut(b.size)
+	}
+	if b.size != smallBody || b.most != smallBody {
+		t.Errorf("after many cuts: %+v", b)
 	}
 }
