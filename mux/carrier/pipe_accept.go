@@ -245,6 +245,8 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 		return
 	}
 	defer p.rest()
+	// net/http sends the end of an answer after this, or all of a short one.
+	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyPatience)) }()
 	if ask.post {
 		p.take(w, r, ask)
 	} else {
@@ -290,7 +292,7 @@ func (p *serverPipe) take(w http.ResponseWriter, r *http.Request, ask pipeReques
 			case takeErr == nil:
 			case room.Err() != nil && r.Context().Err() == nil:
 				_, _ = io.Copy(io.Discard, body) // it comes again
-				p.taken(w, rc, offset)
+				taken(w, offset)
 				return
 			default:
 				http.Error(w, takeErr.Error(), http.StatusGone)
@@ -314,11 +316,10 @@ func (p *serverPipe) take(w http.ResponseWriter, r *http.Request, ask pipeReques
 		p.out.fail(io.ErrClosedPipe)
 		p.set.remove(p)
 	}
-	p.taken(w, rc, offset)
+	taken(w, offset)
 }
 
-func (p *serverPipe) taken(w http.ResponseWriter, rc *http.ResponseController, offset int64) {
-	_ = rc.SetWriteDeadline(time.Now().Add(bodyPatience))
+func taken(w http.ResponseWriter, offset int64) {
 	w.Header().Set(offsetHeader, strconv.FormatInt(offset, 10))
 	w.WriteHeader(http.StatusNoContent)
 }

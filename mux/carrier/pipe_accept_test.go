@@ -400,3 +400,29 @@ func TestPipePollOutlastsTimeouts(t *testing.T) {
 		t.Error(resp.Status)
 	}
 }
+
+// What a POST is answered with arrives, also if its body took longer than the server
+// gives other requests.
+func TestPipeAnswersSlowBodies(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, ln, carrier.ServerConfig{Handler: &carrier.Handler{}, HandshakeTimeout: 100 * time.Millisecond})
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nCulvert-Pipe: "+id(1)+"\r\nCulvert-Offset: 0\r\nContent-Length: 2\r\n\r\nG")
+	after(300 * time.Millisecond) // the pipe's own time-out is over as well
+	_, _ = io.WriteString(conn, "E")
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 410 {
+		t.Error(resp.Status)
+	}
+}
