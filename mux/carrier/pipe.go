@@ -29,6 +29,10 @@ const (
 	firstBody = 256 << 10
 	minBody   = 1 << 10
 
+	// maxRequests bounds the requests of one pipe at a time, which are two, and
+	// those that boxes between still hold.
+	maxRequests = 16
+
 	// maxPoll is the longest that a poll waits at the server.
 	maxPoll = 30 * time.Second
 	// pipeIdle is how long a pipe lives at the server without a request.

@@ -75,8 +75,11 @@ type (
 	connKey  struct{}
 )
 
-// errPipes means that there are too many.
-var errPipes = errors.New("too many pipes")
+// errPipes and errRequests mean that there are too many.
+var (
+	errPipes    = errors.New("too many pipes")
+	errRequests = errors.New("too many requests of one pipe at once")
+)
 
 // find returns the pipe that the request is about, busy until rest is called. Nil
 // without an error means that there is none for this identity.
@@ -87,7 +90,9 @@ func (s *pipes) find(r *http.Request, ask pipeRequest, identity string) (*server
 		if p.identity != identity {
 			return nil, nil //nolint:nilnil // documented
 		}
-		p.busy()
+		if !p.busy() {
+			return nil, errRequests
+		}
 		return p, nil
 	}
 	if ask.offset != 0 || ask.close {
@@ -163,15 +168,20 @@ func newServerPipe(s *pipes, id pipeID, identity string, r *http.Request) *serve
 	}
 }
 
-// busy notes that a request begins, and rest that it has ended.
-func (p *serverPipe) busy() {
+// busy notes that a request begins, if there are not too many, and rest that it has
+// ended.
+func (p *serverPipe) busy() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.requests == maxRequests {
+		return false
+	}
 	p.requests++
 	if p.timer != nil {
 		p.timer.Stop()
 		p.timer = nil
 	}
+	return true
 }
 
 var errForgotten = errors.New("the client of the HTTP pipe does not ask any more")
@@ -216,14 +226,10 @@ func (p *serverPipe) forget() {
 
 // servePipe answers a request of a pipe. The caller has looked at its credential.
 func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, ask pipeRequest, identity string) {
-	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-		if wire := findWire(conn); wire != nil {
-			wire.trusted(true) // until the next request
-		}
-	}
 	uncached(w.Header())
 	w.Header().Set("X-Accel-Buffering", "no") // asks nginx not to wait for more
 	if ask.probe {
+		trust(r)
 		answerProbe(w, r)
 		return
 	}
@@ -245,12 +251,23 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 		return
 	}
 	defer p.rest()
+	trust(r)
 	// net/http sends the end of an answer after this, or all of a short one.
 	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyPatience)) }()
 	if ask.post {
 		p.take(w, r, ask)
 	} else {
 		p.give(w, r, ask)
+	}
+}
+
+// trust takes the request's connection, until its next one, out of those that are
+// bounded because nobody knows who they are.
+func trust(r *http.Request) {
+	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
+		if wire := findWire(conn); wire != nil {
+			wire.trusted(true)
+		}
 	}
 }
 

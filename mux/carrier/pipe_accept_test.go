@@ -426,3 +426,30 @@ func TestPipeAnswersSlowBodies(t *testing.T) {
 		t.Error(resp.Status)
 	}
 }
+
+// The requests of one pipe at a time are bounded, since their connections are not.
+func TestPipeRequestLimit(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		for i := range 17 {
+			conn, err := s.network.Dial(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "POST /tunnel HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nCulvert-Pipe: %s\r\n"+
+				"Culvert-Offset: 0\r\nContent-Length: 1\r\n\r\n", id(1))
+			synctest.Wait()
+			if i < 16 {
+				continue
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != 503 || resp.Header.Get("Culvert-Refusal") != "limit" {
+				t.Errorf("%s, %v", resp.Status, resp.Header)
+			}
+		}
+	})
+}
