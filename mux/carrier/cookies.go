@@ -29,7 +29,7 @@ type Cookies struct {
 // add puts into header what the server has set for a request to site. A cookie that
 // header has already stays as it is.
 func (c *Cookies) add(header http.Header, site *url.URL) {
-	own := header["Cookie"]
+	own := slices.Clip(header["Cookie"]) // which requests made at the same time may share
 	given := (&http.Request{Header: http.Header{"Cookie": own}}).Cookies()
 	for _, cookie := range c.of(site) {
 		if !slices.ContainsFunc(given, func(g *http.Cookie) bool { return g.Name == cookie.Name }) {
