@@ -312,6 +312,9 @@ func (d *Dialer) dialOver(ctx context.Context, mode Mode, r *request, patience t
 		if redirects < maxRedirects && redirect(&target, r.site(&target), location) {
 			continue
 		}
+		if mode == ModeHTTP && errors.Is(err, errNoAnswer) { // it may have begun in a way that passes no more
+			d.Ladder.unlearn()
+		}
 		if e, ok := errors.AsType[*DialError](err); ok && redirects > 0 {
 			e.Err = fmt.Errorf("after %d redirects: %w", redirects, e.Err)
 		}

@@ -84,8 +84,16 @@ func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
 		return nil, nil, pipeErr
 	default:
 		d.Ladder.setPatient(errors.Is(err, errNoAnswer))
-		return nil, nil, err
+		return nil, nil, hopeful(err, pipeErr)
 	}
+}
+
+// hopeful returns of the errors of two ways the first, unless only the second may pass.
+func hopeful(first, second error) error {
+	if Permanent(first) && !Permanent(second) {
+		return second
+	}
+	return first
 }
 
 // mayBeStripped reports whether the error of a WebSocket dial may mean that
@@ -140,7 +148,17 @@ func (l *Ladder) forget() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until, l.learned = time.Time{}, time.Time{}
+	l.until = time.Time{}
+}
+
+// unlearn forgets how answers and bodies pass.
+func (l *Ladder) unlearn() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.learned = time.Time{}
 }
 
 func (l *Ladder) setPatient(on bool) {

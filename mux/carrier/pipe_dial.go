@@ -160,7 +160,7 @@ func (d *Dialer) dialPipe(ctx context.Context, r *request) (*Conn, []byte, error
 		c, reply, forwardErr = d.dialOver(ctx, ModeHTTP, &forwarded, 0)
 	}
 	if forwardErr != nil && !ofCulvert(forwardErr) {
-		return nil, nil, err
+		return nil, nil, hopeful(err, forwardErr)
 	}
 	return c, reply, forwardErr
 }

@@ -565,3 +565,44 @@ func TestPipeUnasked101(t *testing.T) {
 		}
 	})
 }
+
+// What a box does for a while ends no program: an error that stays, of the one way,
+// does not stand before one that passes, of the other.
+func TestAutoHopes(t *testing.T) {
+	box := func(http.Handler) http.Handler {
+		return upgradesOnly(answers(403))(answers(502))
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) {
+		if err := dialed(t, b.dialer); err == nil || carrier.Permanent(err) {
+			t.Error(err)
+		}
+	})
+}
+
+// A way that begins to hold answers back is found out by the next dial but one.
+func TestPipeUnlearns(t *testing.T) {
+	var buffers atomic.Bool
+	box := func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if buffers.Load() {
+				buffer(next).ServeHTTP(w, r)
+			} else {
+				next.ServeHTTP(w, r)
+			}
+		})
+	}
+	throughBox(t, box, func(t *testing.T, b *boxed) {
+		b.dialer.Mode = carrier.ModeHTTP
+		client, server := b.dial(t, carrier.ModeHTTP)
+		after(time.Second)
+		abort(client, server)
+		buffers.Store(true)
+		if err := dialed(t, b.dialer); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		abort(<-b.conns)
+		client, server = b.dial(t, carrier.ModeHTTP)
+		exchange(t, server, client, 1000)
+		abort(client, server)
+	})
+}
