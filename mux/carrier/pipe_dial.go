@@ -60,6 +60,12 @@ type clientPipe struct {
 	endGets   context.CancelFunc
 	closeOnce sync.Once
 
+	// served is closed when the first POST has been answered. Where a proxy wants a
+	// password, nothing else is asked for before: a wrong one, given by each goroutine,
+	// locks accounts.
+	served    chan struct{}
+	serveOnce sync.Once // closes it
+
 	worked  atomic.Bool           // the server has answered
 	path    atomic.Int32          // a pipePath
 	failure atomic.Pointer[error] // what it died of
@@ -72,6 +78,7 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 		header:  maps.Clone(r.header),
 		secrets: r.secrets,
 		cookies: d.Cookies,
+		served:  make(chan struct{}),
 		url:     *target,
 		ladder:  d.Ladder,
 		pipeConn: pipeConn{
@@ -98,6 +105,9 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 	p.path.Store(int32(path))
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.getting, p.endGets = context.WithCancel(p.ctx)
+	if r.proxy == nil || !r.proxy.credential {
+		p.isServed()
+	}
 	p.transport = d.pipeTransport(p.ctx, r, p.setRemote)
 	go p.send()
 	go p.receive()
@@ -232,6 +242,18 @@ func (p *clientPipe) Close() error {
 	return nil
 }
 
+func (p *clientPipe) isServed() { p.serveOnce.Do(func() { close(p.served) }) }
+
+// waitServed reports whether there is something to ask for.
+func (p *clientPipe) waitServed() bool {
+	select {
+	case <-p.served:
+		return true
+	case <-p.getting.Done():
+		return false
+	}
+}
+
 // pipeAnswer is what a pipe's request was answered with.
 type pipeAnswer struct {
 	status int
@@ -345,6 +367,7 @@ func (p *clientPipe) send() {
 			offset += int64(n)
 		case errors.Is(err, io.ErrClosedPipe): // what is left to be got still is
 			p.out.fail(err)
+			p.isServed()
 			<-p.getting.Done()
 			return
 		default:
@@ -373,6 +396,7 @@ func (p *clientPipe) post(offset int64, body []byte) error {
 				return errNotOurs
 			}
 			p.worked.Store(true)
+			p.isServed()
 			done := int(end - offset)
 			if done == len(piece) {
 				p.size.took(done, time.Since(began))
@@ -425,6 +449,9 @@ func (p *clientPipe) identify(h http.Header, offset int64) {
 
 // receive gets what there is to read, one GET at a time, until there is no more.
 func (p *clientPipe) receive() {
+	if !p.waitServed() {
+		return
+	}
 	g := getting{wait: firstWait}
 	for p.get(&g) {
 		pause(p.getting, g.failures)
@@ -521,6 +548,9 @@ func (p *clientPipe) take(body io.ReadCloser) (taken int64, err error) {
 
 // probe finds out whether the way back streams.
 func (p *clientPipe) probe() {
+	if !p.waitServed() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(p.getting, probePatience)
 	defer cancel()
 	resp, a := p.request(ctx, http.MethodGet, nil, http.StatusOK, func(h http.Header) { h.Set(pipeHeader, pipeProbe) })

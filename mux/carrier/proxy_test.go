@@ -1110,3 +1110,31 @@ func TestProxySaysItIsComing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A wrong password is given once, however many requests a pipe makes: each more
+// brings the account nearer to being locked.
+func TestPipeGivesWrongPasswordOnce(t *testing.T) {
+	for _, way := range []string{"tunnel", "requests"} {
+		t.Run(way, func(t *testing.T) {
+			d, addr := pipesOf(t)
+			d.Mode = carrier.ModeHTTP
+			var given atomic.Int32
+			proxy := forwarding(t, addr, func(r *http.Request) (int, http.Header) {
+				if way == "requests" && r.Method == http.MethodConnect {
+					return 403, nil
+				}
+				if r.Header.Get("Proxy-Authorization") != "" {
+					given.Add(1)
+				}
+				return 407, http.Header{"Proxy-Authenticate": {"Basic realm=x"}}
+			})
+			d.Proxy = through(&url.URL{Scheme: "http", Host: proxy, User: url.UserPassword(proxyUser, proxyPassword)})
+			if err := dialed(t, d); err == nil {
+				t.Error("dialled")
+			}
+			if n := given.Load(); n != 1 {
+				t.Errorf("given %d times", n)
+			}
+		})
+	}
+}
