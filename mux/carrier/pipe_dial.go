@@ -358,10 +358,13 @@ func (p *clientPipe) send() {
 		body := bodies.Get().(*[]byte)
 		*body = slices.Grow((*body)[:0], n)[:n]
 		n, err = p.out.readTurn(0, *body)
+		straight := true
 		if err == nil {
-			err = p.post(offset, (*body)[:n])
+			straight, err = p.post(offset, (*body)[:n])
 		}
-		bodies.Put(body)
+		if straight { // otherwise net/http may still be writing some of it
+			bodies.Put(body)
+		}
 		switch {
 		case err == nil:
 			offset += int64(n)
@@ -380,8 +383,10 @@ func (p *clientPipe) send() {
 }
 
 // post sends body, in pieces that are small enough for what is between, and each
-// again if need be: the server skips what it has had.
-func (p *clientPipe) post(offset int64, body []byte) error {
+// again if need be: the server skips what it has had. It says whether all requests
+// were answered after their bodies.
+func (p *clientPipe) post(offset int64, body []byte) (straight bool, err error) {
+	straight = true
 	failures := 0
 	for len(body) > 0 {
 		piece := body[:min(len(body), p.size.size)]
@@ -393,7 +398,7 @@ func (p *clientPipe) post(offset int64, body []byte) error {
 			resp.Body.Close()
 			end, ok := oneOffset(resp.Header)
 			if !ok || end < offset || end > offset+int64(len(piece)) {
-				return errNotOurs
+				return false, errNotOurs
 			}
 			p.worked.Store(true)
 			p.isServed()
@@ -405,14 +410,15 @@ func (p *clientPipe) post(offset int64, body []byte) error {
 			offset, body, failures = end, body[done:], 0
 			continue
 		}
+		straight = false
 		switch {
 		case a.status == http.StatusGone:
-			return io.ErrClosedPipe
+			return straight, io.ErrClosedPipe
 		case a.status == http.StatusRequestEntityTooLarge && p.size.tooLarge(len(piece)):
 			p.resized()
 			continue
 		case !a.again() || !p.worked.Load() || failures >= pipeRetries || p.ctx.Err() != nil:
-			return a.err
+			return straight, a.err
 		}
 		failures++
 		if failures == 2 && a.status == 0 {
@@ -421,7 +427,7 @@ func (p *clientPipe) post(offset int64, body []byte) error {
 		}
 		pause(p.ctx, failures)
 	}
-	return nil
+	return straight, nil
 }
 
 func (p *clientPipe) resized() {
