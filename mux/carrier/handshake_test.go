@@ -334,3 +334,16 @@ func TestDialMalformedAnswerHidesCredential(t *testing.T) {
 		}
 	}
 }
+
+// An inspection asks the host that a dial asks.
+func TestInspectHost(t *testing.T) {
+	asked := make(chan string, 1)
+	u := listening(t, func(_ http.ResponseWriter, r *http.Request) { asked <- r.Host })
+	d := carrier.Dialer{URL: parseURL(t, u), Header: http.Header{"host": {"front.example"}}}
+	if _, err := d.Inspect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if host := <-asked; host != "front.example" {
+		t.Errorf("it asks %q", host)
+	}
+}

@@ -86,7 +86,7 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 	if err != nil {
 		return in, &DialError{PhaseSetup, d.addr(), err}
 	}
-	req.Host = d.Header.Get("Host")
+	req.Host = r.header.Get("Host")
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return in, &DialError{PhaseUpgrade, d.addr(), because(ctx, err)}

@@ -69,7 +69,7 @@ func (d *Dialer) proxy(r *request) (*forwardProxy, error) {
 		if p.credential && (p.user == "" || len(p.user) > maxSOCKS || len(p.password) > maxSOCKS) {
 			return nil, fmt.Errorf("%w: SOCKS proxy with a user name or password that is empty or of more than %d bytes", ErrInvalidDialer, maxSOCKS)
 		}
-		if len(d.URL.Hostname()) > maxSOCKS {
+		if host, _, _ := net.SplitHostPort(d.addr()); len(host) > maxSOCKS {
 			return nil, fmt.Errorf("%w: host of more than %d bytes for a SOCKS proxy", ErrInvalidDialer, maxSOCKS)
 		}
 	}

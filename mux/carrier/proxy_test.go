@@ -1138,3 +1138,14 @@ func TestPipeGivesWrongPasswordOnce(t *testing.T) {
 		})
 	}
 }
+
+// A SOCKS proxy is told the address that is dialled, whose length has one byte.
+func TestSOCKSLongAddress(t *testing.T) {
+	d := carrier.Dialer{
+		URL: parseURL(t, "wss://h"), Address: strings.Repeat("x", 256) + ":443",
+		Proxy: through(&url.URL{Scheme: "socks5", Host: "p"}),
+	}
+	if err := d.Validate(); !errors.Is(err, carrier.ErrInvalidDialer) {
+		t.Error(err)
+	}
+}
