@@ -241,8 +241,7 @@ func (c *Conn) Secure() bool { return c.secure }
 func (c *Conn) Mode() Mode { return c.mode }
 
 // RemoteAddr returns the address that the socket is connected to, which may be
-// that of a proxy. That of an HTTP pipe is, at the client, the URL's host and port,
-// and at the server where its first request came from.
+// that of a proxy; of an HTTP pipe, that of one of its connections.
 func (c *Conn) RemoteAddr() string { return c.remote }
 
 // Proxy returns the host and port of the forward proxy that the socket is

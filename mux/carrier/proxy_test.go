@@ -1097,15 +1097,17 @@ func TestForwardedToNobodyElse(t *testing.T) {
 // A proxy may say that an answer is to come (RFC 9110, 15.2), but not for ever.
 func TestProxySaysItIsComing(t *testing.T) {
 	d, addr := echoing(t, false)
-	wait := "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+	const wait = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
+	var times atomic.Int32
+	times.Store(1)
 	p := newFakeProxy(t, func(conn net.Conn) {
-		_, _ = io.WriteString(conn, wait)
+		_, _ = io.WriteString(conn, strings.Repeat(wait, int(times.Load())))
 		connecting(addr, nil)(conn)
 	})
 	d.Proxy = through(p.url("http", false))
 	mustEcho(t, d)
 
-	wait = strings.Repeat(wait, 1000)
+	times.Store(1000)
 	if err := refusedBy(t, d); !errors.Is(err, carrier.ErrNotProxy) {
 		t.Error(err)
 	}
