@@ -25,8 +25,10 @@ const (
 	// upgradePatience is how long ModeAuto waits for an answer to the upgrade
 	// before it tries something else.
 	upgradePatience = 3 * time.Second
-	// stripped is how long a way counts as one that lets no upgrade through.
-	stripped = 10 * time.Minute
+	// stripped is how long a way counts as one that lets no upgrade through, and
+	// firstStripped how long at first: it may have been a hiccup.
+	stripped      = 10 * time.Minute
+	firstStripped = time.Minute
 	// muted is the same of one that answers upgrades and lets no frame through: to try
 	// another WebSocket there makes everybody wait until its heartbeat times out.
 	muted = time.Hour
@@ -40,6 +42,7 @@ const (
 type Ladder struct {
 	mu      sync.Mutex // guards the following
 	until   time.Time  // upgrades are presumed to be stripped
+	again   bool       // and were before
 	mute    int        // WebSockets in a row that ended without a byte of the peer's
 	patient bool       // the next upgrade may take as long as it likes
 	learned time.Time  // when the following was; it holds as long as stripped
@@ -71,6 +74,9 @@ func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
 		patience = 0
 	}
 	c, reply, err := d.dialOver(ctx, ModeWebSocket, r, patience)
+	if err == nil {
+		d.Ladder.passes()
+	}
 	if err == nil || !mayBeStripped(err) || ctx.Err() != nil {
 		return c, reply, err
 	}
@@ -127,7 +133,22 @@ func (l *Ladder) strips() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.until = time.Now().Add(stripped)
+	if l.again {
+		l.until = time.Now().Add(stripped)
+	} else {
+		l.until = time.Now().Add(firstStripped)
+	}
+	l.again = true
+}
+
+// passes notes that an upgrade does.
+func (l *Ladder) passes() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.again = false
 }
 
 // Answers says what is known of how the answers to an HTTP pipe arrive: as they are

@@ -156,16 +156,17 @@ func TestAutoFallsBack(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			throughBox(t, box, func(t *testing.T, b *boxed) {
-				for _, want := range []int32{1, 1, 2} {
+				for _, step := range []struct {
+					after time.Duration // since the one before
+					want  int32         // upgrades so far
+				}{{0, 1}, {50 * time.Second, 1}, {50 * time.Second, 2}, {9 * time.Minute, 2}, {2 * time.Minute, 3}} {
+					after(step.after)
 					client, server := b.dial(t, carrier.ModeHTTP)
 					exchange(t, client, server, 100_000)
 					exchange(t, server, client, 100_000)
 					abort(client, server)
-					if got := b.upgrades.Load(); got != want {
-						t.Errorf("%d upgrades were tried, want %d", got, want)
-					}
-					if want == 1 {
-						after(6 * time.Minute)
+					if got := b.upgrades.Load(); got != step.want {
+						t.Errorf("%d upgrades were tried, want %d", got, step.want)
 					}
 				}
 			})
