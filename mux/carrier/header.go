@@ -18,8 +18,9 @@ const (
 
 	// maxHello is the largest hello in bytes, before it is encoded.
 	maxHello = 1024
-	// maxHeartbeat is the longest that a client can ask a server for.
-	maxHeartbeat = 24 * time.Hour
+	// maxHeartbeat is the longest that a client can ask a server for: so long it
+	// keeps a client that has vanished.
+	maxHeartbeat = 2 * time.Hour
 	// maxToken is the longest bearer token in bytes.
 	maxToken = 4096
 )

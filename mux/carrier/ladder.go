@@ -77,7 +77,7 @@ func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
 	if err == nil {
 		d.Ladder.passes()
 	}
-	if err == nil || !mayBeStripped(err) || ctx.Err() != nil {
+	if err == nil || !d.mayBeStripped(err) || ctx.Err() != nil {
 		return c, reply, err
 	}
 	c, reply, pipeErr := d.dialPipe(ctx, r)
@@ -103,10 +103,11 @@ func hopeful(first, second error) error {
 }
 
 // mayBeStripped reports whether the error of a WebSocket dial may mean that
-// something between lets no upgrade through.
-func mayBeStripped(err error) bool {
+// something between lets no upgrade through, and other requests.
+func (d *Dialer) mayBeStripped(err error) bool {
 	dial, ok := errors.AsType[*DialError](err)
-	return ok && (dial.Phase == PhaseUpgrade || dial.Phase == PhaseHello || tunnelRefused(err)) && !ofCulvert(err)
+	return ok && !ofCulvert(err) &&
+		(dial.Phase == PhaseUpgrade || dial.Phase == PhaseHello || tunnelRefused(err) && !d.secure())
 }
 
 // ofCulvert reports whether the error is a culvert server's own answer.
