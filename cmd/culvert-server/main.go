@@ -13,7 +13,7 @@ import (
 )
 
 func main() {
-	log.SetOutput(io.Discard) // net/http's, which shows what peers send as it is
+	log.SetOutput(io.Discard) //nolint:forbidigo // net/http uses it, and shows what peers send as it is
 	os.Exit(run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
