@@ -115,7 +115,7 @@ func TestHAProxyTimeoutTunnel(t *testing.T) {
 	box := newHAProxy(t, port, "timeout tunnel 5s")
 	echoing, slow := here.serve(t, echo), here.serve(t, pieces(100_000, 8*time.Second, 25*time.Second))
 	client, _ := newClient(t, nil, echoing, "--server", "ws://"+box.address, "--token-file", tokenFile, "-L", "0:"+slow)
-	here.staysUsable(t, client, echoing, slow, 1)
+	here.staysUsable(t, client, echoing, slow, 2)
 }
 
 // A box that ends every connection after 10 s is not felt once the client has learned that: a download

@@ -59,7 +59,7 @@ func TestNginxReadTimeout(t *testing.T) {
 	front := thirdparty.Nginx(t, "127.0.0.1:"+port, thirdparty.NginxUpgrades+"proxy_read_timeout 5s;")
 	echoing, slow := here.serve(t, echo), here.serve(t, pieces(100_000, 8*time.Second, 25*time.Second))
 	client, _ := newClient(t, nil, echoing, "--server", "ws://"+front, "--token-file", tokenFile, "-L", "0:"+slow)
-	here.staysUsable(t, client, echoing, slow, 1)
+	here.staysUsable(t, client, echoing, slow, 2)
 }
 
 // sum reads to the end, answers with the SHA-256 and sends everything back, which it keeps.
