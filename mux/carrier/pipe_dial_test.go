@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 // hasty is a conn whose peer answers a body that is still on its way.
@@ -75,8 +74,9 @@ func TestPipeBodyAnsweredEarly(t *testing.T) {
 	_, _ = k.Conn.Write(bytes.Repeat([]byte{1}, firstBody))
 	<-parts
 	close(begin)
-	for p.failure.Load() == nil {
-		time.Sleep(time.Millisecond)
+	<-p.ctx.Done()
+	if p.failure.Load() == nil {
+		t.Error("it has ended without a failure")
 	}
 	for range 10 {
 		other := bodies.Get().(*[]byte)
