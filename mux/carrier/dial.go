@@ -1,19 +1,14 @@
 package carrier
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -109,127 +104,6 @@ func (d *Dialer) Validate() error {
 	return err
 }
 
-// request is what all upgrade requests of one Dial have in common.
-type request struct {
-	header  http.Header
-	secrets secrets       // of the header
-	guarded bool          // it may go to loopback only
-	proxy   *forwardProxy // to send it through; nil: straight
-	// forwarded says that the proxy passes requests on, without a tunnel, and basic
-	// that it is given its credential with each of them.
-	forwarded, basic bool
-}
-
-// request checks the fields and returns the request without the hello.
-func (d *Dialer) request() (*request, error) {
-	if err := d.checkAddress(); err != nil {
-		return nil, err
-	}
-	r := &request{header: http.Header{}}
-	if err := r.add(d.Header); err != nil {
-		return nil, err
-	}
-	if d.SecretHeader != nil {
-		header, err := d.SecretHeader()
-		if err != nil {
-			return nil, fmt.Errorf("header: %w", err)
-		}
-		if err := r.add(header); err != nil {
-			return nil, err
-		}
-		for _, values := range header {
-			for _, v := range values {
-				r.guarded = true
-				r.hide(v, minSecret)
-				r.hide(afterScheme(v), minSecret)
-			}
-		}
-	}
-	if d.Credential != nil {
-		token, err := d.Credential()
-		if err != nil {
-			return nil, fmt.Errorf("credential: %w", err)
-		}
-		if token != "" {
-			if !validToken(token) {
-				return nil, fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes",
-					ErrInvalidDialer, maxToken)
-			}
-			r.header.Set("Authorization", "Bearer "+token)
-		}
-	}
-	for _, v := range r.header["Authorization"] {
-		r.guarded = true
-		r.hide(afterScheme(v), 1)
-	}
-	r.guarded = r.guarded && !d.secure() && !d.AllowPlaintext
-	if host, _, _ := net.SplitHostPort(d.addr()); r.guarded && !loopbackHost(host) {
-		return nil, fmt.Errorf("%w: %q", ErrPlaintextCredential, host)
-	}
-	var err error
-	r.proxy, err = d.proxy(r)
-	return r, err
-}
-
-func (d *Dialer) checkAddress() error {
-	if d.URL == nil {
-		return fmt.Errorf("%w: no URL", ErrInvalidDialer)
-	}
-	switch d.URL.Scheme {
-	case "ws", "wss", "http", "https":
-	default:
-		return fmt.Errorf("%w: URL scheme %q is not ws or wss", ErrInvalidDialer, d.URL.Scheme)
-	}
-	if d.URL.Hostname() == "" {
-		return fmt.Errorf("%w: URL without a host", ErrInvalidDialer)
-	}
-	if d.URL.User != nil {
-		return fmt.Errorf("%w: URL with a user name or password", ErrInvalidDialer)
-	}
-	if _, _, err := net.SplitHostPort(d.Address); d.Address != "" && err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidDialer, err)
-	}
-	switch d.Mode {
-	case "", ModeAuto, ModeWebSocket, ModeHTTP:
-		return nil
-	default:
-		return fmt.Errorf("%w: mode %q", ErrInvalidDialer, d.Mode)
-	}
-}
-
-// add adds what a caller may set.
-func (r *request) add(header http.Header) error {
-	for name, values := range header {
-		if !validField(name, values) {
-			return fmt.Errorf("%w: header %q", ErrInvalidDialer, name)
-		}
-		name = http.CanonicalHeaderKey(name) // whatever the spelling, it goes out
-		if name == "Origin" || name == "Connection" || name == "Upgrade" ||
-			strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Culvert-") {
-			return fmt.Errorf("%w: header %q is not the caller's to set", ErrInvalidDialer, name)
-		}
-		r.header[name] = append(r.header[name], values...)
-	}
-	return nil
-}
-
-// hide keeps a secret of at least so many bytes out of errors.
-func (r *request) hide(secret string, least int) {
-	if len(secret) >= least {
-		r.secrets = append(r.secrets, secret)
-	}
-}
-
-// afterScheme is the value of an Authorization or the like without its scheme,
-// which is no secret.
-func afterScheme(value string) string {
-	value = strings.TrimSpace(value)
-	if _, after, ok := strings.Cut(value, " "); ok {
-		return strings.TrimSpace(after)
-	}
-	return value
-}
-
 func (d *Dialer) secure() bool { return d.URL.Scheme == "wss" || d.URL.Scheme == "https" }
 
 // addr is the host and port to dial.
@@ -242,25 +116,6 @@ func (d *Dialer) addr() string {
 		port = "443"
 	}
 	return net.JoinHostPort(d.URL.Hostname(), cmp.Or(d.URL.Port(), port))
-}
-
-// validField reports whether net/http would send the header field.
-func validField(name string, values []string) bool {
-	for i := range len(name) {
-		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	control := func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
-	return name != "" && !slices.ContainsFunc(values, func(v string) bool { return strings.ContainsFunc(v, control) })
-}
-
-func loopbackHost(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // Dial connects, sends the upgrade request with hello and returns the carrier
@@ -320,47 +175,6 @@ func (d *Dialer) dialOver(ctx context.Context, mode Mode, r *request, patience t
 		}
 		return nil, nil, err
 	}
-}
-
-// site is what the server takes target for: its host is that of the request, which
-// need not be that of the URL, and its scheme one of HTTP.
-func (r *request) site(target *url.URL) *url.URL {
-	site := *target
-	site.Host = cmp.Or(r.header.Get("Host"), site.Host)
-	site.Scheme = httpScheme(site.Scheme)
-	return &site
-}
-
-func httpScheme(scheme string) string {
-	switch scheme {
-	case "ws":
-		return "http"
-	case "wss":
-		return "https"
-	}
-	return scheme
-}
-
-// redirect changes target to location, and reports whether that is within the origin
-// of site: the credential goes to no other, and the host, port and scheme of target
-// stay as they are in any case.
-func redirect(target, site *url.URL, location string) bool {
-	to, err := site.Parse(location)
-	if err != nil || location == "" || to.User != nil || origin(to) != origin(site) {
-		return false
-	}
-	target.Path, target.RawPath, target.RawQuery = cmp.Or(to.Path, "/"), to.RawPath, to.RawQuery
-	return true
-}
-
-// origin is what two URLs of the same origin (RFC 6454) have in common.
-func origin(u *url.URL) string {
-	scheme := httpScheme(u.Scheme)
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[scheme]
-	}
-	return scheme + "://" + net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 // upgrade makes one request, on a connection or a pipe of its own. location is where
@@ -427,19 +241,6 @@ func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *req
 	pinged = c.pinged
 	c.start(ws)
 	return c, answer.reply, "", nil
-}
-
-// redirectOf is where resp, which may be nil, redirects to.
-func redirectOf(resp *http.Response) string {
-	if resp == nil {
-		return ""
-	}
-	switch resp.StatusCode {
-	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther,
-		http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
-		return resp.Header.Get("Location")
-	}
-	return ""
 }
 
 var errNoAnswer = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
@@ -538,88 +339,4 @@ func because(ctx context.Context, err error) error {
 		return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
 	}
 	return err
-}
-
-// upgradeFailed makes of an error of websocket.Dial one that says what answered.
-// sent are the secrets of the request; resp is nil if nothing answered, or no HTTP.
-func upgradeFailed(ctx context.Context, k *cork, sent secrets, resp *http.Response, err error) error {
-	if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-		return refused(resp, sent)
-	}
-	if resp != nil {
-		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, sent.hideError(err))
-	}
-	if answer := k.answered(); len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/")) {
-		return fmt.Errorf("%w: it answers %q, which is not HTTP", ErrNotCulvert, sent.hideCut(string(answer)))
-	}
-	if wrapped, ok := errors.AsType[*url.Error](err); ok {
-		err = wrapped.Err
-	}
-	err = because(ctx, sent.hideError(err))
-	if errors.Is(err, io.EOF) {
-		err = fmt.Errorf("connection closed without an answer: %w", err)
-	}
-	return err
-}
-
-// refused makes an error of resp, and keeps out of it what was sent and is secret:
-// a server may say it back.
-func refused(resp *http.Response, sent secrets) *RefusedError {
-	e := &RefusedError{
-		Status:   resp.StatusCode,
-		Token:    sent.hide(resp.Header.Get(refusalHeader)),
-		Location: sent.hide(resp.Header.Get("Location")),
-		Server:   sent.hide(resp.Header.Get("Server")),
-	}
-	if resp.Body != nil { // the WebSocket library has read the beginning and closed it
-		body, _ := io.ReadAll(resp.Body)
-		hide := sent.hide
-		if len(body) >= bodyRead {
-			hide = sent.hideCut
-		}
-		text := strings.TrimSpace(hide(string(body)))
-		e.Body = text[:min(len(text), maxRefusalBody)]
-	}
-	return e
-}
-
-// answer looks at what over answers before http.Client and the WebSocket library do:
-// the one would follow a redirect, or fail at one that leads nowhere, the other wait
-// seconds for the body of a 101 that is not as it should be.
-type answer struct {
-	over http.RoundTripper
-
-	location []string // kept from http.Client
-	reply    []byte   // of a 101
-}
-
-func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := a.over.RoundTrip(r)
-	if err != nil {
-		return nil, err
-	}
-	a.location = resp.Header["Location"]
-	delete(resp.Header, "Location")
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return resp, nil
-	}
-	if a.reply, err = checkReply(resp.Header); err != nil {
-		resp.Body.Close()
-		return nil, err
-	}
-	return resp, nil
-}
-
-var errReply = fmt.Errorf("%w: it answers 101", ErrNotCulvert)
-
-// checkReply checks what of the answer 101 is ours, and returns the hello.
-func checkReply(h http.Header) ([]byte, error) {
-	if h.Get("Sec-WebSocket-Protocol") != Subprotocol {
-		return nil, fmt.Errorf("%w, but not for %s", errReply, Subprotocol)
-	}
-	reply, err := decodeHello(h)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errReply, err)
-	}
-	return reply, nil
 }

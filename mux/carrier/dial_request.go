@@ -1,0 +1,150 @@
+package carrier
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// request is what all upgrade requests of one Dial have in common.
+type request struct {
+	header  http.Header
+	secrets secrets       // of the header
+	guarded bool          // it may go to loopback only
+	proxy   *forwardProxy // to send it through; nil: straight
+	// forwarded says that the proxy passes requests on, without a tunnel, and basic
+	// that it is given its credential with each of them.
+	forwarded, basic bool
+}
+
+// request checks the fields and returns the request without the hello.
+func (d *Dialer) request() (*request, error) {
+	if err := d.checkAddress(); err != nil {
+		return nil, err
+	}
+	r := &request{header: http.Header{}}
+	if err := r.add(d.Header); err != nil {
+		return nil, err
+	}
+	if d.SecretHeader != nil {
+		header, err := d.SecretHeader()
+		if err != nil {
+			return nil, fmt.Errorf("header: %w", err)
+		}
+		if err := r.add(header); err != nil {
+			return nil, err
+		}
+		for _, values := range header {
+			for _, v := range values {
+				r.guarded = true
+				r.hide(v, minSecret)
+				r.hide(afterScheme(v), minSecret)
+			}
+		}
+	}
+	if d.Credential != nil {
+		token, err := d.Credential()
+		if err != nil {
+			return nil, fmt.Errorf("credential: %w", err)
+		}
+		if token != "" {
+			if !validToken(token) {
+				return nil, fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes",
+					ErrInvalidDialer, maxToken)
+			}
+			r.header.Set("Authorization", "Bearer "+token)
+		}
+	}
+	for _, v := range r.header["Authorization"] {
+		r.guarded = true
+		r.hide(afterScheme(v), 1)
+	}
+	r.guarded = r.guarded && !d.secure() && !d.AllowPlaintext
+	if host, _, _ := net.SplitHostPort(d.addr()); r.guarded && !loopbackHost(host) {
+		return nil, fmt.Errorf("%w: %q", ErrPlaintextCredential, host)
+	}
+	var err error
+	r.proxy, err = d.proxy(r)
+	return r, err
+}
+
+func (d *Dialer) checkAddress() error {
+	if d.URL == nil {
+		return fmt.Errorf("%w: no URL", ErrInvalidDialer)
+	}
+	switch d.URL.Scheme {
+	case "ws", "wss", "http", "https":
+	default:
+		return fmt.Errorf("%w: URL scheme %q is not ws or wss", ErrInvalidDialer, d.URL.Scheme)
+	}
+	if d.URL.Hostname() == "" {
+		return fmt.Errorf("%w: URL without a host", ErrInvalidDialer)
+	}
+	if d.URL.User != nil {
+		return fmt.Errorf("%w: URL with a user name or password", ErrInvalidDialer)
+	}
+	if _, _, err := net.SplitHostPort(d.Address); d.Address != "" && err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalidDialer, err)
+	}
+	switch d.Mode {
+	case "", ModeAuto, ModeWebSocket, ModeHTTP:
+		return nil
+	default:
+		return fmt.Errorf("%w: mode %q", ErrInvalidDialer, d.Mode)
+	}
+}
+
+// add adds what a caller may set.
+func (r *request) add(header http.Header) error {
+	for name, values := range header {
+		if !validField(name, values) {
+			return fmt.Errorf("%w: header %q", ErrInvalidDialer, name)
+		}
+		name = http.CanonicalHeaderKey(name) // whatever the spelling, it goes out
+		if name == "Origin" || name == "Connection" || name == "Upgrade" ||
+			strings.HasPrefix(name, "Sec-Websocket-") || strings.HasPrefix(name, "Culvert-") {
+			return fmt.Errorf("%w: header %q is not the caller's to set", ErrInvalidDialer, name)
+		}
+		r.header[name] = append(r.header[name], values...)
+	}
+	return nil
+}
+
+// hide keeps a secret of at least so many bytes out of errors.
+func (r *request) hide(secret string, least int) {
+	if len(secret) >= least {
+		r.secrets = append(r.secrets, secret)
+	}
+}
+
+// afterScheme is the value of an Authorization or the like without its scheme,
+// which is no secret.
+func afterScheme(value string) string {
+	value = strings.TrimSpace(value)
+	if _, after, ok := strings.Cut(value, " "); ok {
+		return strings.TrimSpace(after)
+	}
+	return value
+}
+
+// validField reports whether net/http would send the header field.
+func validField(name string, values []string) bool {
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
+			return false
+		}
+	}
+	control := func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+	return name != "" && !slices.ContainsFunc(values, func(v string) bool { return strings.ContainsFunc(v, control) })
+}
+
+func loopbackHost(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
