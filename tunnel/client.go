@@ -113,10 +113,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	for _, u := range cfg.Servers {
 		d := &carrier.Dialer{
-			URL: u, Address: cfg.DialAddress, Mode: cmp.Or(cfg.Carrier, carrier.ModeAuto), Ladder: new(carrier.Ladder), Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies),
-			Credential: cfg.Credential, TLS: cfg.TLS, Pins: cfg.Pins,
-			AllowPlaintext: cfg.AllowPlaintext, Proxy: cfg.Proxy, Timeout: cfg.HandshakeTimeout,
-			MaxHeartbeat: cfg.HeartbeatMax, Options: cfg.carrier(),
+			URL: u, Address: cfg.DialAddress, Proxy: cfg.Proxy,
+			Mode: cmp.Or(cfg.Carrier, carrier.ModeAuto), Ladder: new(carrier.Ladder),
+			TLS: cfg.TLS, Pins: cfg.Pins, AllowPlaintext: cfg.AllowPlaintext,
+			Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies), Credential: cfg.Credential,
+			Timeout: cfg.HandshakeTimeout, MaxHeartbeat: cfg.HeartbeatMax, Options: cfg.carrier(),
 		}
 		if err := d.Validate(); err != nil {
 			return nil, err
