@@ -252,16 +252,21 @@ func (l *loader) checkKeyPair(cert, key string) {
 	}
 }
 
-// checkToken looks at where the token stands, which may be where others can see it.
+// checkToken looks at where the token stands.
 func (l *loader) checkToken(s *Settings) {
-	if !l.given("token") {
-		return
+	if l.given("token") {
+		l.checkSecret(s, "token", "the token", "--token-file or CULVERT_TOKEN")
 	}
-	switch l.origin("token", 0).rank {
+}
+
+// checkSecret looks at where the value of an option stands, which is or holds a
+// secret: others may see it there.
+func (l *loader) checkSecret(s *Settings, option, secret, better string) {
+	switch l.origin(option, 0).rank {
 	case fromFile:
 		s.SecretFile = s.File
 	case fromFlag:
-		l.warn("the token is on the command line, where everybody on this machine can see it (ps); use --token-file or CULVERT_TOKEN")
+		l.warn(secret + " is on the command line, where everybody on this machine can see it (ps); use " + better)
 	case fromEnv:
 	}
 }

@@ -53,7 +53,9 @@ func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
 	case !c.proxy.Empty():
 		if u, err := parseProxy(c.proxy.Reveal()); err == nil {
 			c.Proxy = func(*url.URL) (*url.URL, error) { return u, nil }
-			l.checkProxyPassword(c, u)
+			if u.User != nil {
+				l.checkSecret(&c.Settings, "proxy", "the proxy's password", "CULVERT_PROXY or the key proxy in a file")
+			}
 		}
 	case lookup != nil && !l.failed("proxy"):
 		c.Proxy = environmentProxy(lookup)
@@ -74,20 +76,6 @@ func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
 		}
 	}
 	l.problems = append(l.problems, found...)
-}
-
-// checkProxyPassword looks at where the password stands, as checkToken does.
-func (l *loader) checkProxyPassword(c *Client, u *url.URL) {
-	if u.User == nil {
-		return
-	}
-	switch l.origin("proxy", 0).rank {
-	case fromFile:
-		c.SecretFile = c.File
-	case fromFlag:
-		l.warn("the proxy's password is on the command line, where everybody on this machine can see it (ps); use CULVERT_PROXY or the key proxy in a file")
-	case fromEnv:
-	}
 }
 
 // environmentProxy is what HTTPS_PROXY (for wss), HTTP_PROXY (for ws), ALL_PROXY
