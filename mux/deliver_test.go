@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"culvert/test/bubble"
 )
 
 // valve is a writer that takes what the test says. It has no lock: the race
@@ -435,7 +437,7 @@ func TestFramesAfterTheEnd(t *testing.T) {
 // The end of a session does not wait for windows, which are handed to the link
 // without a word.
 func TestFlushWithWindow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := bare(newScript(nil), Config{})
 		defer s.cancel(nil)
 		st := newStream(s, 5, false)

@@ -10,8 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"culvert/test/bubble"
 )
 
 func TestDefaults(t *testing.T) {
@@ -58,7 +59,7 @@ func TestWindowGrows(t *testing.T) {
 		{name: "reset", rtt: ms, window: 256 << 10, reset: 1, want: 0},
 	}
 	for _, test := range tests {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			b := NewBudget(2000)
 			s := bare(&distant{newScript(nil), test.rtt}, Config{MaxWindow: test.most, Budget: b})
 			defer s.cancel(nil)
@@ -104,7 +105,7 @@ func TestWindowRecord(t *testing.T) {
 // Memory is taken back from the stream that is stuck for longest, small ones
 // last.
 func TestLongestBlocked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := bare(newScript(nil), Config{})
 		defer s.cancel(nil)
 		arrive := func(id uint32, n int) {
@@ -213,7 +214,7 @@ func TestBudgetLargest(t *testing.T) {
 
 // A limit that bites again and again is logged once a second.
 func TestLimitLog(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		s := bare(newScript(nil), Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		defer s.cancel(nil)

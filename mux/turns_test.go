@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"culvert/test/bubble"
 )
 
 // narrow is a link with room for one Append at a time.
@@ -77,7 +79,7 @@ func bare(l Link, cfg Config) *Session {
 // turned runs f with three streams, numbers 5, 7 and 9, of a session on a full
 // link. Nothing of smux is in it, whose pool of channels is not for bubbles.
 func turned(t *testing.T, f func(n *narrow, s *Session, streams []*Stream)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := &narrow{script: newScript(nil), full: true, bytes: map[uint32][]byte{}}
 		s := bare(n, Config{})
 		defer s.cancel(nil)
@@ -301,7 +303,7 @@ func (l *sends) Send() {
 // leaves at once.
 func TestLittleWritesLeaveTogether(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // they all wait for the one that runs
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const n, most = 64, 4
 		l := &sends{script: newScript(nil)}
 		s := bare(l, Config{})

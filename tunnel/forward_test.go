@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"culvert/mux"
+	"culvert/test/bubble"
 )
 
 // fakeListener accepts what is given to it.
@@ -76,7 +77,7 @@ func (f *forwarder) start(t testing.TB) {
 }
 
 func TestForwardSurvivesAcceptErrors(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ln, s := newFakeListener(), newFakeSession()
 		f, journal := newForwarder(t, ln, s)
 		for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED, syscall.ENOBUFS, syscall.EMFILE} {
@@ -103,7 +104,7 @@ func TestForwardSurvivesAcceptErrors(t *testing.T) {
 }
 
 func TestForwardBoundsPending(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ln, s := newFakeListener(), newFakeSession()
 		f, journal := newForwarder(t, ln, s)
 		f.pending = make(chan struct{}, 2)

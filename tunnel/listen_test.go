@@ -9,10 +9,10 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"culvert/mux"
+	"culvert/test/bubble"
 )
 
 // fakeSession hands out streams in memory; the far ends arrive on opened.
@@ -271,7 +271,7 @@ func TestTakeover(t *testing.T) {
 
 // A holder has two seconds to show that it is there.
 func TestTakeoverProbe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		ls := newListeners(judge{}, false, defaults(t, Settings{}))
 		p := newPeer(t, "alice")
 		p.probe = func(ctx context.Context) error {

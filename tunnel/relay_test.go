@@ -11,10 +11,10 @@ import (
 	"runtime"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"culvert/mux"
+	"culvert/test/bubble"
 )
 
 // startRelay relays conn and st as the acceptor does; the result arrives when
@@ -349,7 +349,7 @@ func TestRelayCancelsPendingOpen(t *testing.T) {
 		cause(t, far, mux.Cancelled)
 	})
 	t.Run("closed without a byte", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			app, ours := net.Pipe()
 			st, far := newFakeStreams(mux.Header{})
 			start := time.Now()
@@ -363,7 +363,7 @@ func TestRelayCancelsPendingOpen(t *testing.T) {
 		})
 	})
 	t.Run("half-closed and answered in time", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			app, ours := net.Pipe()
 			st, far := newFakeStreams(mux.Header{})
 			done := opened(ours, st)
@@ -381,7 +381,7 @@ func TestRelayCancelsPendingOpen(t *testing.T) {
 		})
 	})
 	t.Run("closed after some bytes", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			app, ours := net.Pipe()
 			st, far := newFakeStreams(mux.Header{})
 			done := opened(ours, st)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert/mux"
+	"culvert/test/bubble"
 )
 
 // fakeLister answers requests to listen by a function and remembers them.
@@ -39,7 +40,7 @@ func testRemotes(t testing.TB, answer func(n int, bind string) (uint32, string, 
 
 // A stream may be here before the answer that says which forward it is of.
 func TestRemoteStreamBeforeAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		answer := make(chan struct{})
 		r, _ := testRemotes(t, func(int, string) (uint32, string, error) {
 			<-answer
@@ -95,7 +96,7 @@ func TestRemoteAsksForSamePort(t *testing.T) {
 }
 
 func TestRemoteRetries(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r, l := testRemotes(t, func(n int, bind string) (uint32, string, error) {
 			if n < 10 {
 				return 0, "", errors.New("in use")

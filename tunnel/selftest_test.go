@@ -5,10 +5,10 @@ import (
 	"io"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"culvert/mux"
+	"culvert/test/bubble"
 )
 
 // serveTestStream serves a test stream and returns its opener's end.
@@ -70,7 +70,7 @@ func TestTestStreamUnknown(t *testing.T) {
 // Nobody is served for ever.
 func TestTestStreamEnds(t *testing.T) {
 	for _, target := range []string{testEcho, testDiscard, testGenerate} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			began := time.Now()
 			_, served := serveTestStream(t, target)
 			<-served

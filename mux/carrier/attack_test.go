@@ -18,6 +18,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 // victim is a server with one good client, whose carrier outlives every attack.
@@ -243,7 +244,7 @@ func TestPeerThatStays(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				conn, r, c := attackedInMemory(t)
 				start := time.Now()
 				if _, err := conn.Write(tt.send); err != nil {
@@ -281,7 +282,7 @@ func TestPeerThatStays(t *testing.T) {
 // What a peer is to be told is sent though something before it is stuck.
 func TestLastWordWaits(t *testing.T) {
 	for range 20 { // there are two ways
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			conn, r, c := attackedInMemory(t)
 			for range 2 { // the path holds 256 KiB, and so no pong besides
 				if err := send(c, make([]byte, 128<<10-10)); err != nil {
@@ -446,7 +447,7 @@ func TestPingFlood(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				conn, r, c := attackedInMemory(t)
 				done := read(c)
 
@@ -487,7 +488,7 @@ func TestPingFlood(t *testing.T) {
 // A client answers the pings of a server no faster.
 func TestPingFloodToClient(t *testing.T) {
 	const seconds, perSecond = 30, 500
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c, conn := stolen(t)
 		done := read(c)
 		pongs := make(chan int, 1)

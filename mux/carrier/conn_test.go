@@ -18,6 +18,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 const maxMessage = 128<<10 + 64
@@ -350,7 +351,7 @@ func TestCloseIsBounded(t *testing.T) {
 	for name, fault := range faults {
 		for _, secure := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s,tls=%t", name, secure), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					path := carriertest.NewPath()
 					client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
 					fault(path)
@@ -398,7 +399,7 @@ func TestAbort(t *testing.T) {
 		{false, displaced, displaced}, {true, displaced, displaced}, {false, nil, net.ErrClosed},
 	}
 	for _, tt := range tests {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			client, server := carriertest.Pair(t, carriertest.Config{TLS: tt.secure})
 			reads, writes := read(server), writeForever(server)
 			synctest.Wait()
@@ -431,7 +432,7 @@ func TestAbort(t *testing.T) {
 // A cut between two frames and one in the middle of a frame are the same.
 func TestCut(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			path := carriertest.NewPath()
 			client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
 			clientDone, serverDone := read(client), read(server)
@@ -455,7 +456,7 @@ func TestCut(t *testing.T) {
 // A write that fails ends the Conn, and says why, though nobody reads.
 func TestCutWriter(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			path := carriertest.NewPath()
 			client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
 			path.Cut()
@@ -478,7 +479,7 @@ func TestCutWriter(t *testing.T) {
 
 // A write fails when the peer has left; the reader, if it learns more, says why.
 func TestReaderKnowsWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		network := carriertest.NewNetwork()
 		conns := make(chan *carrier.Conn, 1)
 		serve(t, network, carrier.ServerConfig{Handler: &carrier.Handler{
@@ -530,7 +531,7 @@ func (c *upCut) Write(p []byte) (int, error) {
 func (c *upCut) Close() error { return nil }
 
 func TestProbe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		path := carriertest.NewPath()
 		client, server := carriertest.Pair(t, carriertest.Config{Path: path})
 		clientDone, serverDone := read(client), read(server)

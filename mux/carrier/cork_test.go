@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"culvert/test/bubble"
 )
 
 // sink is a conn that keeps what is written, and counts the calls.
@@ -62,7 +64,7 @@ func TestCorkPassesThroughUntilStarted(t *testing.T) {
 // A client reads nothing before it has spoken: http.Transport would tell the
 // standard logger about a server that speaks first.
 func TestCorkSpeaksFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		k := newCork(newWire(near), true)
 		go func() { _, _ = far.Write([]byte("220 mail.example")) }()
@@ -340,7 +342,7 @@ func TestReusable(t *testing.T) {
 }
 
 func TestVitalsNote(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVitals()
 		type signs struct{ reading, written, pending, inflow int64 } // times in seconds
 		steps := []struct {

@@ -15,13 +15,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 func parseURL(t *testing.T, s string) *url.URL {
@@ -451,7 +451,7 @@ func TestDialEnds(t *testing.T) {
 }
 
 func TestDialTimeoutByDefault(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := carriertest.NewPath().Ends()
 		defer far.Close()
 		d := carrier.Dialer{URL: parseURL(t, "ws://localhost"), NetDial: given(near)}
@@ -608,7 +608,7 @@ func TestDialPlaintextAddressIsChecked(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				near, far := carriertest.NewPath().Ends()
 				got := make(chan string)
 				go func() {

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"culvert/test/bubble"
 )
 
 // scripted is a listener whose Accept gives these errors, then conns for ever.
@@ -54,7 +55,7 @@ func acceptError(errno syscall.Errno) error {
 // Accept survives a system that is short of file descriptors or memory: it tries
 // again ever more slowly, says so once, and starts afresh after a success.
 func TestAcceptBacksOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		inner := &scripted{remote: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1}}
 		for range 5 {
@@ -88,7 +89,7 @@ func TestAcceptBacksOff(t *testing.T) {
 }
 
 func TestAcceptEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		inner := &scripted{errs: []error{acceptError(syscall.EINVAL)}}
 		l := newLimitListener(inner, 10, 10, slog.New(slog.DiscardHandler))
 		if _, err := l.Accept(); !errors.Is(err, syscall.EINVAL) {
@@ -157,7 +158,7 @@ func TestLimitsCount(t *testing.T) {
 }
 
 func TestSeldom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var s seldom
 		var counts []int
 		for range 250 {

@@ -17,6 +17,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 // pipeServer is a server that is asked for pipes by hand.
@@ -103,7 +104,7 @@ func (s *pipeServer) want(t *testing.T, status int, offset, method, body string,
 }
 
 func inPipeServer(t *testing.T, cfg carrier.ServerConfig, f func(t *testing.T, s *pipeServer)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newPipeServer(t, cfg)
 		defer s.close()
 		f(t, s)
@@ -281,7 +282,7 @@ func TestPipeLimits(t *testing.T) {
 
 // When the server ends, so do its pipes, and the carriers on them.
 func TestPipeServerStops(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newPipeServer(t, carrier.ServerConfig{})
 		d := carrier.Dialer{
 			URL: &url.URL{Scheme: "ws", Host: "a", Path: "/tunnel"}, NetDial: s.network.Dial,
@@ -308,7 +309,7 @@ func TestPipeServerStops(t *testing.T) {
 // Clients over pipes do not count as connections without a credential, also when
 // they all come from one address.
 func TestPipesAreNotUnauthenticated(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var log logged
 		s := newPipeServer(t, carrier.ServerConfig{
 			MaxUnauthenticatedPerAddress: 10, MaxUnauthenticated: 8, Logger: slog.New(slog.NewTextHandler(&log, nil)),
@@ -340,7 +341,7 @@ func TestPipesAreNotUnauthenticated(t *testing.T) {
 // A connection counts again with its next request, unless that shows a credential
 // too.
 func TestTrustEndsWithTheRequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newPipeServer(t, carrier.ServerConfig{MaxUnauthenticated: 3})
 		defer s.close()
 		var conns []net.Conn

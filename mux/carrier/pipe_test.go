@@ -14,11 +14,11 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 // boxed is a server with a box in front, in memory.
@@ -32,7 +32,7 @@ type boxed struct {
 // throughBox runs f in a bubble where everything passes a reverse proxy within
 // box, which gets the proxy as next.
 func throughBox(t *testing.T, box func(next http.Handler) http.Handler, f func(t *testing.T, b *boxed)) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		near, far := carriertest.NewNetwork(), carriertest.NewNetwork()
 		b := &boxed{conns: make(chan *carrier.Conn, 1)}
 		b.dialer = &carrier.Dialer{
@@ -489,7 +489,7 @@ func TestPipeEmptyStreams(t *testing.T) {
 func TestPipeIdle(t *testing.T) {
 	for _, way := range []string{"up", "down"} {
 		t.Run(way, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				from, to := carriertest.Pair(t, carriertest.Config{HTTP: true})
 				if way == "down" {
 					from, to = to, from
@@ -524,7 +524,7 @@ func TestPipeIdle(t *testing.T) {
 func TestPipeAbort(t *testing.T) {
 	for _, way := range []string{"client leaves", "server leaves"} {
 		t.Run(way, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				near, far := carriertest.Pair(t, carriertest.Config{HTTP: true})
 				if way == "server leaves" {
 					near, far = far, near

@@ -9,6 +9,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 const (
@@ -23,7 +24,7 @@ func after(d time.Duration) { <-time.After(d) }
 func inBubble(t *testing.T, f func(t *testing.T, path *carriertest.Path, client, server *carrier.Conn)) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tls=%t", secure), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				path := carriertest.NewPath()
 				client, server := carriertest.Pair(t, carriertest.Config{Path: path, TLS: secure})
 				f(t, path, client, server)

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"culvert/test/bubble"
 )
 
 // What goes in comes out, whatever the sizes, and no more than the limit waits.
@@ -113,7 +115,7 @@ func TestQueueWaits(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				q := newQueue(5)
 				started := time.Now()
 				if c.end == nil {

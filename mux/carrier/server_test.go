@@ -20,6 +20,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 // serve runs a Server until the test is over, and then fails unless it ends well.
@@ -104,7 +105,7 @@ func TestServerTimeouts(t *testing.T) {
 	for name, attack := range tests {
 		for _, secure := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					network := carriertest.NewNetwork()
 					ctx, cancel := context.WithCancel(t.Context())
 					done := make(chan error, 1)
@@ -143,7 +144,7 @@ func TestServerTimeouts(t *testing.T) {
 // can be another one.
 func TestServerAnswerTimeout(t *testing.T) {
 	for _, limit := range []time.Duration{0, 3 * time.Second} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			network := carriertest.NewNetwork()
 			serve(t, network, carrier.ServerConfig{Handler: http.NotFoundHandler(), HandshakeTimeout: limit})
 			conn, err := network.Dial(t.Context(), "", "")
@@ -251,7 +252,7 @@ func TestServerSpeaks(t *testing.T) {
 
 // Serve does not end before the handlers that made carriers have.
 func TestServerWaitsForHandlers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		network := carriertest.NewNetwork()
 		conns, ended := make(chan *carrier.Conn), make(chan struct{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -404,7 +405,7 @@ func TestServerLimits(t *testing.T) {
 
 // The limits that nobody has set: 64 for an address, 1024 in all.
 func TestServerDefaultLimits(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		network := carriertest.NewNetwork()
 		var log logged
 		start := time.Now()

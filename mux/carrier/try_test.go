@@ -16,6 +16,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
 )
 
 // messages returns random ones of these sizes.
@@ -196,7 +197,7 @@ func TestFlushOfTheDead(t *testing.T) {
 // A polite end gives the peer a second to read what waits.
 func TestFlushAtClose(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			client, server := carriertest.Pair(t, carriertest.Config{TLS: secure})
 			given := slices.Concat(several(8), several(9))
 			want := clone(given)

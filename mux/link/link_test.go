@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"culvert/mux/link/linktest"
+	"culvert/test/bubble"
 )
 
 // ends is a client and a server link with the pipes between them, and what a
@@ -157,11 +158,8 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// bubble runs a test under a fake clock.
-func bubble(t *testing.T, f func(t *testing.T)) { synctest.Test(t, f) }
-
 func TestResumeSendsTheRest(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.say(e.client, e.server, "hello")
 		time.Sleep(time.Second) // acknowledged: the carrier was good for something
@@ -190,7 +188,7 @@ func TestExpiry(t *testing.T) {
 }
 
 func testExpiry(t *testing.T, client, server, want time.Duration) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{ResumeWindow: client}, Config{ResumeWindow: server})
 		e.say(e.client, e.server, "x")
 		e.setRefuse(errors.New("no route"))
@@ -242,7 +240,7 @@ func TestBackPressure(t *testing.T) {
 }
 
 func testBackPressure(t *testing.T, stop func(*ends), write func(*Link, []byte) (int, error)) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const limit = 256 << 10
 		e := connect(t, Config{ReplayBuffer: limit}, Config{})
 		e.say(e.client, e.server, "x")
@@ -280,7 +278,7 @@ func testBackPressure(t *testing.T, stop func(*ends), write func(*Link, []byte) 
 // No more is under way than the path holds, and an empty message does not hide
 // that there is more to send.
 func TestPathLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := New(Config{})
 		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
 		att, _, err := l.attach(r, terms{maxMessage: 8 << 10, checksum: true})
@@ -326,7 +324,7 @@ func TestPathLimit(t *testing.T) {
 
 // Many small messages fill the replay buffer too, by what each costs.
 func TestSmallMessagesFill(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{ReplayBuffer: 64 << 10}, Config{})
 		e.pipe().Hold(false, true) // nothing is acknowledged
 		n := 0
@@ -345,7 +343,7 @@ func TestSmallMessagesFill(t *testing.T) {
 // Who found the link full is told once when there is room, and Append does not
 // wait meanwhile.
 func TestRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		told := 0
 		reading(e.client).roomed = func() {
@@ -389,7 +387,7 @@ func TestRoom(t *testing.T) {
 
 // A peer that has answers queue up without end loses the link.
 func TestOverrun(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := New(Config{ReplayBuffer: 64 << 10})
 		p := make([]byte, 64<<10)
 		var err error
@@ -438,7 +436,7 @@ func (r *recorder) Flush() error {
 // What gathered while there was no carrier, or while it was busy, leaves with
 // few writes.
 func TestBatches(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := New(Config{})
 		data := make([]byte, 60_000) // 15 messages, since the peer has not said that it takes larger ones
 		for i := range data {
@@ -475,7 +473,7 @@ func TestBatchesOnSlowPath(t *testing.T) {
 		{rate: 1e6, messages: 6, want: []int{1, 3, 3}},
 		{rate: 0, messages: 6, want: []int{1, 5}},
 	} {
-		bubble(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			l := New(Config{})
 			r := &recorder{Carrier: linktest.NewPipe(8, false).Client, busy: make(chan struct{})}
 			if _, _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
@@ -503,7 +501,7 @@ func TestBatchesOnSlowPath(t *testing.T) {
 
 // The carrier's socket is told when what may wait in it changes by half.
 func TestSocketLimit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := New(Config{})
 		r := &recorder{Carrier: linktest.NewPipe(8, false).Client}
 		if _, _, err := l.attach(r, terms{maxMessage: MaxMessage, checksum: true}); err != nil {
@@ -528,7 +526,7 @@ func TestSocketLimit(t *testing.T) {
 
 // A refused resumption ends the link and says so.
 func TestGone(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.say(e.client, e.server, "x")
 		e.server.abandon(errors.New("server crashed"))
@@ -543,7 +541,7 @@ func TestGone(t *testing.T) {
 
 // The peer learns that the link was closed, and why, after all that was sent.
 func TestClose(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		io.WriteString(e.server, "last words")
 		synctest.Wait() // it has nothing else to do
@@ -570,7 +568,7 @@ func TestClose(t *testing.T) {
 // A carrier that takes nothing holds up the end for a second, in which nothing
 // more can be written; without a carrier there is nothing to wait for.
 func TestCloseStuck(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.say(e.client, e.server, "x")
 		e.pipe().Hold(true, true)
@@ -607,7 +605,7 @@ func TestCloseStuck(t *testing.T) {
 }
 
 func TestFlush(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.pipe().Hold(true, true)
 		io.WriteString(e.client, "slow")
@@ -631,7 +629,7 @@ func TestFlush(t *testing.T) {
 
 // What arrives is acknowledged within 20 ms, and much of it at once.
 func TestAcknowledgement(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		unacknowledged := func() uint64 {
 			synctest.Wait()
@@ -660,7 +658,7 @@ func TestAcknowledgement(t *testing.T) {
 
 // Acknowledgements say what the path is like.
 func TestMeasures(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		go io.Copy(io.Discard, struct{ io.Reader }{e.server})
 		send := func(n int) { // on a path that takes a second
@@ -691,7 +689,7 @@ func TestMeasures(t *testing.T) {
 // A new carrier is not used before the goroutines of the former have let go of
 // it, and of the messages.
 func TestAttachWaitsForFormer(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := New(Config{})
 		former := &recorder{Carrier: linktest.NewPipe(8, false).Client, busy: make(chan struct{})}
 		next := &recorder{Carrier: linktest.NewPipe(8, false).Client}
@@ -721,7 +719,7 @@ func TestAttachWaitsForFormer(t *testing.T) {
 
 // A new carrier takes over from one that still looks alive to the server.
 func TestDisplace(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.say(e.client, e.server, "x")
 		e.pipe().CutUnnoticed()
@@ -750,7 +748,7 @@ func TestBrokenCarriers(t *testing.T) {
 	}
 	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				e := connect(t, Config{}, Config{MaxMessage: minMaxMessage})
 				e.say(e.client, e.server, "before")
 				once := false
@@ -785,7 +783,7 @@ func b2i(b bool) int {
 // The back-off grows to its cap with jitter, and is forgotten only after a
 // carrier that was good for something.
 func TestBackoff(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{ResumeWindow: time.Hour}, Config{ResumeWindow: time.Hour})
 		e.say(e.client, e.server, "x")
 		time.Sleep(time.Second)
@@ -814,7 +812,7 @@ func TestBackoff(t *testing.T) {
 
 // A path that cuts idle carriers soon does not make the client stay away long.
 func TestBackoffOfShortCarriers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		for range 50 {
 			<-time.After(900 * time.Millisecond) // of the bubble
@@ -834,7 +832,7 @@ func TestBackoffOfShortCarriers(t *testing.T) {
 }
 
 func TestMaintainFatal(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		refused := errors.New("401")
 		l := New(Config{})
 		tries := 0
@@ -867,7 +865,7 @@ func strangeHello(resume bool) []byte {
 }
 
 func TestAdmit(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		known := hello{id: e.client.id, resume: true, maxMessage: MaxMessage}
 		if _, _, _, err := e.registry.Admit("mallory", "test", false, known.encode()); !errors.Is(err, ErrGone) {
@@ -909,7 +907,7 @@ func TestAdmit(t *testing.T) {
 }
 
 func TestSessionLimits(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := NewRegistry(RegistryConfig{MaxSessions: 3, MaxPerIdentity: 2})
 		open := func(identity string) (*linktest.Pipe, error) {
 			_, attach, _, err := r.Admit(identity, "test", false, strangeHello(false))

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"culvert/mux/link/linktest"
+	"culvert/test/bubble"
 )
 
 // The first attempt after a carrier that was good for something is made at once.
@@ -24,7 +25,7 @@ func TestRedialAtOnce(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				e := connect(t, Config{}, Config{})
 				test.ride(e)
 				e.setRefuse(errors.New("no route"))
@@ -42,7 +43,7 @@ func TestRedialAtOnce(t *testing.T) {
 
 // The pause between attempts differs from time to time.
 func TestJitter(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var pauses []time.Duration
 		ctx, cancel := context.WithCancel(t.Context())
 		err := New(Config{}).Maintain(ctx, Redial{
@@ -82,7 +83,7 @@ func TestMaintainReturns(t *testing.T) {
 	}
 	for name, dial := range map[string]Dial{"pause": refuse, "dial": hang, "ride": attach} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				l := New(Config{})
 				defer func() { l.abandon(ErrClosed); l.Wait() }()
 				stopped := errors.New("stopped")
@@ -129,7 +130,7 @@ func TestBadReply(t *testing.T) {
 		"acknowledged":    {func(r *reply) { r.received = 0 }, ErrProtocol},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				e := connect(t, Config{}, Config{})
 				e.say(e.client, e.server, "x")
 				if err := e.client.Flush(nil); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert/mux/link/linktest"
+	"culvert/test/bubble"
 )
 
 // admitted is what Admit returned, or its error.
@@ -60,7 +61,7 @@ func (r *Registry) over() {
 // A session does not expire under a handshake, nor make room for another; its
 // time begins anew when the last handshake has failed.
 func TestHandshakeKeepsSession(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		const window = 10 * time.Second
 		r := NewRegistry(RegistryConfig{Config: Config{ResumeWindow: window}, MaxPerIdentity: 1})
 		h := newHello()
@@ -101,7 +102,7 @@ func TestHandshakeKeepsSession(t *testing.T) {
 // A session that has ended cannot be resumed, although its owner has not
 // returned yet.
 func TestAdmitEnded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		r := NewRegistry(RegistryConfig{Open: func(*Link, string, string) { <-release }})
 		h := newHello()
@@ -120,7 +121,7 @@ func TestAdmitEnded(t *testing.T) {
 
 // A session ends when Open returns.
 func TestOpenReturns(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := NewRegistry(RegistryConfig{Open: func(*Link, string, string) {}})
 		h := newHello()
 		admit(r, "alice", h).ride(t)
@@ -134,7 +135,7 @@ func TestOpenReturns(t *testing.T) {
 // At the limit the identity's session that is without a carrier for longest
 // makes room, never one of another identity.
 func TestMakeRoom(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := NewRegistry(RegistryConfig{MaxSessions: 5, MaxPerIdentity: 4})
 		var ids []SessionID
 		var pipes []*linktest.Pipe
@@ -181,7 +182,7 @@ func TestMakeRoom(t *testing.T) {
 // The owner is told of each carrier and why it was lost, but not that it was lost
 // by the session's end.
 func TestRegistryTells(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		var resumed []bool
 		var lost []error
@@ -214,7 +215,7 @@ func TestRegistryTells(t *testing.T) {
 
 // A session whose first carrier is refused is forgotten.
 func TestFirstCarrierRefused(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := NewRegistry(RegistryConfig{})
 		h := newHello()
 		h.received = 1 // nothing was ever sent
@@ -233,7 +234,7 @@ func TestFirstCarrierRefused(t *testing.T) {
 // the receiver wants them.
 func TestTerms(t *testing.T) {
 	for _, secure := range [][2]bool{{false, false}, {false, true}, {true, false}, {true, true}} {
-		bubble(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			opened := make(chan *Link, 1)
 			r := NewRegistry(RegistryConfig{Config: Config{MaxMessage: 8 << 10}, Open: func(l *Link, _, _ string) {
 				opened <- l

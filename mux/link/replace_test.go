@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert/mux/link/linktest"
+	"culvert/test/bubble"
 )
 
 // rotation counts what Maintain says about replacements.
@@ -45,7 +46,7 @@ func (r *rotation) count() (replaced int, failed []error) {
 // A carrier is replaced ahead of its time, neither end takes that for a loss, and
 // the old one is closed when both have read it to its end.
 func TestReplace(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var r rotation
 		e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
 		e.say(e.client, e.server, "before")
@@ -72,7 +73,7 @@ func TestReplace(t *testing.T) {
 // What is under way on the old carrier, in either direction, arrives on it, and
 // before what follows on the new one. It is sent once.
 func TestReplaceKeepsTheOrder(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var r rotation
 		e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
 		e.say(e.client, e.server, "x")
@@ -115,7 +116,7 @@ func TestReplaceKeepsTheOrder(t *testing.T) {
 // A server that does not leave the old carrier gently sends again what may be
 // lost. It may have acknowledged more since it said what it has.
 func TestReplaceNotGently(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var r rotation
 		e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
 		e.say(e.client, e.server, "before")
@@ -136,7 +137,7 @@ func TestReplaceNotGently(t *testing.T) {
 // While the replacement cannot be dialled the old carrier goes on, and the dials
 // become rarer.
 func TestReplaceFails(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var r rotation
 		e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
 		e.setRefuse(errors.New("no route"))
@@ -165,7 +166,7 @@ func TestLostWhileLeft(t *testing.T) {
 		"silent":    func(*linktest.Pipe) {}, // held for ever
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				var r rotation
 				e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
 				e.say(e.client, e.server, "x")
@@ -192,7 +193,7 @@ func TestLostWhileLeft(t *testing.T) {
 
 // A peer that says its last and does not come with another carrier is lost.
 func TestLastWithoutNext(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connect(t, Config{}, Config{})
 		e.say(e.client, e.server, "x")
 		e.setRefuse(errors.New("no route"))
@@ -216,7 +217,7 @@ func TestLastWithoutNext(t *testing.T) {
 // A Close right after a replacement loses nothing that is under way on the old
 // carrier.
 func TestCloseWhileLeaving(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var r rotation
 		e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
 		e.say(e.client, e.server, "x")
@@ -239,7 +240,7 @@ func TestCloseWhileLeaving(t *testing.T) {
 
 // Wake ends the pause before the next dial, and a dial that leads nowhere.
 func TestWake(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		e := connectAs(t, Config{ResumeWindow: time.Hour}, Config{ResumeWindow: time.Hour}, Redial{Min: time.Hour, Max: time.Hour})
 		e.say(e.client, e.server, "x")
 		e.setRefuse(errors.New("no route"))

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert/mux/link/linktest"
+	"culvert/test/bubble"
 )
 
 // gated is a recorder that lets the test hold its calls.
@@ -58,7 +59,7 @@ func (g *gated) letPass() {
 
 // riding runs f with a link on a carrier that has said what was received.
 func riding(t *testing.T, f func(t *testing.T, l *Link, att *attachment, g *gated)) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l, g := New(Config{}), newGated()
 		att, _, err := l.attach(g, terms{maxMessage: MaxMessage, checksum: true})
 		if err != nil {
@@ -276,7 +277,7 @@ func TestEndWhileSending(t *testing.T) {
 // Before the reader waits, it acknowledges what came, unless it was little: that
 // waits 20 ms for more.
 func TestAcknowledgeBeforeWaiting(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l, pipe := New(Config{}), linktest.NewPipe(8, false)
 		handle(l, nil)
 		g := &gated{recorder: &recorder{Carrier: pipe.Client}}
