@@ -205,7 +205,7 @@ func lifespan(t *testing.T, to string, age, quiet time.Duration) string {
 func TestIdleLimitIsLearned(t *testing.T) {
 	t.Parallel()
 	_, server := startServer(t, nil)
-	relay := lifespan(t, server, 0, time.Second)
+	relay := lifespan(t, server, 0, 3*time.Second) // a quarter of it is what a slow machine may be late
 	edit := func(c *ClientConfig) {
 		c.HeartbeatMin = 100 * time.Millisecond
 		c.StateFile = filepath.Join(t.TempDir(), "paths.json")

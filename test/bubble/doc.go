@@ -1,0 +1,2 @@
+// Package bubble runs tests in the bubbles of testing/synctest, where time is fake.
+package bubble
