@@ -1,14 +1,14 @@
 // Package auth says who a client is and what it may reach: credentials,
 // identities and policy. It opens no socket and knows no protocol.
 //
-// The server agent asks it twice. At login, [Tokens.Authenticate] turns a bearer
-// token into an identity; only SHA-256 sums of the tokens stay in memory and
-// every comparison costs the same, whether a token is known or not. Later, for
-// every single dial and every listener, a [Policy] is asked about the resolved
-// address, last of all from net.Dialer.Control and net.ListenConfig.Control. At
-// that point an address is a value and no longer text, so its spelling (decimal,
-// octal, a trailing dot, IPv4 inside IPv6, a name that resolves to it) cannot
-// matter.
+// A [Directory] is who may connect and what each may do; it is immutable. A [Guard]
+// has one in force and is asked: at login, [Guard.Authenticate] turns what a client
+// shows into a [Login]; later, for every single dial and every listener,
+// [Guard.Dial] and [Guard.Listen] turn a resolved address into a [Grant]. Package
+// tunnel/gate opens sockets for grants and for nothing else, and only a guard makes
+// them: there is no way around it. An address is a value by then and no longer text,
+// so its spelling (decimal, octal, a trailing dot, IPv4 inside IPv6, a name that
+// resolves to it) cannot matter.
 //
-// All values are immutable once made and safe for concurrent use.
+// All methods are safe for concurrent use.
 package auth

@@ -6,21 +6,26 @@ import (
 	"net/netip"
 )
 
-// ErrUnknownToken is returned for a credential that belongs to no identity.
-var ErrUnknownToken = errors.New("unknown token")
+// Why a client is not let in.
+var (
+	ErrNoCredential = errors.New("no credential")
+	ErrUnknownToken = errors.New("unknown token")
+	ErrExpired      = errors.New("credential has expired")
+	ErrRevoked      = errors.New("credential was taken away")
+)
 
 // ErrNoTokens is returned when a list of tokens that must hold one is empty.
 var ErrNoTokens = errors.New("no token in it")
 
-// ErrDenied is what every refusal of a [Policy] wraps.
+// ErrDenied is what every refusal to dial or to listen wraps.
 var ErrDenied = errors.New("denied by policy")
 
-// DeniedError is a refusal of the built-in policy. It matches [ErrDenied].
+// DeniedError is a refusal of a [Guard]. It matches [ErrDenied].
 type DeniedError struct {
 	Identity string
 	Op       string // "dial" or "listen"
 	Addr     netip.AddrPort
-	Rule     string // what about the address is not allowed
+	Rule     string // what decided: a rule of the policy, or what about the address is not allowed
 }
 
 func (e *DeniedError) Error() string {

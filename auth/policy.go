@@ -2,58 +2,75 @@ package auth
 
 import "net/netip"
 
-// Policy is asked for every dial and for every listener, whatever asks for them.
-// Both methods answer at once, never block and may be called concurrently; nil
-// allows, anything else wraps [ErrDenied].
-type Policy interface {
-	// DialAddr judges the resolved address that is about to be dialled for
-	// identity. A name is resolved by the caller, which asks for the very
-	// address it then dials.
-	DialAddr(identity string, addr netip.AddrPort) error
-
-	// Listen judges the resolved address that is about to be listened on for
-	// identity. The unspecified address means every address of the machine;
-	// port 0 means any free one.
-	Listen(identity string, addr netip.AddrPort) error
+// Policy is what an identity may do: the first rule that matches decides, and what
+// none matches is denied.
+type Policy struct {
+	Dial   []Rule
+	Listen []Rule
 }
 
-// Builtin is the policy that applies before anything is configured: every
-// identity may dial every address but those that [Builtin.DialAddr] names, and
-// may listen on loopback.
-type Builtin struct {
-	// GatewayPorts allows listening on addresses other than loopback, as sshd's
-	// option of that name does.
-	GatewayPorts bool
+// Everything is the policy of a server with one user: every address but those that
+// are denied to all may be dialled, and every port on loopback may be listened at.
+func Everything() Policy {
+	return Policy{Dial: []Rule{mustParse("allow *:*")}, Listen: []Rule{mustParse("allow localhost:*")}}
 }
 
-var _ Policy = Builtin{}
-
-// DialAddr denies addresses that are never the service that somebody meant to
-// share and that hand out a machine's own credentials or lead back into it: cloud
-// metadata services, link-local, unspecified and multicast addresses.
-func (p Builtin) DialAddr(identity string, addr netip.AddrPort) error {
-	if rule := deniedDial(addr.Addr()); rule != "" {
-		return &DeniedError{Identity: identity, Op: "dial", Addr: addr, Rule: rule}
+func mustParse(text string) Rule {
+	r, err := ParseRule(text)
+	if err != nil {
+		panic(err)
 	}
-	return nil
+	return r
 }
 
-// Listen denies what is not a loopback address unless GatewayPorts is set, and
-// multicast always.
-func (p Builtin) Listen(identity string, addr netip.AddrPort) error {
-	deny := func(rule string) error {
-		return &DeniedError{Identity: identity, Op: "listen", Addr: addr, Rule: rule}
+// question is what a policy is asked.
+type question struct {
+	op   string
+	host string // as the client spelt it
+	addr netip.AddrPort
+	own  bool // one of the server's own listeners
+}
+
+// verdict is the answer, and the rule that it comes from.
+type verdict struct {
+	allowed bool
+	rule    string
+}
+
+// judge finds the first rule that matches. An address that is denied to all, since
+// it is never the service that somebody meant to share and hands out a machine's
+// own credentials or leads back into it, is matched only by rules that name it.
+func (p Policy) judge(q question) verdict {
+	rules, special := p.Dial, q.special()
+	if q.op == opListen {
+		rules = p.Listen
 	}
-	ip := addr.Addr().Unmap()
+	for _, r := range rules {
+		if !r.matches(q) || special != "" && r.allow && !r.namesAddr(q.addr.Addr()) {
+			continue
+		}
+		return verdict{r.allow, r.text}
+	}
+	if special != "" {
+		return verdict{rule: special}
+	}
+	return verdict{rule: "no rule allows it"}
+}
+
+// special says why an address is denied to all, "" if it is not.
+func (q question) special() string {
+	ip := q.addr.Addr()
 	switch {
 	case !ip.IsValid():
-		return deny("not an address")
-	case ip.IsMulticast():
-		return deny("a multicast address")
-	case !ip.IsLoopback() && !p.GatewayPorts:
-		return deny("not a loopback address, and gateway ports are off")
+		return "not an address"
+	case q.op == opListen && ip.IsMulticast():
+		return "a multicast address"
+	case q.op == opListen:
+		return ""
+	case q.own:
+		return "the server itself"
 	}
-	return nil
+	return deniedDial(ip)
 }
 
 // deniedDial names the rule that forbids dialling ip, "" if none does.

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestBuiltinDialAddr(t *testing.T) {
+func TestEverythingDial(t *testing.T) {
 	tests := []struct {
 		addr    string
 		allowed bool
@@ -51,16 +51,13 @@ func TestBuiltinDialAddr(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.addr, func(t *testing.T) {
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 80)
-			// What may be dialled does not depend on what may be listened on.
-			for _, p := range []Builtin{{}, {GatewayPorts: true}} {
-				checkVerdict(t, p.DialAddr("token-1", addr), tt.allowed)
-			}
+			checkVerdict(t, Everything(), opDial, addr, tt.allowed)
 		})
 	}
-	checkVerdict(t, Builtin{}.DialAddr("token-1", netip.AddrPort{}), false)
+	checkVerdict(t, Everything(), opDial, netip.AddrPort{}, false)
 }
 
-func TestBuiltinListen(t *testing.T) {
+func TestEverythingListen(t *testing.T) {
 	tests := []struct {
 		addr             string
 		closed, gateways bool // allowed without and with GatewayPorts
@@ -80,15 +77,24 @@ func TestBuiltinListen(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.addr, func(t *testing.T) {
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 0)
-			checkVerdict(t, Builtin{}.Listen("token-1", addr), tt.closed)
-			checkVerdict(t, Builtin{GatewayPorts: true}.Listen("token-1", addr), tt.gateways)
+			checkVerdict(t, Everything(), opListen, addr, tt.closed)
+			checkVerdict(t, Policy{Listen: []Rule{mustParse("allow *:*")}}, opListen, addr, tt.gateways)
 		})
 	}
-	checkVerdict(t, Builtin{GatewayPorts: true}.Listen("token-1", netip.AddrPort{}), false)
+	checkVerdict(t, Policy{Listen: []Rule{mustParse("allow *:*")}}, opListen, netip.AddrPort{}, false)
 }
 
-func checkVerdict(t *testing.T, err error, allowed bool) {
+func checkVerdict(t *testing.T, p Policy, op string, addr netip.AddrPort, allowed bool) {
 	t.Helper()
+	d, err := NewDirectory(DirectoryConfig{Anybody: &Identity{Policy: p}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := NewGuard(d).Dial
+	if op == opListen {
+		ask = NewGuard(d).Listen
+	}
+	_, err = ask("", addr.Addr().String(), addr)
 	switch {
 	case allowed && err != nil:
 		t.Errorf("denied: %v", err)
@@ -111,7 +117,7 @@ func FuzzDialAddr(f *testing.F) {
 			return
 		}
 		ask := func(ip netip.Addr) bool {
-			return Builtin{}.DialAddr("", netip.AddrPortFrom(ip, 80)) == nil
+			return Everything().judge(question{op: opDial, addr: netip.AddrPortFrom(ip, 80)}).allowed
 		}
 		if got, want := ask(ip), ask(ip.Unmap().WithZone("")); got != want {
 			t.Errorf("%s: allowed is %v, and %v without its disguise", ip, got, want)

@@ -3,13 +3,13 @@ package auth
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
 	"strings"
+	"time"
 )
 
 const (
@@ -22,40 +22,41 @@ const (
 	maxTokenFile = 1 << 20
 )
 
-// Tokens is a set of bearer tokens, one identity each. It holds their SHA-256
-// sums only.
-type Tokens struct {
-	sums [][sha256.Size]byte
+// Token is a bearer token of an identity. The token itself is not kept.
+type Token struct {
+	Sum     [sha256.Size]byte // SHA-256 of the token
+	Label   string            // for logs
+	Expires time.Time         // from then on it is not good; zero: never
 }
 
-// NewTokens makes a set of the given tokens; the identity of the n-th is
-// "token-n", counted from 1. It fails when there is none, when one is given twice
+// NewTokens makes an identity of each of the given tokens, with the given policy;
+// the n-th is "token-n", counted from 1. It fails when there is none, when one is given twice
 // or cannot be sent in an HTTP header. The warnings name weak tokens.
-func NewTokens(tokens ...string) (t *Tokens, warnings []string, err error) {
+func NewTokens(policy Policy, tokens ...string) (identities []Identity, warnings []string, err error) {
 	lines := make([]tokenLine, len(tokens))
 	for i, token := range tokens {
 		lines[i] = tokenLine{where: fmt.Sprintf("token %d", i+1), token: token}
 	}
-	return newTokens(lines)
+	return newTokens(policy, lines)
 }
 
-// ReadTokens reads a token file: one token a line, blank lines and lines that
+// ReadTokens reads a token file and makes of it what NewTokens does: one token a line, blank lines and lines that
 // start with # ignored, at most 1 MiB. Identities count the tokens, not the
 // lines. The warnings name weak tokens and a file that others than its owner can
 // read.
-func ReadTokens(path string) (t *Tokens, warnings []string, err error) {
+func ReadTokens(policy Policy, path string) (identities []Identity, warnings []string, err error) {
 	lines, exposed, err := readTokenFile(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	t, warnings, err = newTokens(lines)
+	identities, warnings, err = newTokens(policy, lines)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	for i := range warnings {
 		warnings[i] = path + ": " + warnings[i]
 	}
-	return t, append(exposed, warnings...), nil
+	return identities, append(exposed, warnings...), nil
 }
 
 // ReadToken reads the token that a client presents: the first of a token file, as
@@ -75,22 +76,6 @@ func ReadToken(path string) (token string, warnings []string, err error) {
 		warnings = append(warnings, fmt.Sprintf("%s: holds %d tokens, the first is used", path, n))
 	}
 	return lines[0].token, warnings, nil
-}
-
-// Authenticate returns the identity that token belongs to, or [ErrUnknownToken].
-// Its duration depends on the length of token and on the number of tokens in the
-// set, not on whether or where one matches.
-func (t *Tokens) Authenticate(token string) (identity string, err error) {
-	sum := sha256.Sum256([]byte(token))
-	found := 0
-	for i := range t.sums {
-		same := subtle.ConstantTimeCompare(sum[:], t.sums[i][:])
-		found = subtle.ConstantTimeSelect(same, i+1, found)
-	}
-	if found == 0 {
-		return "", ErrUnknownToken
-	}
-	return fmt.Sprintf("token-%d", found), nil
 }
 
 // Exposed returns a warning for each of the files, which hold a secret, that others
@@ -147,11 +132,11 @@ func (l tokenLine) weakness() string {
 	return fmt.Sprintf("%s has %d characters and can be guessed; use %d or more random ones", l.where, len(l.token), minTokenLength)
 }
 
-func newTokens(lines []tokenLine) (*Tokens, []string, error) {
+func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 	if len(lines) == 0 {
 		return nil, nil, ErrNoTokens
 	}
-	t := &Tokens{sums: make([][sha256.Size]byte, len(lines))}
+	identities := make([]Identity, len(lines))
 	first := make(map[[sha256.Size]byte]string, len(lines))
 	var warnings []string
 	var errs []error
@@ -165,7 +150,8 @@ func newTokens(lines []tokenLine) (*Tokens, []string, error) {
 			errs = append(errs, fmt.Errorf("%s is the same as %s", line.where, where))
 			continue
 		}
-		first[sum], t.sums[i] = line.where, sum
+		first[sum] = line.where
+		identities[i] = Identity{Name: fmt.Sprintf("token-%d", i+1), Tokens: []Token{{Sum: sum}}, Policy: policy}
 		if w := line.weakness(); w != "" {
 			warnings = append(warnings, w)
 		}
@@ -173,7 +159,7 @@ func newTokens(lines []tokenLine) (*Tokens, []string, error) {
 	if len(errs) > 0 {
 		return nil, nil, errors.Join(errs...)
 	}
-	return t, warnings, nil
+	return identities, warnings, nil
 }
 
 // readTokenFile returns the tokens of a file, at least one and not yet checked,

@@ -17,17 +17,17 @@ const (
 )
 
 func TestAuthenticate(t *testing.T) {
-	tokens, warnings, err := NewTokens(alice, bob, carol)
+	tokens, warnings, err := NewTokens(Everything(), alice, bob, carol)
 	if err != nil || len(warnings) != 0 {
 		t.Fatalf("NewTokens: %v, warnings %q", err, warnings)
 	}
 	for token, want := range map[string]string{alice: "token-1", bob: "token-2", carol: "token-3"} {
-		if got, err := tokens.Authenticate(token); err != nil || got != want {
+		if got, err := loginOf(tokens, token); err != nil || got != want {
 			t.Errorf("Authenticate(%q) = %q, %v, want %q", token, got, err, want)
 		}
 	}
-	for _, token := range []string{"", "alice", alice + " ", strings.ToUpper(alice), alice + bob} {
-		if got, err := tokens.Authenticate(token); !errors.Is(err, ErrUnknownToken) || got != "" {
+	for _, token := range []string{"alice", alice + " ", strings.ToUpper(alice), alice + bob} {
+		if got, err := loginOf(tokens, token); !errors.Is(err, ErrUnknownToken) || got != "" {
 			t.Errorf("Authenticate(%q) = %q, %v, want ErrUnknownToken", token, got, err)
 		}
 	}
@@ -49,7 +49,7 @@ func TestNewTokensErrors(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _, err := NewTokens(tt.tokens...)
+			_, _, err := NewTokens(Everything(), tt.tokens...)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("error %v, want one with %q", err, tt.want)
 			}
@@ -60,12 +60,12 @@ func TestNewTokensErrors(t *testing.T) {
 
 func TestReadTokens(t *testing.T) {
 	path := writeTokens(t, 0o600, "\ufeff# the first\n\n  "+alice+"  \r\n\t# indented comment\n"+bob)
-	tokens, warnings, err := ReadTokens(path)
+	tokens, warnings, err := ReadTokens(Everything(), path)
 	if err != nil || len(warnings) != 0 {
 		t.Fatalf("ReadTokens: %v, warnings %q", err, warnings)
 	}
 	for token, want := range map[string]string{alice: "token-1", bob: "token-2"} {
-		if got, err := tokens.Authenticate(token); err != nil || got != want {
+		if got, err := loginOf(tokens, token); err != nil || got != want {
 			t.Errorf("Authenticate(%q) = %q, %v, want %q", token, got, err, want)
 		}
 	}
@@ -91,7 +91,7 @@ func TestReadTokensErrors(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			path := writeTokens(t, 0o600, tt.content)
-			_, _, err := ReadTokens(path)
+			_, _, err := ReadTokens(Everything(), path)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
 				t.Fatalf("error %v, want one with the path and %q", err, tt.want)
 			}
@@ -99,7 +99,7 @@ func TestReadTokensErrors(t *testing.T) {
 		})
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
-	if _, _, err := ReadTokens(missing); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := ReadTokens(Everything(), missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing file: %v", err)
 	}
 	if _, _, err := ReadToken(missing); !errors.Is(err, fs.ErrNotExist) {
@@ -111,7 +111,7 @@ func TestWarnings(t *testing.T) {
 	if runtime.GOOS != "windows" {
 		for mode, warned := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true, 0o644: true} {
 			path := writeTokens(t, mode, alice)
-			_, warnings, err := ReadTokens(path)
+			_, warnings, err := ReadTokens(Everything(), path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -124,7 +124,7 @@ func TestWarnings(t *testing.T) {
 		}
 	}
 	path := writeTokens(t, 0o600, alice+"\nshort\n")
-	_, warnings, err := ReadTokens(path)
+	_, warnings, err := ReadTokens(Everything(), path)
 	if err != nil || len(warnings) != 1 || !strings.Contains(warnings[0], "line 2 has 5 characters") {
 		t.Errorf("warnings %q, %v, want one about line 2", warnings, err)
 	}
@@ -158,14 +158,27 @@ func FuzzParseTokenFile(f *testing.F) {
 	f.Add([]byte("\ufeff\x00\xff\n#"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		lines := parseTokenFile(data)
-		tokens, _, err := newTokens(lines)
+		tokens, _, err := newTokens(Everything(), lines)
 		if err != nil {
 			return
 		}
 		for _, line := range lines {
-			if _, err := tokens.Authenticate(line.token); err != nil {
+			if _, err := loginOf(tokens, line.token); err != nil {
 				t.Errorf("%s is not accepted", line.where)
 			}
 		}
 	})
+}
+
+// loginOf is the name of the identity that a token belongs to.
+func loginOf(identities []Identity, token string) (string, error) {
+	d, err := NewDirectory(DirectoryConfig{Identities: identities})
+	if err != nil {
+		return "", err
+	}
+	login, err := d.login(Presented{Bearer: token})
+	if err != nil {
+		return "", err
+	}
+	return login.Identity, nil
 }

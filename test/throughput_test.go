@@ -14,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/xtaci/smux"
 
+	"culvert/auth"
 	"culvert/tunnel"
 )
 
@@ -112,7 +113,7 @@ func receive(conn net.Conn, buf []byte, size int64) error {
 // startCulvert runs both agents with their default settings and returns where the client listens.
 func startCulvert(b *testing.B, target string) string {
 	b.Helper()
-	server, err := tunnel.NewServer(tunnel.ServerConfig{Listen: "127.0.0.1:0"})
+	server, err := tunnel.NewServer(tunnel.ServerConfig{Listen: "127.0.0.1:0", Guard: auth.NewGuard(auth.Everybody())})
 	if err != nil {
 		b.Fatal(err)
 	}

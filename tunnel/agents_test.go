@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"culvert/auth"
 	"culvert/mux/carrier"
 )
 
@@ -58,19 +59,12 @@ func (a *agent) ended(t testing.TB) error {
 
 const goodToken = "correct-horse-battery-staple"
 
-func authenticate(token string) (string, error) {
-	if token != goodToken {
-		return "", errors.New("unknown token")
-	}
-	return "alice", nil
-}
-
 // startServer runs a server at loopback and returns its address.
 func startServer(t testing.TB, edit func(*ServerConfig)) (*agent, string) {
 	t.Helper()
 	logger, journal := newJournal(t)
 	cfg := ServerConfig{
-		Listen: "127.0.0.1:0", Authenticate: authenticate,
+		Listen: "127.0.0.1:0", Guard: everything(t),
 		Settings: Settings{Grace: 100 * time.Millisecond, Logger: logger},
 	}
 	if edit != nil {
@@ -390,12 +384,7 @@ func TestRefusedEndToEnd(t *testing.T) {
 
 func TestPolicyEndToEnd(t *testing.T) {
 	_, server := startServer(t, func(c *ServerConfig) {
-		c.Policy = judge{dial: func(identity string, _ netip.AddrPort) error {
-			if identity != "alice" {
-				return nil
-			}
-			return errors.New("not alice")
-		}}
+		c.Guard = rules(t, "deny *:*", "")
 	})
 	addr, _ := target(t)
 	client := startClient(t, server, local(addr))
@@ -408,7 +397,8 @@ func TestPendingDialEnds(t *testing.T) {
 	dialling := make(chan struct{}, 10)
 	server, at := startServer(t, func(c *ServerConfig) {
 		c.DialTimeout = time.Hour
-		c.Policy = judge{dial: func(string, netip.AddrPort) error { dialling <- struct{}{}; return nil }}
+		c.Guard = everything(t)
+		c.Guard.Own = func(netip.AddrPort) bool { dialling <- struct{}{}; return false }
 	})
 	client := startClient(t, at, local(fullBacklog(t)))
 	app := connect(t, client.listening(t, "local"))
@@ -559,7 +549,7 @@ func TestBindFailureIsImmediate(t *testing.T) {
 	if err := client.ended(t); !errors.Is(err, ErrListen) || !strings.Contains(err.Error(), strconv.Itoa(taken)) {
 		t.Errorf("client ended with %v", err)
 	}
-	s, err := NewServer(ServerConfig{Listen: net.JoinHostPort("127.0.0.1", strconv.Itoa(taken))})
+	s, err := NewServer(ServerConfig{Guard: everything(t), Listen: net.JoinHostPort("127.0.0.1", strconv.Itoa(taken))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -829,7 +819,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestWithoutAuthentication(t *testing.T) {
-	_, server := startServer(t, func(c *ServerConfig) { c.Authenticate = nil })
+	_, server := startServer(t, func(c *ServerConfig) { c.Guard = auth.NewGuard(auth.Everybody()) })
 	addr, conns := target(t)
 	client := startClient(t, server, func(c *ClientConfig) {
 		local(addr)(c)

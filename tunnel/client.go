@@ -16,9 +16,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"culvert/auth"
 	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
+	"culvert/tunnel/gate"
 )
 
 // ClientConfig is what a Client is made of.
@@ -69,6 +71,7 @@ type Client struct {
 	servers *servers
 	log     events
 	budget  *mux.Budget
+	guard   *auth.Guard
 	remote  []*remoteForward
 
 	learners []*learner // of the ways to cfg.Servers
@@ -105,6 +108,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		servers:  newServers(len(cfg.Servers), cfg.RandomOrder),
 		log:      events{cfg.Logger},
 		budget:   mux.NewBudget(int64(cfg.Memory)),
+		guard:    auth.NewGuard(auth.Everybody()),
 		newWatch: newWatch,
 		changed:  make(chan struct{}),
 	}
@@ -161,7 +165,7 @@ func (c *Client) Run(ctx context.Context) error {
 func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
 	var forwarders []*forwarder
 	for _, f := range c.cfg.Local {
-		lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+		lc := net.ListenConfig{KeepAliveConfig: gate.KeepAlive}
 		ln, err := lc.Listen(ctx, "tcp", strings.TrimPrefix(bindAddress(f.Bind, f.Port), "*"))
 		if err != nil {
 			for _, open := range forwarders {
@@ -574,5 +578,5 @@ func (s *clientSession) serve(st stream) (relaying func()) {
 		st.Refuse(code, why)
 		return nil
 	}
-	return serveTarget(&dialer{timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log)
+	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log)
 }

@@ -11,43 +11,46 @@ import (
 	"syscall"
 	"time"
 
+	"culvert/auth"
 	"culvert/mux"
+	"culvert/tunnel/gate"
 )
-
-// Policy is asked for every dial and every listen that a client causes at the
-// server; auth.Policy describes it. Its methods answer at once.
-type Policy interface {
-	DialAddr(identity string, addr netip.AddrPort) error
-	Listen(identity string, addr netip.AddrPort) error
-}
 
 // maxAddresses bounds how many addresses of one name are tried.
 const maxAddresses = 8
 
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4}
-
-// dialer reaches targets. It resolves a name once, asks allow about every
-// address and dials those that it was asked about.
+// dialer reaches targets for an identity. It resolves a name once, asks the guard
+// about every address and dials with what it is granted.
 type dialer struct {
-	timeout time.Duration                                                // for everything
-	allow   func(netip.AddrPort) error                                   // nil: everything
-	lookup  func(ctx context.Context, host string) ([]netip.Addr, error) // nil: the system's resolver
+	guard    *auth.Guard
+	identity string
+	timeout  time.Duration                                                // for everything
+	lookup   func(ctx context.Context, host string) ([]netip.Addr, error) // nil: the system's resolver
 }
 
-// dial connects to "host:port". It gives up as soon as ctx ends. Every error is
-// a *TargetError.
-func (d *dialer) dial(ctx context.Context, target string) (net.Conn, error) {
+// dial connects to "host:port". It gives up as soon as ctx ends. The grant is the
+// caller's to release. Every error is a *TargetError.
+func (d *dialer) dial(ctx context.Context, target string) (net.Conn, *auth.Grant, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	addrs, err := d.resolve(ctx, target)
+	grants, err := d.resolve(ctx, target)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	var reached *auth.Grant
+	defer func() {
+		for _, g := range grants {
+			if g != reached {
+				g.Release()
+			}
+		}
+	}()
 	var failed *TargetError
-	for i, addr := range addrs {
-		conn, err := d.dialAddr(ctx, addr, len(addrs)-i)
+	for i, grant := range grants {
+		conn, err := d.dialAddr(ctx, grant, len(grants)-i)
 		if err == nil {
-			return conn, nil
+			reached = grant
+			return conn, grant, nil
 		}
 		// The most telling failure is reported: refused by somebody says more
 		// than an address family without a route.
@@ -58,11 +61,11 @@ func (d *dialer) dial(ctx context.Context, target string) (net.Conn, error) {
 			break
 		}
 	}
-	return nil, failed
+	return nil, nil, failed
 }
 
-// resolve is the addresses of target that may be dialled, at least one.
-func (d *dialer) resolve(ctx context.Context, target string) ([]netip.AddrPort, error) {
+// resolve is leave to dial the addresses of target, at least one of them.
+func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, error) {
 	host, port, err := splitTarget(target)
 	if err != nil {
 		return nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
@@ -82,24 +85,23 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]netip.AddrPort, 
 			return nil, unresolvable(err)
 		}
 	}
-	var addrs []netip.AddrPort
+	var grants []*auth.Grant
 	var denied error
 	for _, ip := range found {
 		addr := netip.AddrPortFrom(ip.Unmap(), port)
-		if slices.Contains(addrs, addr) {
+		if slices.ContainsFunc(grants, func(g *auth.Grant) bool { return g.Addr() == addr }) || len(grants) == maxAddresses {
 			continue
 		}
-		if d.allow != nil {
-			if err := d.allow(addr); err != nil {
-				denied = err
-				continue
-			}
+		grant, err := d.guard.Dial(d.identity, host, addr)
+		if err != nil {
+			denied = err
+			continue
 		}
-		addrs = append(addrs, addr)
+		grants = append(grants, grant)
 	}
 	switch {
-	case len(addrs) > 0:
-		return addrs[:min(len(addrs), maxAddresses)], nil
+	case len(grants) > 0:
+		return grants, nil
 	case denied != nil:
 		return nil, &TargetError{Code: mux.Denied, Reason: "denied by policy", Err: denied}
 	default:
@@ -107,30 +109,15 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]netip.AddrPort, 
 	}
 }
 
-// dialAddr dials one checked address within its share of what is left of ctx.
-func (d *dialer) dialAddr(ctx context.Context, addr netip.AddrPort, left int) (net.Conn, error) {
+// dialAddr dials one granted address within its share of what is left of ctx.
+func (d *dialer) dialAddr(ctx context.Context, grant *auth.Grant, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && left > 1 {
 		share := time.Until(deadline) / time.Duration(left)
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, max(share, min(2*time.Second, d.timeout/2)))
 		defer cancel()
 	}
-	nd := net.Dialer{KeepAliveConfig: keepAlive}
-	if d.allow != nil {
-		// The last gate: whatever happened above, nothing else is connected to.
-		nd.Control = func(_, address string, _ syscall.RawConn) error {
-			ap, err := netip.ParseAddrPort(address)
-			if err != nil {
-				return &TargetError{Code: mux.Denied, Reason: "denied by policy", Err: err}
-			}
-			ap = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
-			if err := d.allow(ap); err != nil {
-				return &TargetError{Code: mux.Denied, Reason: "denied by policy", Err: err}
-			}
-			return nil
-		}
-	}
-	return nd.DialContext(ctx, "tcp", addr.String())
+	return gate.Dial(ctx, grant)
 }
 
 func unresolvable(err error) *TargetError {
@@ -157,6 +144,8 @@ func classify(err error) *TargetError {
 	var errno syscall.Errno
 	var timeout interface{ Timeout() bool }
 	switch {
+	case errors.Is(err, auth.ErrDenied): // the policy changed meanwhile
+		t.Code, t.Reason = mux.Denied, "denied by policy"
 	case errors.As(err, &errno) && errnoCodes[errno] != mux.OK:
 		t.Code, t.Reason = errnoCodes[errno], errno.Error()
 	case errors.Is(err, context.Canceled):
@@ -188,7 +177,7 @@ func telling(c mux.Code) int {
 // them, nil if it could not. It answers the open itself, and ends early when the
 // stream does.
 func serveTarget(d *dialer, st stream, session, target string, log events) (relaying func()) {
-	conn, err := d.dial(st.Context(), target)
+	conn, grant, err := d.dial(st.Context(), target)
 	if err != nil {
 		if st.Context().Err() != nil {
 			st.Close()
@@ -201,11 +190,14 @@ func serveTarget(d *dialer, st stream, session, target string, log events) (rela
 		return nil
 	}
 	if err := st.Accept(); err != nil {
+		grant.Release()
 		st.Close()
 		abort(conn)
 		return nil
 	}
+	grant.OnRevoke(func(error) { st.Reset(mux.Denied, "denied by policy") })
 	return func() {
+		defer grant.Release()
 		r := &relay{conn: conn, stream: st}
 		_ = r.run(st.Context()) // only an opener's relay has an error to tell
 		log.streamClosed(r, session, target)

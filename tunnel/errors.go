@@ -16,9 +16,8 @@ var (
 	// the start, here (local) or at the server (remote).
 	ErrListen = errors.New("cannot listen")
 
-	errNoSession    = errors.New("no session to the peer")
-	errNoCarrier    = errors.New("no carrier to probe")
-	errNoCredential = errors.New("no credential")
+	errNoSession = errors.New("no session to the peer")
+	errNoCarrier = errors.New("no carrier to probe")
 )
 
 // ServersError is why none of several servers could be used, in the order in which

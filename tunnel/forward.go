@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"culvert/mux"
+	"culvert/tunnel/gate"
 )
 
 // forwarder accepts connections and carries each over a stream of its own.
@@ -79,7 +80,7 @@ func (f *forwarder) run(ctx context.Context, conns *sync.WaitGroup) {
 // known.
 func (f *forwarder) carry(ctx context.Context, conn net.Conn) (relaying func()) {
 	if c, ok := conn.(*net.TCPConn); ok {
-		c.SetKeepAliveConfig(keepAlive)
+		c.SetKeepAliveConfig(gate.KeepAlive)
 	}
 	limit := time.Now().Add(f.connectWait)
 	wait, cancel := context.WithDeadline(ctx, limit)

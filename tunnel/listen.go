@@ -11,7 +11,9 @@ import (
 	"syscall"
 	"time"
 
+	"culvert/auth"
 	"culvert/mux"
+	"culvert/tunnel/gate"
 )
 
 // probeTimeout is how long the holder of an address has to show that it is
@@ -39,10 +41,9 @@ type peer struct {
 // or does not answer a probe: that is how a client that was killed, or whose
 // path died, comes back to its port at once.
 type listeners struct {
-	policy       Policy
-	gatewayPorts bool // other than loopback addresses
-	settings     Settings
-	log          events
+	guard    *auth.Guard
+	settings Settings
+	log      events
 
 	accepting sync.WaitGroup // accept loops
 	conns     sync.WaitGroup // accepted connections
@@ -55,18 +56,19 @@ type listeners struct {
 
 // remoteListener is one bound address.
 type remoteListener struct {
-	addr netip.AddrPort
-	stop context.CancelFunc
-	done chan struct{} // closed when the address is free again
+	addr  netip.AddrPort
+	grant *auth.Grant
+	stop  context.CancelFunc
+	done  chan struct{} // closed when the address is free again
 
 	// Guarded by listeners.mu.
 	owner   *peer  // nil once released
 	forward uint32 // the owner's number for it
 }
 
-func newListeners(policy Policy, gatewayPorts bool, s Settings) *listeners {
+func newListeners(guard *auth.Guard, s Settings) *listeners {
 	return &listeners{
-		policy: policy, gatewayPorts: gatewayPorts, settings: s, log: events{s.Logger},
+		guard: guard, settings: s, log: events{s.Logger},
 		open: make(map[*remoteListener]struct{}), changed: make(chan struct{}),
 	}
 }
@@ -123,19 +125,24 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 	if err != nil {
 		return nil, &mux.Error{Code: mux.Unresolvable, Reason: reasonOf(err, "malformed bind address")}
 	}
-	if !ls.gatewayPorts && !want.Addr().IsLoopback() {
-		return nil, &mux.Error{Code: mux.Denied, Reason: "only loopback addresses may be listened on"}
-	}
-	if err := ls.policy.Listen(p.identity, want); err != nil {
+	host, _, _ := net.SplitHostPort(bind)
+	grant, err := ls.guard.Listen(p.identity, host, want)
+	if err != nil {
+		p.log.Debug("listen denied", keyAddress, bind, keyError, err)
 		return nil, &mux.Error{Code: mux.Denied, Reason: "denied by policy"}
 	}
 	if want.Port() != 0 {
 		l, err := ls.claim(ctx, p, forward, want)
 		if l != nil || err != nil {
+			grant.Release() // that of the listener goes on: it is the same identity's
 			return l, err
 		}
 	}
-	return ls.bind(ctx, p, forward, want)
+	l, err := ls.bind(ctx, p, forward, grant)
+	if err != nil {
+		grant.Release()
+	}
+	return l, err
 }
 
 // claim settles who holds an address that is wanted: it returns the listener
@@ -205,24 +212,10 @@ func (ls *listeners) alive(ctx context.Context, holder *peer) bool {
 }
 
 // bind opens a new listener for p.
-func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, want netip.AddrPort) (*remoteListener, error) {
-	network, address := "tcp6", want.String()
-	switch {
-	case want.Addr().Is4():
-		network = "tcp4"
-	case want.Addr().IsUnspecified(): // both families, as far as there are two
-		network, address = "tcp", net.JoinHostPort("", strconv.Itoa(int(want.Port())))
-	}
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: func(_, address string, _ syscall.RawConn) error {
-		ap, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return err
-		}
-		return ls.policy.Listen(p.identity, ap)
-	}}
-	ln, err := lc.Listen(ctx, network, address)
+func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *auth.Grant) (*remoteListener, error) {
+	ln, err := gate.Listen(ctx, grant)
 	if err != nil {
-		p.log.Debug("listen failed", keyAddress, address, keyError, err)
+		p.log.Debug("listen failed", keyAddress, grant.Addr().String(), keyError, err)
 		return nil, listenVerdict(err)
 	}
 	addr, err := netip.ParseAddrPort(ln.Addr().String())
@@ -238,7 +231,7 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, want net
 		return nil, &mux.Error{Code: mux.Stopping, Reason: "session is ending"}
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l := &remoteListener{addr: addr, stop: stop, done: make(chan struct{}), owner: p, forward: forward}
+	l := &remoteListener{addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward}
 	ls.open[l] = struct{}{}
 	f := &forwarder{
 		listener: ln, target: "remote forward at " + addr.String(),
@@ -247,8 +240,10 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, want net
 		pending: make(chan struct{}, ls.settings.MaxPending),
 		log:     ls.log.with(keyClient, p.identity, keyForward, addr.String()),
 	}
+	grant.OnRevoke(func(error) { ls.revoke(l) })
 	ls.accepting.Go(func() {
 		defer close(l.done)
+		defer grant.Release()
 		f.run(running, &ls.conns)
 	})
 	return l, nil
@@ -288,6 +283,19 @@ func (ls *listeners) unlisten(p *peer, l *remoteListener) {
 	if l.owner == p {
 		ls.releaseLocked(l)
 	}
+}
+
+// revoke closes l, whose owner may not listen there any more. It is called without
+// mu held, or as soon as it is free.
+func (ls *listeners) revoke(l *remoteListener) {
+	go func() {
+		ls.mu.Lock()
+		defer ls.mu.Unlock()
+		if l.owner != nil {
+			l.owner.log.Warn("forward revoked", keyForward, l.forward, keyAddress, l.addr.String())
+			ls.releaseLocked(l)
+		}
+	}()
 }
 
 // release closes everything that p owns; p gets nothing from then on.

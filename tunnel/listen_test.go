@@ -5,12 +5,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"culvert/auth"
 	"culvert/mux"
 	"culvert/test/bubble"
 )
@@ -63,9 +63,9 @@ func newPeer(t testing.TB, identity string) *testPeer {
 	return p
 }
 
-func newTestListeners(t testing.TB, policy Policy, gatewayPorts bool) *listeners {
+func newTestListeners(t testing.TB, guard *auth.Guard) *listeners {
 	logger, _ := newJournal(t)
-	ls := newListeners(policy, gatewayPorts, defaults(t, Settings{Logger: logger}))
+	ls := newListeners(guard, defaults(t, Settings{Logger: logger}))
 	t.Cleanup(func() {
 		ls.close()
 		ls.conns.Wait()
@@ -105,7 +105,7 @@ func checkForward(t testing.TB, addr string, p *testPeer, forward uint32) {
 }
 
 func TestListen(t *testing.T) {
-	ls := newTestListeners(t, judge{}, false)
+	ls := newTestListeners(t, everything(t))
 	p := newPeer(t, "alice")
 	addr, stop := mustListen(t, ls, p, 7, "127.0.0.1:0")
 	checkForward(t, addr, p, 7)
@@ -136,25 +136,24 @@ func TestListen(t *testing.T) {
 
 func TestListenRefusals(t *testing.T) {
 	taken := listenLoopback(t).Addr().String()
-	deny := judge{listen: func(string, netip.AddrPort) error { return errors.New("no") }}
+	local, all, deny := everything(t), rules(t, "", "allow *:*"), rules(t, "", "deny *:*")
 	for _, tt := range []struct {
 		name, bind string
-		policy     judge
-		gateway    bool
+		guard      *auth.Guard
 		code       mux.Code
 	}{
-		{"not loopback", "0.0.0.0:0", judge{}, false, mux.Denied},
-		{"all addresses", "*:0", judge{}, false, mux.Denied},
-		{"all addresses, empty", ":0", judge{}, false, mux.Denied},
-		{"IPv4 in IPv6, all", "[::ffff:0.0.0.0]:0", judge{}, false, mux.Denied},
-		{"policy", "127.0.0.1:0", deny, true, mux.Denied},
-		{"taken by others", taken, judge{}, false, mux.Refused},
-		{"malformed", "127.0.0.1", judge{}, false, mux.Unresolvable},
-		{"port", "127.0.0.1:70000", judge{}, false, mux.Unresolvable},
-		{"not ours", "192.0.2.1:0", judge{}, true, mux.Denied},
+		{"not loopback", "0.0.0.0:0", local, mux.Denied},
+		{"all addresses", "*:0", local, mux.Denied},
+		{"all addresses, empty", ":0", local, mux.Denied},
+		{"IPv4 in IPv6, all", "[::ffff:0.0.0.0]:0", local, mux.Denied},
+		{"policy", "127.0.0.1:0", deny, mux.Denied},
+		{"taken by others", taken, local, mux.Refused},
+		{"malformed", "127.0.0.1", local, mux.Unresolvable},
+		{"port", "127.0.0.1:70000", local, mux.Unresolvable},
+		{"not ours", "192.0.2.1:0", all, mux.Denied},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			ls := newTestListeners(t, tt.policy, tt.gateway)
+			ls := newTestListeners(t, tt.guard)
 			addr, _, err := ls.listen(t.Context(), newPeer(t, "alice").peer, 1, tt.bind)
 			if mux.CodeOf(err) != tt.code || err == nil {
 				t.Errorf("got %q, %v; want %v", addr, err, tt.code)
@@ -164,7 +163,7 @@ func TestListenRefusals(t *testing.T) {
 }
 
 func TestListenLimit(t *testing.T) {
-	ls := newTestListeners(t, judge{}, false)
+	ls := newTestListeners(t, everything(t))
 	ls.settings.MaxForwards = 2
 	p := newPeer(t, "alice")
 	mustListen(t, ls, p, 1, "127.0.0.1:0")
@@ -182,7 +181,7 @@ func TestListenLimit(t *testing.T) {
 
 func TestTakeover(t *testing.T) {
 	t.Run("detached holder", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, false)
+		ls := newTestListeners(t, everything(t))
 		old, fresh := newPeer(t, "alice"), newPeer(t, "alice")
 		addr, stop := mustListen(t, ls, old, 1, "127.0.0.1:0")
 		old.attached.Store(false)
@@ -196,7 +195,7 @@ func TestTakeover(t *testing.T) {
 		checkForward(t, addr, fresh, 5)
 	})
 	t.Run("silent holder", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, false)
+		ls := newTestListeners(t, everything(t))
 		old, fresh := newPeer(t, "alice"), newPeer(t, "alice")
 		addr, _ := mustListen(t, ls, old, 1, "127.0.0.1:0")
 		old.silent.Store(true)
@@ -204,7 +203,7 @@ func TestTakeover(t *testing.T) {
 		checkForward(t, addr, fresh, 1)
 	})
 	t.Run("live holder", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, false)
+		ls := newTestListeners(t, everything(t))
 		old, fresh := newPeer(t, "alice"), newPeer(t, "alice")
 		addr, _ := mustListen(t, ls, old, 1, "127.0.0.1:0")
 		_, _, err := ls.listen(t.Context(), fresh.peer, 1, addr)
@@ -215,7 +214,7 @@ func TestTakeover(t *testing.T) {
 		checkForward(t, addr, old, 1)
 	})
 	t.Run("another identity", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, false)
+		ls := newTestListeners(t, everything(t))
 		old, fresh := newPeer(t, "alice"), newPeer(t, "bob")
 		addr, _ := mustListen(t, ls, old, 1, "127.0.0.1:0")
 		old.attached.Store(false)
@@ -224,7 +223,7 @@ func TestTakeover(t *testing.T) {
 		}
 	})
 	t.Run("overlapping address", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, true)
+		ls := newTestListeners(t, rules(t, "", "allow *:*"))
 		old, fresh := newPeer(t, "alice"), newPeer(t, "alice")
 		addr, _ := mustListen(t, ls, old, 1, "0.0.0.0:0")
 		_, port, _ := net.SplitHostPort(addr)
@@ -236,7 +235,7 @@ func TestTakeover(t *testing.T) {
 		checkForward(t, want, fresh, 1)
 	})
 	t.Run("connections wait for the new session", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, false)
+		ls := newTestListeners(t, everything(t))
 		old, fresh := newPeer(t, "alice"), newPeer(t, "alice")
 		addr, _ := mustListen(t, ls, old, 1, "127.0.0.1:0")
 		old.attached.Store(false)
@@ -253,7 +252,7 @@ func TestTakeover(t *testing.T) {
 		}
 	})
 	t.Run("connections wait for the carrier", func(t *testing.T) {
-		ls := newTestListeners(t, judge{}, false)
+		ls := newTestListeners(t, everything(t))
 		p := newPeer(t, "alice")
 		addr, _ := mustListen(t, ls, p, 1, "127.0.0.1:0")
 		p.attached.Store(false)
@@ -272,7 +271,7 @@ func TestTakeover(t *testing.T) {
 // A holder has two seconds to show that it is there.
 func TestTakeoverProbe(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		ls := newListeners(judge{}, false, defaults(t, Settings{}))
+		ls := newListeners(everything(t), defaults(t, Settings{}))
 		p := newPeer(t, "alice")
 		p.probe = func(ctx context.Context) error {
 			<-ctx.Done()

@@ -16,6 +16,7 @@ import (
 	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
+	"culvert/tunnel/gate"
 )
 
 // ServerConfig is what a Server is made of. A zero value means the default that
@@ -25,14 +26,8 @@ type ServerConfig struct {
 	Path   string      // of the upgrade request; "/"
 	TLS    *tls.Config // nil: plain ws
 
-	// Authenticate says who presents a bearer token, in constant time. nil lets
-	// everybody in, with the identity "".
-	Authenticate func(token string) (identity string, err error)
-	// GatewayPorts lets remote forwards listen at other than loopback addresses,
-	// if the policy allows them.
-	GatewayPorts bool
-	// Policy is asked for every dial and every listen; nil: auth.Builtin.
-	Policy Policy
+	// Guard says who a client is and what it may reach; required.
+	Guard *auth.Guard
 
 	MaxSessions                  int // 1,024
 	MaxSessionsPerIdentity       int // 64
@@ -52,6 +47,7 @@ type Server struct {
 	listeners *listeners
 	registry  *link.Registry
 	limited   every
+	watches   sync.WaitGroup // of carriers' credentials
 
 	stop context.Context // graceful stop; set by Run
 
@@ -71,20 +67,20 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("%w: listen address: %w", ErrConfig, err))
 	}
+	if cfg.Guard == nil {
+		errs = append(errs, fmt.Errorf("%w: no guard", ErrConfig))
+	}
 	if cfg.Path != "" && !strings.HasPrefix(cfg.Path, "/") {
 		errs = append(errs, fmt.Errorf("%w: path %q does not begin with a slash", ErrConfig, cfg.Path))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	if cfg.Policy == nil {
-		cfg.Policy = auth.Builtin{GatewayPorts: cfg.GatewayPorts}
-	}
 	s := &Server{
 		cfg:       cfg,
 		log:       events{cfg.Logger},
 		budget:    mux.NewBudget(int64(cfg.Memory)),
-		listeners: newListeners(cfg.Policy, cfg.GatewayPorts, cfg.Settings),
+		listeners: newListeners(cfg.Guard, cfg.Settings),
 		limited:   every{interval: 10 * time.Second},
 		ready:     make(chan struct{}),
 	}
@@ -126,7 +122,7 @@ func (s *Server) Addr(ctx context.Context) (netip.AddrPort, error) {
 // still resume; new ones are refused. It fails when it cannot listen (ErrListen)
 // or accept. When it returns, everything that it started has ended.
 func (s *Server) Run(ctx context.Context) error {
-	ln, err := (&net.ListenConfig{KeepAliveConfig: keepAlive}).Listen(ctx, "tcp", s.cfg.Listen)
+	ln, err := (&net.ListenConfig{KeepAliveConfig: gate.KeepAlive}).Listen(ctx, "tcp", s.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("%w at %s: %w", ErrListen, s.cfg.Listen, err)
 	}
@@ -143,7 +139,7 @@ func (s *Server) Run(ctx context.Context) error {
 	go func() {
 		accepted <- carrier.NewServer(carrier.ServerConfig{
 			Handler: &carrier.Handler{
-				Path: s.cfg.Path, Authenticate: s.authenticate(), Admit: s.admit,
+				Path: s.cfg.Path, Authenticate: s.authenticate, Admit: s.admit,
 				Logger: s.cfg.Logger, Options: s.cfg.carrier(),
 			},
 			HandshakeTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: s.cfg.MaxHeaderBytes,
@@ -164,21 +160,22 @@ func (s *Server) Run(ctx context.Context) error {
 	err = <-accepted
 	s.registry.Wait() // of a session whose upgrade was just under way
 	s.listeners.conns.Wait()
+	s.watches.Wait()
 	return err
 }
 
-// authenticate is the handler's question, nil if nobody need authenticate.
-func (s *Server) authenticate() func(*http.Request) (string, error) {
-	if s.cfg.Authenticate == nil {
-		return nil
+// authenticate is the handler's question.
+func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
+	p := auth.Presented{}
+	p.Bearer, _ = carrier.BearerToken(r)
+	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		p.Remote = remote.Addr().Unmap()
 	}
-	return func(r *http.Request) (string, error) {
-		token, ok := carrier.BearerToken(r)
-		if !ok {
-			return "", errNoCredential
-		}
-		return s.cfg.Authenticate(token)
+	login, err := s.cfg.Guard.Authenticate(r.Context(), p)
+	if err != nil {
+		return carrier.Client{}, err
 	}
+	return carrier.Client{Identity: login.Identity, Login: login}, nil
 }
 
 // refusals are what a client with a good credential is told.
@@ -207,7 +204,20 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 		}
 		return carrier.Admission{}, err
 	}
-	return carrier.Admission{Reply: reply, Attach: func(c *carrier.Conn) { attach(c) }, Cancel: cancel}, nil
+	login := r.Login.(*auth.Login)
+	return carrier.Admission{Reply: reply, Attach: func(c *carrier.Conn) {
+		// A credential that ends takes the carrier with it: a client that has
+		// another resumes the session with that.
+		forget := s.cfg.Guard.Watch(login, func(err error) {
+			s.log.Info("credential ended", keyClient, login.Identity, "credential", login.Credential, keyReason, err)
+			c.Abort(err)
+		})
+		s.watches.Go(func() {
+			<-c.Done()
+			forget()
+		})
+		attach(c)
+	}, Cancel: cancel}, nil
 }
 
 // serveSession is the life of one session; it returns when everything of it has
@@ -232,9 +242,7 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	close(known)
 
 	ofClient := s.log.with(keyClient, identity)
-	d := &dialer{timeout: s.cfg.DialTimeout, allow: func(addr netip.AddrPort) error {
-		return s.cfg.Policy.DialAddr(identity, addr)
-	}}
+	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout}
 	var streams sync.WaitGroup
 	streams.Go(func() {
 		acceptStreams(session, func(st stream) (relaying func()) {

@@ -105,7 +105,7 @@ func newCredential(cfg *config.Client) (credential func() (string, error), warni
 			return token, err
 		}
 	case !cfg.Token.Empty():
-		if _, warnings, err = auth.NewTokens(cfg.Token.Reveal()); err != nil {
+		if _, warnings, err = auth.NewTokens(auth.Policy{}, cfg.Token.Reveal()); err != nil {
 			return nil, nil, err
 		}
 		credential = func() (string, error) { return cfg.Token.Reveal(), nil }

@@ -209,11 +209,15 @@ func TestRefused(t *testing.T) {
 // TestCredentialIsReadAgain checks that a token file may change while the client
 // runs.
 func TestCredentialIsReadAgain(t *testing.T) {
-	tokens, _, err := auth.NewTokens(secret)
+	identities, _, err := auth.NewTokens(auth.Everything(), secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := tunnel.NewServer(tunnel.ServerConfig{Listen: "127.0.0.1:0", Authenticate: tokens.Authenticate})
+	directory, err := auth.NewDirectory(auth.DirectoryConfig{Identities: identities})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := tunnel.NewServer(tunnel.ServerConfig{Listen: "127.0.0.1:0", Guard: auth.NewGuard(directory)})
 	if err != nil {
 		t.Fatal(err)
 	}

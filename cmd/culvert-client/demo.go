@@ -153,12 +153,16 @@ Ctrl-C ends.
 // client's forward to target listens.
 func (d *demo) startTunnel(ctx context.Context, start func(func(context.Context) error), target string) (entrance string, err error) {
 	token := rand.Text()
-	tokens, _, err := auth.NewTokens(token)
+	identities, _, err := auth.NewTokens(auth.Everything(), token)
+	if err != nil {
+		return "", err
+	}
+	directory, err := auth.NewDirectory(auth.DirectoryConfig{Identities: identities})
 	if err != nil {
 		return "", err
 	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: "127.0.0.1:0", Authenticate: tokens.Authenticate, Policy: auth.Builtin{},
+		Listen: "127.0.0.1:0", Guard: auth.NewGuard(directory),
 		Settings: tunnel.Settings{Grace: demoGrace, Logger: d.log.With("agent", "server")},
 	})
 	if err != nil {

@@ -17,7 +17,7 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 		return nil, err
 	}
 	var problems config.Problems
-	authenticate, more, err := newAuthenticate(cfg)
+	directory, more, err := newDirectory(cfg)
 	if err != nil {
 		problems = append(problems, program.BadCredential(err))
 	}
@@ -33,8 +33,7 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Authenticate: authenticate,
-		GatewayPorts: cfg.GatewayPorts, Policy: auth.Builtin{GatewayPorts: cfg.GatewayPorts},
+		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Guard: auth.NewGuard(directory),
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
 		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
@@ -46,22 +45,26 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	return &program.Job{Run: server.Run, Log: log, Warnings: warnings}, nil
 }
 
-// newAuthenticate returns what turns a token into an identity, nil when everybody
-// is let in; config has seen to it that this was asked for.
-func newAuthenticate(cfg *config.Server) (authenticate func(token string) (identity string, err error), warnings []string, err error) {
-	var tokens *auth.Tokens
+// newDirectory is who may connect and what each may do.
+func newDirectory(cfg *config.Server) (d *auth.Directory, warnings []string, err error) {
+	policy := auth.Everything()
+	if cfg.GatewayPorts {
+		policy.Listen = policy.Dial
+	}
+	var c auth.DirectoryConfig
 	switch {
 	case cfg.InsecureNoAuth:
-		return nil, nil, nil
+		c.Anybody = &auth.Identity{Policy: policy}
 	case cfg.TokenFile != "":
-		tokens, warnings, err = auth.ReadTokens(cfg.TokenFile)
+		c.Identities, warnings, err = auth.ReadTokens(policy, cfg.TokenFile)
 	default:
-		tokens, warnings, err = auth.NewTokens(cfg.Token.Reveal())
+		c.Identities, warnings, err = auth.NewTokens(policy, cfg.Token.Reveal())
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	return tokens.Authenticate, warnings, nil
+	d, err = auth.NewDirectory(c)
+	return d, warnings, err
 }
 
 // newTLS returns the server's TLS settings, nil for plain ws.

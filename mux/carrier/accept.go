@@ -29,8 +29,8 @@ type Handler struct {
 
 	// Authenticate says who the client is. It should use [BearerToken] and
 	// compare in constant time. Any error is answered with 401. Nil lets
-	// everybody in, with the identity "".
-	Authenticate func(r *http.Request) (identity string, err error)
+	// everybody in, as the zero Client.
+	Authenticate func(r *http.Request) (Client, error)
 
 	// Admit decides on an authenticated client before the upgrade, and must not
 	// block for long. A [*Refusal] is the answer; any other error is logged and
@@ -44,12 +44,18 @@ type Handler struct {
 	Options
 }
 
+// Client is who sent a request.
+type Client struct {
+	Identity string // what pipes and sessions are bound to
+	Login    any    // whatever else Authenticate has to tell Admit
+}
+
 // Request is what a client with a good credential asks.
 type Request struct {
-	Identity string
-	Remote   string // address of the socket's other end
-	Secure   bool   // over TLS
-	Hello    []byte // at most 1024 bytes
+	Client
+	Remote string // address of the socket's other end
+	Secure bool   // over TLS
+	Hello  []byte // at most 1024 bytes
 }
 
 // Admission is the answer to a Request that is accepted.
@@ -93,10 +99,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	var identity string
+	var client Client
 	if h.Authenticate != nil {
 		var err error
-		if identity, err = h.Authenticate(r); err != nil {
+		if client, err = h.Authenticate(r); err != nil {
 			h.debug(r, "credential", err)
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "Unauthorized", http.StatusUnauthorized)
@@ -105,11 +111,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 
 	if piped {
-		h.servePipe(w, r, set, ask, identity)
+		h.servePipe(w, r, set, ask, client.Identity)
 		return
 	}
 
-	admission, err := h.admit(r, identity)
+	admission, err := h.admit(r, client)
 	if err != nil {
 		refusal, ok := errors.AsType[*Refusal](err)
 		if !ok {
@@ -134,16 +140,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	admission.Attach(conn)
 }
 
-func (h *Handler) admit(r *http.Request, identity string) (Admission, error) {
+func (h *Handler) admit(r *http.Request, client Client) (Admission, error) {
 	hello, err := decodeHello(r.Header)
 	if err != nil {
 		return Admission{}, &Refusal{http.StatusBadRequest, RefusalMalformed, err.Error()}
 	}
 	return h.Admit(Request{
-		Identity: identity,
-		Remote:   r.RemoteAddr,
-		Secure:   r.TLS != nil,
-		Hello:    hello,
+		Client: client,
+		Remote: r.RemoteAddr,
+		Secure: r.TLS != nil,
+		Hello:  hello,
 	})
 }
 

@@ -22,11 +22,11 @@ func discardLog() *log.Logger { return log.New(io.Discard, "", 0) }
 
 var errWrongToken = errors.New("wrong token")
 
-func secretOnly(r *http.Request) (string, error) {
+func secretOnly(r *http.Request) (carrier.Client, error) {
 	if token, ok := carrier.BearerToken(r); !ok || token != "secret" {
-		return "", errWrongToken
+		return carrier.Client{}, errWrongToken
 	}
-	return "alice", nil
+	return carrier.Client{Identity: "alice"}, nil
 }
 
 // upgradeHeader is that of a request which is accepted.

@@ -234,6 +234,9 @@ func (c *Conn) Abort(cause error) {
 	c.cork.closeSocket()
 }
 
+// Done is closed when the Conn is dead.
+func (c *Conn) Done() <-chan struct{} { return c.done }
+
 // Secure reports whether this end speaks TLS with whatever it is connected to.
 func (c *Conn) Secure() bool { return c.secure }
 

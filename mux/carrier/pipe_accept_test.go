@@ -32,14 +32,14 @@ func newPipeServer(t *testing.T, cfg carrier.ServerConfig) *pipeServer {
 	s := &pipeServer{network: carriertest.NewNetwork(), conns: make(chan *carrier.Conn, 1)}
 	cfg.Handler = &carrier.Handler{
 		Path: "/tunnel",
-		Authenticate: func(r *http.Request) (string, error) {
+		Authenticate: func(r *http.Request) (carrier.Client, error) {
 			switch token, _ := carrier.BearerToken(r); token {
 			case "secret":
-				return "alice", nil
+				return carrier.Client{Identity: "alice"}, nil
 			case "password":
-				return "bob", nil
+				return carrier.Client{Identity: "bob"}, nil
 			}
-			return "", errWrongToken
+			return carrier.Client{}, errWrongToken
 		},
 		Admit: func(carrier.Request) (carrier.Admission, error) {
 			return carrier.Admission{Attach: func(c *carrier.Conn) { s.conns <- c }}, nil
