@@ -68,6 +68,15 @@ func (d *Directory) lookup(name string) *Identity {
 	return d.identities[name]
 }
 
+// judge asks the policy of an identity.
+func (d *Directory) judge(identity string, q question) Verdict {
+	id := d.lookup(identity)
+	if id == nil {
+		return Verdict{Rule: -1, Why: "no such identity"}
+	}
+	return id.Policy.judge(q)
+}
+
 // login finds whose credential is presented.
 func (d *Directory) login(p Presented) (*Login, error) {
 	switch {

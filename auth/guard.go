@@ -2,7 +2,9 @@ package auth
 
 import (
 	"context"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -13,20 +15,27 @@ import (
 // mind, and takes it back when another directory is put in force that does not
 // grant it. All methods may be called concurrently and none blocks for long.
 type Guard struct {
-	// Own reports whether an address is one of the server's own listeners, which
-	// are denied unless a rule names them; nil: none. It is set before the guard
-	// is used.
-	Own func(netip.AddrPort) bool
+	using sync.Mutex // held by Use
 
 	mu        sync.Mutex // guards the rest
 	directory *Directory
-	grants    map[*Grant]struct{}
+	own       []func(netip.AddrPort) bool
+	changed   []func()
+	grants    map[*Grant]struct{} // the good ones
 	watches   map[*watch]struct{}
 }
 
 // NewGuard returns a guard with d in force.
 func NewGuard(d *Directory) *Guard {
 	return &Guard{directory: d, grants: make(map[*Grant]struct{}), watches: make(map[*watch]struct{})}
+}
+
+// Protect has addresses denied that are the server's own listeners, as own reports,
+// unless a rule names them. own must not block. It may not be taken back.
+func (g *Guard) Protect(own func(netip.AddrPort) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.own = append(slices.Clip(g.own), own)
 }
 
 // Authenticate says who a client is. Its error says why it is nobody, for the
@@ -41,27 +50,40 @@ func (g *Guard) current() *Directory {
 	return g.directory
 }
 
+// OnUse has f called after each Use, before that returns: to end what belongs to
+// identities that are no more ([Guard.Knows]). It may not be taken back.
+func (g *Guard) OnUse(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.changed = append(slices.Clip(g.changed), f)
+}
+
 // Use puts d in force. Whatever was granted and d does not grant is revoked, and
-// logins that d does not know end, before Use returns.
+// logins that d does not know end, before Use returns. What is asked meanwhile is
+// answered, by d.
 func (g *Guard) Use(d *Directory) {
+	g.using.Lock()
+	defer g.using.Unlock()
+
 	g.mu.Lock()
 	g.directory = d
-	var ended []func()
-	for grant := range g.grants {
-		if err := g.judge(grant); err != nil {
-			delete(g.grants, grant)
-			ended = append(ended, func() { grant.end(err) })
-		}
-	}
-	for w := range g.watches {
-		if !w.login.valid(d) {
-			delete(g.watches, w)
-			ended = append(ended, func() { w.end(ErrRevoked) })
-		}
-	}
+	grants := slices.Collect(maps.Keys(g.grants))
+	watches := slices.Collect(maps.Keys(g.watches))
+	changed := g.changed
 	g.mu.Unlock()
-	for _, end := range ended {
-		end()
+
+	for _, grant := range grants {
+		if err := g.judge(d, grant); err != nil && g.forget(grant) {
+			grant.revoke(err)
+		}
+	}
+	for _, w := range watches {
+		if !w.login.valid(d) && g.unwatch(w) {
+			w.end(ErrRevoked)
+		}
+	}
+	for _, f := range changed {
+		f()
 	}
 }
 
@@ -87,16 +109,9 @@ func (g *Guard) Watch(l *Login, end func(error)) (stop func()) {
 		return func() {}
 	}
 	g.watches[w] = struct{}{}
-	forget := func() bool {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		_, ok := g.watches[w]
-		delete(g.watches, w)
-		return ok
-	}
 	if !l.Until.IsZero() {
 		w.timer = time.AfterFunc(time.Until(l.Until), func() {
-			if forget() {
+			if g.unwatch(w) {
 				end(ErrExpired)
 			}
 		})
@@ -105,46 +120,122 @@ func (g *Guard) Watch(l *Login, end func(error)) (stop func()) {
 		if w.timer != nil {
 			w.timer.Stop()
 		}
-		forget()
+		g.unwatch(w)
 	}
 }
 
-// Dial asks whether identity may dial addr, which host, as the client spelt it, was
-// resolved to; host may be an address itself. A refusal is a *DeniedError.
-func (g *Guard) Dial(identity, host string, addr netip.AddrPort) (*Grant, error) {
-	return g.grant(&Grant{guard: g, identity: identity, op: opDial, host: host, addr: plain(addr)})
-}
-
-// Listen asks whether identity may listen at addr, which host, as the client spelt
-// it, was resolved to. The unspecified address means every address of the machine,
-// port 0 any free one. A refusal is a *DeniedError.
-func (g *Guard) Listen(identity, host string, addr netip.AddrPort) (*Grant, error) {
-	return g.grant(&Grant{guard: g, identity: identity, op: opListen, host: host, addr: plain(addr)})
-}
-
-func (g *Guard) grant(grant *Grant) (*Grant, error) {
+// unwatch ends a watch and reports whether it was there until now.
+func (g *Guard) unwatch(w *watch) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err := g.judge(grant); err != nil {
-		return nil, err
-	}
-	g.grants[grant] = struct{}{}
-	return grant, nil
+	_, held := g.watches[w]
+	delete(g.watches, w)
+	return held
 }
 
-// judge asks the directory in force about a grant. Called with mu held.
-func (g *Guard) judge(grant *Grant) error {
-	id := g.directory.lookup(grant.identity)
-	if id == nil {
-		return &DeniedError{Identity: grant.identity, Op: grant.op, Addr: grant.addr, Rule: "no such identity"}
+// Dial asks whether identity may dial addr, to which host, that the client asked
+// for, was resolved. A refusal is a *DeniedError.
+func (g *Guard) Dial(identity string, network Network, host Host, addr netip.AddrPort) (*Grant, error) {
+	return g.grant(&Grant{guard: g, identity: identity, network: network, name: host.name, addr: plain(addr)})
+}
+
+// Listen asks whether identity may listen at addr, to which host, that the client
+// asked for, was resolved. The unspecified address of IPv4 means every IPv4 address
+// of the machine, that of IPv6 every address of both families; port 0 any free one.
+// A refusal is a *DeniedError.
+func (g *Guard) Listen(identity string, network Network, host Host, addr netip.AddrPort) (*Grant, error) {
+	return g.grant(&Grant{
+		guard: g, identity: identity, network: network, name: host.name, addr: plain(addr),
+		listen: true, chosen: addr.Port() == 0,
+	})
+}
+
+// grant makes g good if the directory in force allows it.
+func (g *Guard) grant(grant *Grant) (*Grant, error) {
+	for {
+		d := g.current()
+		if err := g.judge(d, grant); err != nil {
+			return nil, err
+		}
+		if g.hold(d, grant) {
+			return grant, nil
+		}
 	}
-	own := g.Own != nil && g.Own(grant.addr)
-	v := id.Policy.judge(question{op: grant.op, host: grant.host, addr: grant.addr, own: own})
-	grant.rule = v.rule
-	if !v.allowed {
-		return &DeniedError{Identity: grant.identity, Op: grant.op, Addr: grant.addr, Rule: v.rule}
+}
+
+// hold keeps a grant in mind that d allows. It reports false if another directory
+// has come into force, which must be asked instead.
+func (g *Guard) hold(d *Directory, grant *Grant) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.directory != d {
+		return false
 	}
+	g.grants[grant] = struct{}{}
+	return true
+}
+
+func (g *Guard) holds(grant *Grant) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, held := g.grants[grant]
+	return held
+}
+
+// forget ends a grant and reports whether it was good until now.
+func (g *Guard) forget(grant *Grant) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	_, held := g.grants[grant]
+	delete(g.grants, grant)
+	return held
+}
+
+// bound is Grant.Bound. Until it has the answer the grant is not good.
+func (g *Guard) bound(grant *Grant, addr netip.AddrPort) error {
+	asked := grant.Addr()
+	if !g.forget(grant) || asked.Port() != addr.Port() && !grant.chosen {
+		return &DeniedError{Identity: grant.identity, Op: grant.op(), Addr: plain(addr), Rule: "no leave to listen there"}
+	}
+	grant.mu.Lock()
+	grant.addr = netip.AddrPortFrom(asked.Addr(), addr.Port())
+	grant.mu.Unlock()
+	_, err := g.grant(grant)
+	return err
+}
+
+// judge asks d about a grant.
+func (g *Guard) judge(d *Directory, grant *Grant) error {
+	addr := grant.Addr()
+	q := g.question(grant.op(), grant.network, grant.name, addr)
+	q.chosen = grant.chosen
+	v := d.judge(grant.identity, q)
+	if !v.Allowed {
+		return &DeniedError{Identity: grant.identity, Op: q.op, Addr: addr, Rule: v.Why}
+	}
+	grant.mu.Lock()
+	grant.rule = v.Why
+	grant.mu.Unlock()
 	return nil
+}
+
+// question is what a policy is asked by this guard.
+func (g *Guard) question(op string, network Network, name string, addr netip.AddrPort) question {
+	q := newQuestion(op, network, name, addr)
+	g.mu.Lock()
+	own := g.own
+	g.mu.Unlock()
+	reached := netip.AddrPortFrom(q.ip, q.port)
+	q.own = op == OpDial && slices.ContainsFunc(own, func(is func(netip.AddrPort) bool) bool { return is(reached) })
+	return q
+}
+
+// Explain says what Dial or Listen (op is OpDial or OpListen) would answer, and by
+// which rule. Nothing is granted.
+func (g *Guard) Explain(op, identity string, network Network, host Host, addr netip.AddrPort) Verdict {
+	q := g.question(op, network, host.name, plain(addr))
+	q.chosen = op == OpListen && addr.Port() == 0
+	return g.current().judge(identity, q)
 }
 
 // plain is addr in its one spelling.

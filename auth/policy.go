@@ -4,6 +4,27 @@ import "net/netip"
 
 // Policy is what an identity may do: the first rule that matches decides, and what
 // none matches is denied.
+//
+// Rules see addresses. A rule with an address or a network matches whatever the
+// client called it; a rule with a name matches when the client asked for that name,
+// and then its owner decides where it leads. So what is to be unreachable is denied
+// by its address: a deny with a name stops nobody who asks for the address, or for
+// another name of it.
+//
+// Some addresses are never what somebody meant to share, and are allowed by rules
+// that name them only, which * and a network around them do not:
+//   - link-local, unspecified, multicast and broadcast addresses and those of cloud
+//     metadata services: by that address, or a network of nothing else;
+//   - the server's own listeners: by the address, or localhost, with that port;
+//   - loopback, if the client asked for a name: by anything but the name, unless
+//     that ends in localhost.
+//
+// An IPv6 address that networks translate (NAT64, 6to4) is the IPv4 address inside
+// it.
+//
+// Rules for listeners are about the address that is bound. One that allows some
+// addresses does not allow to listen at all of them at once, and one that denies
+// some denies that too.
 type Policy struct {
 	Dial   []Rule
 	Listen []Rule
@@ -23,96 +44,79 @@ func mustParse(text string) Rule {
 	return r
 }
 
+// What a policy is asked about.
+const (
+	OpDial   = "dial"
+	OpListen = "listen"
+)
+
 // question is what a policy is asked.
 type question struct {
-	op   string
-	host string // as the client spelt it
-	addr netip.AddrPort
-	own  bool // one of the server's own listeners
+	op      string
+	network Network
+	name    string // that the client asked for, "" if it was an address
+	port    uint16
+	chosen  bool // the port, by the system
+
+	ip    netip.Addr // without a zone; of a dial, what would be reached
+	outer netip.Addr // that ip was found in, or ip
+
+	own     bool     // one of the server's own listeners
+	special *special // that ip is in, or nil
 }
 
-// verdict is the answer, and the rule that it comes from.
-type verdict struct {
-	allowed bool
-	rule    string
+// newQuestion is the question for leave to reach, or to bind, addr.
+func newQuestion(op string, network Network, name string, addr netip.AddrPort) question {
+	ip := addr.Addr().Unmap().WithZone("")
+	q := question{op: op, network: network, name: name, port: addr.Port(), ip: ip, outer: ip}
+	if op == OpListen {
+		if ip.IsMulticast() {
+			q.special = specialOf(ip)
+		}
+		return q
+	}
+	q.ip = embedded(ip)
+	q.special = specialOf(q.ip)
+	return q
 }
 
-// judge finds the first rule that matches. An address that is denied to all, since
-// it is never the service that somebody meant to share and hands out a machine's
-// own credentials or leads back into it, is matched only by rules that name it.
-func (p Policy) judge(q question) verdict {
-	rules, special := p.Dial, q.special()
-	if q.op == opListen {
+// everywhere reports whether q asks for all addresses of the machine.
+func (q question) everywhere() bool { return q.op == OpListen && q.ip.IsUnspecified() }
+
+// Verdict is what a policy says.
+type Verdict struct {
+	Allowed bool
+	Rule    int    // index of the rule that decided, in Policy.Dial or Policy.Listen; -1: none did
+	Why     string // that rule as it is written, or why there is none
+}
+
+// judge finds the first rule that matches.
+func (p Policy) judge(q question) Verdict {
+	rules := p.Dial
+	if q.op == OpListen {
 		rules = p.Listen
 	}
-	for _, r := range rules {
-		if !r.matches(q) || special != "" && r.allow && !r.namesAddr(q.addr.Addr()) {
+	none := Verdict{Rule: -1, Why: "no rule allows it"}
+	switch {
+	case !q.ip.IsValid():
+		none.Why = "not an address"
+		return none
+	case q.own:
+		none.Why = "the server's own listener, which no rule names"
+	case q.special != nil:
+		none.Why = q.special.what + ", which no rule names"
+	}
+	for i, r := range rules {
+		if !r.matches(q) {
 			continue
 		}
-		return verdict{r.allow, r.text}
+		if r.allow && !r.reaches(q) {
+			if !q.own && q.special == nil {
+				none.Why = "a name that leads to loopback, which no rule names"
+			}
+			continue
+		}
+		return Verdict{Allowed: r.allow, Rule: i, Why: r.text}
 	}
-	if special != "" {
-		return verdict{rule: special}
-	}
-	return verdict{rule: "no rule allows it"}
-}
-
-// special says why an address is denied to all, "" if it is not.
-func (q question) special() string {
-	ip := q.addr.Addr()
-	switch {
-	case !ip.IsValid():
-		return "not an address"
-	case q.op == opListen && ip.IsMulticast():
-		return "a multicast address"
-	case q.op == opListen:
-		return ""
-	case q.own:
-		return "the server itself"
-	}
-	return deniedDial(ip)
-}
-
-// deniedDial names the rule that forbids dialling ip, "" if none does.
-func deniedDial(ip netip.Addr) string {
-	// A zone only selects an interface; Prefix.Contains never matches with one.
-	ip = embedded(ip.WithZone("").Unmap())
-	switch {
-	case !ip.IsValid():
-		return "not an address"
-	case ip.IsUnspecified():
-		return "the unspecified address"
-	case ip.IsLinkLocalUnicast():
-		return "a link-local address"
-	case ip.IsMulticast():
-		return "a multicast address"
-	case ip == netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x00, 2: 0x0e, 3: 0xc2, 14: 0x02, 15: 0x54}),
-		ip == netip.AddrFrom4([4]byte{100, 100, 100, 200}):
-		return "a cloud metadata address"
-	}
-	return ""
-}
-
-// embedded returns the IPv4 address inside an IPv6 address of a kind that
-// networks translate (RFC 6052 NAT64, RFC 3056 6to4, the IPv4-compatible form of
-// RFC 4291), so that a translator is no way around a rule. Other addresses are
-// returned as they are.
-func embedded(ip netip.Addr) netip.Addr {
-	if !ip.Is6() {
-		return ip
-	}
-	b := ip.As16()
-	at := -1
-	switch {
-	case [12]byte(b[:12]) == [12]byte{0x00, 0x64, 0xff, 0x9b}: // 64:ff9b::/96
-		at = 12
-	case b[0] == 0x20 && b[1] == 0x02: // 2002::/16
-		at = 2
-	case [12]byte(b[:12]) == [12]byte{} && !ip.IsUnspecified() && !ip.IsLoopback(): // ::/96
-		at = 12
-	}
-	if at < 0 {
-		return ip
-	}
-	return netip.AddrFrom4([4]byte(b[at : at+4]))
+	return none
 }

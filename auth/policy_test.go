@@ -51,10 +51,10 @@ func TestEverythingDial(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.addr, func(t *testing.T) {
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 80)
-			checkVerdict(t, Everything(), opDial, addr, tt.allowed)
+			checkVerdict(t, Everything(), OpDial, addr, tt.allowed)
 		})
 	}
-	checkVerdict(t, Everything(), opDial, netip.AddrPort{}, false)
+	checkVerdict(t, Everything(), OpDial, netip.AddrPort{}, false)
 }
 
 func TestEverythingListen(t *testing.T) {
@@ -77,11 +77,11 @@ func TestEverythingListen(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.addr, func(t *testing.T) {
 			addr := netip.AddrPortFrom(netip.MustParseAddr(tt.addr), 0)
-			checkVerdict(t, Everything(), opListen, addr, tt.closed)
-			checkVerdict(t, Policy{Listen: []Rule{mustParse("allow *:*")}}, opListen, addr, tt.gateways)
+			checkVerdict(t, Everything(), OpListen, addr, tt.closed)
+			checkVerdict(t, Policy{Listen: []Rule{mustParse("allow *:*")}}, OpListen, addr, tt.gateways)
 		})
 	}
-	checkVerdict(t, Policy{Listen: []Rule{mustParse("allow *:*")}}, opListen, netip.AddrPort{}, false)
+	checkVerdict(t, Policy{Listen: []Rule{mustParse("allow *:*")}}, OpListen, netip.AddrPort{}, false)
 }
 
 func checkVerdict(t *testing.T, p Policy, op string, addr netip.AddrPort, allowed bool) {
@@ -91,10 +91,10 @@ func checkVerdict(t *testing.T, p Policy, op string, addr netip.AddrPort, allowe
 		t.Fatal(err)
 	}
 	ask := NewGuard(d).Dial
-	if op == opListen {
+	if op == OpListen {
 		ask = NewGuard(d).Listen
 	}
-	_, err = ask("", addr.Addr().String(), addr)
+	_, err = ask("", TCP, HostOf(addr.Addr()), addr)
 	switch {
 	case allowed && err != nil:
 		t.Errorf("denied: %v", err)
@@ -117,7 +117,7 @@ func FuzzDialAddr(f *testing.F) {
 			return
 		}
 		ask := func(ip netip.Addr) bool {
-			return Everything().judge(question{op: opDial, addr: netip.AddrPortFrom(ip, 80)}).allowed
+			return Everything().judge(newQuestion(OpDial, TCP, "", netip.AddrPortFrom(ip, 80))).Allowed
 		}
 		if got, want := ask(ip), ask(ip.Unmap().WithZone("")); got != want {
 			t.Errorf("%s: allowed is %v, and %v without its disguise", ip, got, want)

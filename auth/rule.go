@@ -9,79 +9,139 @@ import (
 	"strings"
 )
 
-// Rule allows or denies some addresses. It is made by ParseRule.
-type Rule struct {
-	text  string
-	allow bool
-	hosts hosts
-	ports []portRange
-}
+// Network is a transport protocol.
+type Network string
 
-// String is the rule as it was written.
-func (r Rule) String() string { return r.text }
+// The networks. A rule without one is about all of them.
+const (
+	TCP Network = "tcp"
+	UDP Network = "udp"
+)
+
+// Rule allows or denies some hosts and ports. It is made by ParseRule or Exactly.
+type Rule struct {
+	text    string
+	allow   bool
+	network Network // "": all
+	hosts   hosts
+	ports   []portRange
+	exact   bool // made by Exactly
+}
 
 // hosts is the host part of a rule: exactly one of them is set.
 type hosts struct {
-	all      bool         // *
-	local    bool         // localhost: every loopback address
-	prefix   netip.Prefix // an address or a network
-	name     string       // a name
-	wildcard string       // of *.name: ".name"
+	all    bool         // *
+	local  bool         // localhost: every loopback address
+	prefix netip.Prefix // an address or a network
+	name   string       // a name
+	under  string       // of *.name: ".name"
 }
 
 type portRange struct{ first, last uint16 }
 
-// ParseRule reads "allow HOST:PORTS" or "deny HOST:PORTS". HOST is an address or a
-// network (IPv6 in brackets), a name, "*.name" for the names under it, "localhost"
-// for the machine's loopback, or "*". PORTS is a port, a range "8000-8080", several
-// of both with commas, or "*".
+// String is the rule as it was written.
+func (r Rule) String() string { return r.text }
+
+// ParseRule reads "allow HOST:PORTS" or "deny HOST:PORTS".
+//
+// HOST is an address or a network (IPv6 in brackets), a name, "*.name" for all names
+// under it, "localhost" for every loopback address, or "*". PORTS is a port, a range
+// "8000-8080", several of both with commas, or "*"; port 0, in a rule about
+// listeners, is one that the system chooses. Before HOST there may be "tcp" or
+// "udp". Errors say what is wrong and how it is written.
 func ParseRule(text string) (Rule, error) {
-	r := Rule{text: strings.Join(strings.Fields(text), " ")}
-	action, rest, _ := strings.Cut(r.text, " ")
-	switch action {
-	case "allow":
-		r.allow = true
-	case "deny":
-	default:
-		return Rule{}, fmt.Errorf("%q does not begin with allow or deny", text)
+	words := strings.Fields(text)
+	r := Rule{text: strings.Join(words, " ")}
+	if len(words) == 0 || words[0] != "allow" && words[0] != "deny" {
+		return Rule{}, fmt.Errorf("rule %.200q does not begin with allow or deny; write it like allow 10.0.0.0/8:22", text)
 	}
-	host, ports, err := net.SplitHostPort(rest)
-	if err != nil || strings.Contains(rest, " ") {
-		return Rule{}, fmt.Errorf("%q is not HOST:PORTS; write it like 10.0.0.0/8:22 or *:443", rest)
+	r.allow = words[0] == "allow"
+	words = words[1:]
+	if len(words) == 2 {
+		r.network = Network(words[0])
+		if r.network != TCP && r.network != UDP {
+			return Rule{}, fmt.Errorf("rule %.200q: %.100q is not a network; write tcp, udp or nothing before the host", r.text, words[0])
+		}
+		words = words[1:]
+	}
+	if len(words) != 1 {
+		return Rule{}, fmt.Errorf("rule %.200q does not have one HOST:PORTS; write it like allow 10.0.0.0/8:22", r.text)
+	}
+	host, ports, err := net.SplitHostPort(words[0])
+	if err != nil {
+		return Rule{}, fmt.Errorf("rule %.200q: %.200q is not HOST:PORTS; write it like 10.0.0.0/8:22, [2001:db8::/32]:443 or *:*", r.text, words[0])
 	}
 	if r.hosts, err = parseHosts(host); err != nil {
-		return Rule{}, err
+		return Rule{}, fmt.Errorf("rule %.200q: %w", r.text, err)
 	}
 	if r.ports, err = parsePorts(ports); err != nil {
-		return Rule{}, err
+		return Rule{}, fmt.Errorf("rule %.200q: %w", r.text, err)
 	}
 	return r, nil
 }
 
+// Exactly returns a rule that allows host at port, whatever its name leads to and
+// however special that is: for what the owner of this machine asked for himself.
+func Exactly(host Host, port uint16) Rule {
+	r := Rule{
+		text: "allow " + net.JoinHostPort(host.String(), strconv.Itoa(int(port))), allow: true, exact: true,
+		hosts: hosts{name: host.name}, ports: []portRange{{port, port}},
+	}
+	if host.addr.IsValid() {
+		ip := host.addr.WithZone("")
+		r.hosts.prefix = netip.PrefixFrom(ip, ip.BitLen())
+	}
+	return r
+}
+
 func parseHosts(text string) (hosts, error) {
-	name := canonicalName(text)
-	switch {
-	case name == "*":
+	if text == "*" {
 		return hosts{all: true}, nil
-	case name == "localhost":
+	}
+	if strings.Contains(text, "/") {
+		prefix, err := parsePrefix(text)
+		return hosts{prefix: prefix}, err
+	}
+	if name, ok := strings.CutPrefix(text, "*."); ok {
+		host, err := ParseHost(name)
+		if err != nil || host.addr.IsValid() {
+			return hosts{}, fmt.Errorf("%.100q is not *. and a name", text)
+		}
+		return hosts{under: "." + host.name}, nil
+	}
+	if strings.Contains(text, "*") {
+		return hosts{}, fmt.Errorf("%.100q has a * inside; write *.name for all names under one, or * alone for every host", text)
+	}
+	host, err := ParseHost(text)
+	switch {
+	case text == "":
+		return hosts{}, errors.New("there is no host; write * for every host")
+	case err != nil:
+		return hosts{}, fmt.Errorf("%w; write an address, a network, a name, *.name or *", err)
+	case !host.addr.IsValid() && host.name == "localhost":
 		return hosts{local: true}, nil
-	case name == "":
-		return hosts{}, errors.New("names no host; write * for every host")
+	case !host.addr.IsValid():
+		return hosts{name: host.name}, nil
+	case host.addr.Zone() != "":
+		return hosts{}, fmt.Errorf("%.100q has a zone, which rules do not look at; write %s", text, host.addr.WithZone(""))
 	}
-	if prefix, err := netip.ParsePrefix(text); err == nil {
-		return hosts{prefix: prefix.Masked()}, nil
+	if _, err := netip.ParseAddr(text); err != nil {
+		return hosts{}, fmt.Errorf("%.100q is an unclear way to write an address; write %s", text, host.addr)
 	}
-	if ip, err := netip.ParseAddr(text); err == nil {
-		ip = ip.Unmap()
-		return hosts{prefix: netip.PrefixFrom(ip, ip.BitLen())}, nil
+	return hosts{prefix: netip.PrefixFrom(host.addr, host.addr.BitLen())}, nil
+}
+
+func parsePrefix(text string) (netip.Prefix, error) {
+	prefix, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("%.100q is not a network; write it like 10.0.0.0/8 or [2001:db8::/32]", text)
+	case prefix.Masked() != prefix:
+		return netip.Prefix{}, fmt.Errorf("%.100q has more bits than its length says; write %s, or the address alone", text, prefix.Masked())
+	case prefix.Addr().Is4In6(): // its length is at least 96
+		return netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-96), nil
 	}
-	if rest, ok := strings.CutPrefix(name, "*."); ok && rest != "" && !strings.Contains(rest, "*") {
-		return hosts{wildcard: "." + rest}, nil
-	}
-	if strings.ContainsAny(name, "*/ ") {
-		return hosts{}, fmt.Errorf("%q is not a host; write an address, a network, a name, *.name or *", text)
-	}
-	return hosts{name: name}, nil
+	return prefix, nil
 }
 
 func parsePorts(text string) ([]portRange, error) {
@@ -97,46 +157,93 @@ func parsePorts(text string) ([]portRange, error) {
 		first, err1 := strconv.ParseUint(from, 10, 16)
 		last, err2 := strconv.ParseUint(to, 10, 16)
 		if err1 != nil || err2 != nil || first > last {
-			return nil, fmt.Errorf("%q is not a port or a range of ports; write it like 22, 8000-8080 or *", part)
+			return nil, fmt.Errorf("%.100q is not a port or a range of ports; write it like 22, 8000-8080, 80,443 or *", part)
 		}
 		all = append(all, portRange{uint16(first), uint16(last)})
 	}
 	return all, nil
 }
 
-// canonicalName is a host name in its one spelling.
-func canonicalName(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
-
+// matches reports whether the rule is about what q asks.
 func (r Rule) matches(q question) bool {
-	port := q.addr.Port()
+	return (r.network == "" || r.network == q.network) && r.hasPort(q) && r.hasHost(q)
+}
+
+func (r Rule) hasPort(q question) bool {
 	for _, p := range r.ports {
-		if p.first <= port && port <= p.last {
-			return r.hosts.match(q)
+		if p.has(q.port) || q.chosen && p.has(0) {
+			return true
 		}
 	}
 	return false
 }
 
-func (h hosts) match(q question) bool {
-	ip, name := q.addr.Addr().WithZone(""), canonicalName(q.host)
+func (p portRange) has(port uint16) bool { return p.first <= port && port <= p.last }
+
+func (r Rule) hasHost(q question) bool {
 	switch {
-	case h.all:
+	case r.hosts.all:
 		return true
-	case h.local:
-		return ip.IsLoopback()
-	case h.name != "":
-		return name == h.name
-	case h.wildcard != "":
-		return strings.HasSuffix(name, h.wildcard)
+	case r.hosts.name != "":
+		return q.name == r.hosts.name
+	case r.hosts.under != "":
+		return strings.HasSuffix(q.name, r.hosts.under)
+	case q.everywhere():
+		return r.hasEverywhere(q)
+	case r.hosts.local:
+		return q.ip.IsLoopback()
 	default:
-		return h.prefix.Contains(ip)
+		return r.hosts.prefix.Contains(q.ip) || q.outer != q.ip && r.hasOuter(q.outer)
 	}
 }
 
-// namesAddr reports whether the rule means ip and not just includes it: it is
-// written with that one address, or with a network of addresses that are all as
-// special.
-func (r Rule) namesAddr(ip netip.Addr) bool {
-	p := r.hosts.prefix
-	return p.IsValid() && p.Contains(ip.WithZone("")) && (p.IsSingleIP() || deniedDial(p.Addr()) != "")
+// hasEverywhere is hasHost for a listener at all addresses of a family, or of both
+// if it is the one of IPv6. To deny some of them is to deny that; to allow it takes
+// a rule for all of them.
+func (r Rule) hasEverywhere(q question) bool {
+	switch {
+	case r.hosts.local:
+		return !r.allow
+	case r.allow:
+		return r.hosts.prefix.Contains(q.ip) && (q.ip.Is4() || r.hosts.prefix.IsSingleIP())
+	default:
+		return q.ip.Is6() || r.hosts.prefix.Addr().Is4()
+	}
+}
+
+// hasOuter is hasHost for the IPv6 address that an IPv4 address was found in. The
+// latter is what would be reached, so that a network which merely happens to contain
+// the former does not allow it.
+func (r Rule) hasOuter(outer netip.Addr) bool {
+	return r.hosts.prefix.Contains(outer) && (!r.allow || embedded(r.hosts.prefix.Addr()).Is4())
+}
+
+// reaches reports whether the rule, which matches and allows, means the address
+// of q and does not just happen to include it.
+func (r Rule) reaches(q question) bool {
+	switch {
+	case r.exact:
+		return true
+	case q.own && !r.namesOwn(q):
+		return false
+	case q.special != nil:
+		network := q.special.network
+		return network.Contains(r.hosts.prefix.Addr()) && r.hosts.prefix.Bits() >= network.Bits()
+	case q.ip.IsLoopback() && (r.hosts.name != "" || r.hosts.under != ""):
+		// Whoever owns a name may have it lead into this machine.
+		return strings.HasSuffix(r.hosts.name+r.hosts.under, ".localhost")
+	default:
+		return true
+	}
+}
+
+// namesOwn reports whether the rule is written with a single address, or localhost,
+// and with the very port.
+func (r Rule) namesOwn(q question) bool {
+	for _, p := range r.ports {
+		if p.first == q.port && p.last == q.port {
+			return r.hosts.local || r.hosts.prefix.IsSingleIP()
+		}
+	}
+	return false
 }

@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -108,7 +107,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		servers:  newServers(len(cfg.Servers), cfg.RandomOrder),
 		log:      events{cfg.Logger},
 		budget:   mux.NewBudget(int64(cfg.Memory)),
-		guard:    auth.NewGuard(auth.Everybody()),
+		guard:    auth.NewGuard(granted(cfg.Local, cfg.Remote)),
 		newWatch: newWatch,
 		changed:  make(chan struct{}),
 	}
@@ -135,6 +134,24 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		})
 	}
 	return c, nil
+}
+
+// granted is what the client itself may do: listen for its local forwards and dial
+// the targets of its remote ones, and nothing else, whatever a server asks for. What
+// its user has named, or a name of his leads to, is not questioned. The forwards
+// were checked.
+func granted(local, remote []Forward) *auth.Directory {
+	var policy auth.Policy
+	for _, f := range local {
+		host, port, _ := splitBind(bindAddress(f.Bind, f.Port))
+		policy.Listen = append(policy.Listen, auth.Exactly(host, port))
+	}
+	for _, f := range remote {
+		host, port, _ := splitTarget(f.Target)
+		policy.Dial = append(policy.Dial, auth.Exactly(host, port))
+	}
+	d, _ := auth.NewDirectory(auth.DirectoryConfig{Anybody: &auth.Identity{Policy: policy}}) // nothing in it can be wrong
+	return d
 }
 
 // Run listens, connects and stays connected until ctx ends; then streams have
@@ -165,8 +182,7 @@ func (c *Client) Run(ctx context.Context) error {
 func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
 	var forwarders []*forwarder
 	for _, f := range c.cfg.Local {
-		lc := net.ListenConfig{KeepAliveConfig: gate.KeepAlive}
-		ln, err := lc.Listen(ctx, "tcp", strings.TrimPrefix(bindAddress(f.Bind, f.Port), "*"))
+		ln, err := c.bind(ctx, f)
 		if err != nil {
 			for _, open := range forwarders {
 				open.listener.Close()
@@ -184,6 +200,36 @@ func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
 		})
 	}
 	return forwarders, nil
+}
+
+// bind opens the listener of a local forward.
+func (c *Client) bind(ctx context.Context, f Forward) (net.Listener, error) {
+	host, addr, err := bindAddr(ctx, bindAddress(f.Bind, f.Port), nil)
+	if err != nil {
+		return nil, err
+	}
+	grant, err := c.guard.Listen("", auth.TCP, host, addr)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := gate.Listen(ctx, grant)
+	if err != nil {
+		grant.Release()
+		return nil, err
+	}
+	grant.OnRevoke(func(error) { ln.Close() })
+	return &grantedListener{ln, grant}, nil
+}
+
+// grantedListener gives its grant back when it is closed.
+type grantedListener struct {
+	net.Listener
+	grant *auth.Grant
+}
+
+func (l *grantedListener) Close() error {
+	l.grant.Release()
+	return l.Listener.Close()
 }
 
 // open opens a stream on the session of the moment, for which it waits.

@@ -16,6 +16,9 @@ import (
 	"culvert/tunnel/gate"
 )
 
+// deniedByPolicy is all that a client is told; the log says which rule it was.
+const deniedByPolicy = "denied by policy"
+
 // maxAddresses bounds how many addresses of one name are tried.
 const maxAddresses = 8
 
@@ -24,8 +27,32 @@ const maxAddresses = 8
 type dialer struct {
 	guard    *auth.Guard
 	identity string
-	timeout  time.Duration                                                // for everything
-	lookup   func(ctx context.Context, host string) ([]netip.Addr, error) // nil: the system's resolver
+	timeout  time.Duration // for everything
+	lookup   lookup
+}
+
+// lookup finds the addresses of a name; nil: the system's resolver does.
+type lookup func(ctx context.Context, name string) ([]netip.Addr, error)
+
+// addresses are those of host, at least one: its own, if it is one. Errors are
+// *TargetError.
+func (l lookup) addresses(ctx context.Context, host auth.Host) ([]netip.Addr, error) {
+	if ip := host.Addr(); ip.IsValid() {
+		return []netip.Addr{ip}, nil
+	}
+	if l == nil {
+		l = func(ctx context.Context, name string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		}
+	}
+	found, err := l(ctx, host.String())
+	if err != nil {
+		return nil, unresolvable(err)
+	}
+	if len(found) == 0 {
+		return nil, &TargetError{Code: mux.Unresolvable, Reason: "no address"}
+	}
+	return found, nil
 }
 
 // dial connects to "host:port". It gives up as soon as ctx ends. The grant is the
@@ -70,20 +97,9 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, err
 	if err != nil {
 		return nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
 	}
-	var found []netip.Addr
-	if ip, err := netip.ParseAddr(host); err == nil {
-		found = []netip.Addr{ip}
-	} else {
-		lookup := d.lookup
-		if lookup == nil {
-			lookup = func(ctx context.Context, host string) ([]netip.Addr, error) {
-				return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-			}
-		}
-		found, err = lookup(ctx, host)
-		if err != nil {
-			return nil, unresolvable(err)
-		}
+	found, err := d.lookup.addresses(ctx, host)
+	if err != nil {
+		return nil, err
 	}
 	var grants []*auth.Grant
 	var denied error
@@ -92,21 +108,17 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, err
 		if slices.ContainsFunc(grants, func(g *auth.Grant) bool { return g.Addr() == addr }) || len(grants) == maxAddresses {
 			continue
 		}
-		grant, err := d.guard.Dial(d.identity, host, addr)
+		grant, err := d.guard.Dial(d.identity, auth.TCP, host, addr)
 		if err != nil {
 			denied = err
 			continue
 		}
 		grants = append(grants, grant)
 	}
-	switch {
-	case len(grants) > 0:
-		return grants, nil
-	case denied != nil:
-		return nil, &TargetError{Code: mux.Denied, Reason: "denied by policy", Err: denied}
-	default:
-		return nil, &TargetError{Code: mux.Unresolvable, Reason: "no address"}
+	if len(grants) == 0 {
+		return nil, &TargetError{Code: mux.Denied, Reason: deniedByPolicy, Err: denied}
 	}
+	return grants, nil
 }
 
 // dialAddr dials one granted address within its share of what is left of ctx.
@@ -145,7 +157,7 @@ func classify(err error) *TargetError {
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.Is(err, auth.ErrDenied): // the policy changed meanwhile
-		t.Code, t.Reason = mux.Denied, "denied by policy"
+		t.Code, t.Reason = mux.Denied, deniedByPolicy
 	case errors.As(err, &errno) && errnoCodes[errno] != mux.OK:
 		t.Code, t.Reason = errnoCodes[errno], errno.Error()
 	case errors.Is(err, context.Canceled):
@@ -189,13 +201,14 @@ func serveTarget(d *dialer, st stream, session, target string, log events) (rela
 		log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, target, keyCode, code, keyReason, err)
 		return nil
 	}
+	// From here on a stream whose grant is revoked ends, also if that was a moment ago.
+	grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
 	if err := st.Accept(); err != nil {
 		grant.Release()
 		st.Close()
 		abort(conn)
 		return nil
 	}
-	grant.OnRevoke(func(error) { st.Reset(mux.Denied, "denied by policy") })
 	return func() {
 		defer grant.Release()
 		r := &relay{conn: conn, stream: st}

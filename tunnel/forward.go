@@ -20,9 +20,10 @@ type forwarder struct {
 	// open waits, until ctx ends, for a session and opens a stream on it. It
 	// returns the session's name for logs too.
 	open        func(ctx context.Context) (st stream, session string, err error)
-	connectWait time.Duration // for open and the reply together,
-	openTimeout time.Duration // but at least this for the reply
-	pending     chan struct{} // one element for each connection without a reply
+	closed      func(st stream) // called when a stream that open returned has ended; nil: nothing
+	connectWait time.Duration   // for open and the reply together,
+	openTimeout time.Duration   // but at least this for the reply
+	pending     chan struct{}   // one element for each connection without a reply
 	log         events
 }
 
@@ -101,6 +102,9 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn) (relaying func()) 
 
 // relay relays between conn and st, whose reply must have come until limit.
 func (f *forwarder) relay(conn net.Conn, st stream, session string, limit time.Time) {
+	if f.closed != nil {
+		defer f.closed(st)
+	}
 	reply, cancel := context.WithDeadline(context.Background(), limit)
 	r := &relay{conn: conn, stream: st, replied: make(chan struct{}), onReply: func() { cancel(); <-f.pending }}
 	err := r.run(reply)

@@ -42,6 +42,7 @@ type peer struct {
 // path died, comes back to its port at once.
 type listeners struct {
 	guard    *auth.Guard
+	lookup   lookup
 	settings Settings
 	log      events
 
@@ -62,13 +63,15 @@ type remoteListener struct {
 	done  chan struct{} // closed when the address is free again
 
 	// Guarded by listeners.mu.
-	owner   *peer  // nil once released
-	forward uint32 // the owner's number for it
+	owner   *peer               // nil once released
+	forward uint32              // the owner's number for it
+	streams map[stream]struct{} // of connections that came in here
+	uses    int                 // those, opens under way and the accept loop: what needs the grant
 }
 
-func newListeners(guard *auth.Guard, s Settings) *listeners {
+func newListeners(guard *auth.Guard, lookup lookup, s Settings) *listeners {
 	return &listeners{
-		guard: guard, settings: s, log: events{s.Logger},
+		guard: guard, lookup: lookup, settings: s, log: events{s.Logger},
 		open: make(map[*remoteListener]struct{}), changed: make(chan struct{}),
 	}
 }
@@ -121,15 +124,14 @@ func (ls *listeners) enlist(p *peer) error {
 }
 
 func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind string) (*remoteListener, error) {
-	want, err := bindAddr(ctx, bind)
+	host, want, err := bindAddr(ctx, bind, ls.lookup)
 	if err != nil {
 		return nil, &mux.Error{Code: mux.Unresolvable, Reason: reasonOf(err, "malformed bind address")}
 	}
-	host, _, _ := net.SplitHostPort(bind)
-	grant, err := ls.guard.Listen(p.identity, host, want)
+	grant, err := ls.guard.Listen(p.identity, auth.TCP, host, want)
 	if err != nil {
 		p.log.Debug("listen denied", keyAddress, bind, keyError, err)
-		return nil, &mux.Error{Code: mux.Denied, Reason: "denied by policy"}
+		return nil, &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}
 	}
 	if want.Port() != 0 {
 		l, err := ls.claim(ctx, p, forward, want)
@@ -224,33 +226,47 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *a
 		return nil, &mux.Error{Code: mux.Internal, Reason: "listen failed"}
 	}
 
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if p.gone || ls.closed {
-		ln.Close()
-		return nil, &mux.Error{Code: mux.Stopping, Reason: "session is ending"}
-	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l := &remoteListener{addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward}
-	ls.open[l] = struct{}{}
+	l := &remoteListener{
+		addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward,
+		streams: make(map[stream]struct{}), uses: 1,
+	}
 	f := &forwarder{
 		listener: ln, target: "remote forward at " + addr.String(),
 		open:        func(ctx context.Context) (stream, string, error) { return ls.openStream(ctx, l) },
+		closed:      func(st stream) { ls.streamClosed(l, st) },
 		connectWait: ls.settings.ConnectWait, openTimeout: ls.settings.OpenTimeout,
 		pending: make(chan struct{}, ls.settings.MaxPending),
 		log:     ls.log.with(keyClient, p.identity, keyForward, addr.String()),
 	}
-	grant.OnRevoke(func(error) { ls.revoke(l) })
+	ls.mu.Lock()
+	if p.gone || ls.closed {
+		ls.mu.Unlock()
+		stop()
+		ln.Close()
+		return nil, &mux.Error{Code: mux.Stopping, Reason: "session is ending"}
+	}
+	ls.open[l] = struct{}{}
 	ls.accepting.Go(func() {
 		defer close(l.done)
-		defer grant.Release()
+		defer ls.unuse(l)
 		f.run(running, &ls.conns)
 	})
+	ls.mu.Unlock()
+	grant.OnRevoke(func(error) { ls.revoke(l) })
 	return l, nil
 }
 
 // openStream opens a stream to whoever owns l, once that has a carrier.
 func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stream, session string, err error) {
+	ls.mu.Lock()
+	l.uses++
+	ls.mu.Unlock()
+	defer func() {
+		if err != nil {
+			ls.unuse(l)
+		}
+	}()
 	for {
 		ls.mu.Lock()
 		owner, forward, changed := l.owner, l.forward, ls.changed
@@ -261,7 +277,7 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stre
 		if owner.attached() {
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
 			if err == nil {
-				return st, owner.id, nil
+				return st, owner.id, ls.streamOpened(l, st)
 			}
 			if !lost(err) {
 				return nil, "", err
@@ -276,6 +292,35 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stre
 	}
 }
 
+// streamOpened notes a stream of a connection that came in through l, unless l was
+// revoked meanwhile, and streamClosed that it has ended.
+func (ls *listeners) streamOpened(l *remoteListener, st stream) error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if !l.grant.Listens() {
+		st.Reset(mux.Denied, deniedByPolicy)
+		return &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}
+	}
+	l.streams[st] = struct{}{}
+	return nil
+}
+
+func (ls *listeners) streamClosed(l *remoteListener, st stream) {
+	ls.mu.Lock()
+	delete(l.streams, st)
+	ls.mu.Unlock()
+	ls.unuse(l)
+}
+
+// unuse gives the grant of l back with its last user.
+func (ls *listeners) unuse(l *remoteListener) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.uses--; l.uses == 0 {
+		l.grant.Release()
+	}
+}
+
 // unlisten closes l if p still owns it.
 func (ls *listeners) unlisten(p *peer, l *remoteListener) {
 	ls.mu.Lock()
@@ -285,17 +330,18 @@ func (ls *listeners) unlisten(p *peer, l *remoteListener) {
 	}
 }
 
-// revoke closes l, whose owner may not listen there any more. It is called without
-// mu held, or as soon as it is free.
+// revoke closes l, whose owner may not listen there any more, and ends what came in
+// through it.
 func (ls *listeners) revoke(l *remoteListener) {
-	go func() {
-		ls.mu.Lock()
-		defer ls.mu.Unlock()
-		if l.owner != nil {
-			l.owner.log.Warn("forward revoked", keyForward, l.forward, keyAddress, l.addr.String())
-			ls.releaseLocked(l)
-		}
-	}()
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if l.owner != nil {
+		l.owner.log.Warn("forward revoked", keyForward, l.forward, keyAddress, l.addr.String())
+		ls.releaseLocked(l)
+	}
+	for st := range l.streams {
+		st.Reset(mux.Denied, deniedByPolicy)
+	}
 }
 
 // release closes everything that p owns; p gets nothing from then on.
@@ -330,32 +376,37 @@ func (ls *listeners) close() {
 	ls.accepting.Wait()
 }
 
-// bindAddr is the address that "host:port" means: "*" and "" all addresses, a
-// name its first IPv4 address, or else its first.
-func bindAddr(ctx context.Context, bind string) (netip.AddrPort, error) {
-	host, digits, err := net.SplitHostPort(bind)
+// splitBind takes "host:port" apart; "*" and no host are the unspecified address of
+// IPv6, which means both families, and the port may be 0.
+func splitBind(bind string) (host auth.Host, port uint16, err error) {
+	text, digits, err := net.SplitHostPort(bind)
 	if err != nil {
-		return netip.AddrPort{}, err
+		return auth.Host{}, 0, err
 	}
-	port, err := strconv.ParseUint(digits, 10, 16)
+	n, err := strconv.ParseUint(digits, 10, 16)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("port %q is not a number up to 65535", digits)
+		return auth.Host{}, 0, fmt.Errorf("port %q is not a number up to 65535", digits)
 	}
-	switch host {
-	case "", "*":
-		return netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(port)), nil
-	case "localhost":
-		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port)), nil
+	if text == "" || text == "*" {
+		text = "::"
 	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return netip.AddrPortFrom(ip.Unmap(), uint16(port)), nil
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	host, err = auth.ParseHost(text)
+	return host, uint16(n), err
+}
+
+// bindAddr is the host of "host:port" and the address that is to be bound: of a name
+// the first IPv4 address, or else the first.
+func bindAddr(ctx context.Context, bind string, lookup lookup) (auth.Host, netip.AddrPort, error) {
+	host, port, err := splitBind(bind)
 	if err != nil {
-		return netip.AddrPort{}, unresolvable(err)
+		return auth.Host{}, netip.AddrPort{}, err
 	}
-	if len(addrs) == 0 {
-		return netip.AddrPort{}, &TargetError{Code: mux.Unresolvable, Reason: "no address"}
+	if host.String() == "localhost" { // whatever a resolver says
+		return host, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), nil
+	}
+	addrs, err := lookup.addresses(ctx, host)
+	if err != nil {
+		return auth.Host{}, netip.AddrPort{}, err
 	}
 	best := addrs[0]
 	for _, ip := range addrs {
@@ -364,13 +415,15 @@ func bindAddr(ctx context.Context, bind string) (netip.AddrPort, error) {
 			break
 		}
 	}
-	return netip.AddrPortFrom(best.Unmap(), uint16(port)), nil
+	return host, netip.AddrPortFrom(best.Unmap(), port), nil
 }
 
 // listenVerdict is what the client is told of a failed bind.
 func listenVerdict(err error) *mux.Error {
 	var errno syscall.Errno
 	switch {
+	case errors.Is(err, auth.ErrDenied):
+		return &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}
 	case errors.Is(err, errnoInUse):
 		return &mux.Error{Code: mux.Refused, Reason: "address in use by another program"}
 	case errors.As(err, &errno):

@@ -65,7 +65,7 @@ func newPeer(t testing.TB, identity string) *testPeer {
 
 func newTestListeners(t testing.TB, guard *auth.Guard) *listeners {
 	logger, _ := newJournal(t)
-	ls := newListeners(guard, defaults(t, Settings{Logger: logger}))
+	ls := newListeners(guard, nil, defaults(t, Settings{Logger: logger}))
 	t.Cleanup(func() {
 		ls.close()
 		ls.conns.Wait()
@@ -271,7 +271,7 @@ func TestTakeover(t *testing.T) {
 // A holder has two seconds to show that it is there.
 func TestTakeoverProbe(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		ls := newListeners(everything(t), defaults(t, Settings{}))
+		ls := newListeners(everything(t), nil, defaults(t, Settings{}))
 		p := newPeer(t, "alice")
 		p.probe = func(ctx context.Context) error {
 			<-ctx.Done()

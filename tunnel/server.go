@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -26,8 +27,11 @@ type ServerConfig struct {
 	Path   string      // of the upgrade request; "/"
 	TLS    *tls.Config // nil: plain ws
 
-	// Guard says who a client is and what it may reach; required.
+	// Guard says who a client is and what it may reach; required. The server adds
+	// its own listeners to what the guard protects.
 	Guard *auth.Guard
+	// Lookup finds the addresses of names; nil: the system's resolver does.
+	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
 
 	MaxSessions                  int // 1,024
 	MaxSessionsPerIdentity       int // 64
@@ -47,7 +51,11 @@ type Server struct {
 	listeners *listeners
 	registry  *link.Registry
 	limited   every
+	own       *own
 	watches   sync.WaitGroup // of carriers' credentials
+
+	mu       sync.Mutex
+	sessions map[*mux.Session]*peer
 
 	stop context.Context // graceful stop; set by Run
 
@@ -80,8 +88,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		cfg:       cfg,
 		log:       events{cfg.Logger},
 		budget:    mux.NewBudget(int64(cfg.Memory)),
-		listeners: newListeners(cfg.Guard, cfg.Settings),
+		listeners: newListeners(cfg.Guard, cfg.Lookup, cfg.Settings),
 		limited:   every{interval: 10 * time.Second},
+		own:       newOwn(),
+		sessions:  make(map[*mux.Session]*peer),
 		ready:     make(chan struct{}),
 	}
 	s.registry = link.NewRegistry(link.RegistryConfig{
@@ -104,7 +114,50 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 			}
 		},
 	})
+	cfg.Guard.Protect(s.own.is)
+	cfg.Guard.OnUse(s.expel)
 	return s, nil
+}
+
+// Use puts another directory in force. Streams and listeners that it does not grant
+// end at once, and so do carriers with a credential and sessions of an identity that
+// are not in it. Everything else goes on. It returns when they have ended, which
+// takes about a second at most.
+func (s *Server) Use(d *auth.Directory) { s.cfg.Guard.Use(d) }
+
+// expel ends the sessions of identities that are no more.
+func (s *Server) expel() {
+	s.mu.Lock()
+	sessions := maps.Clone(s.sessions)
+	s.mu.Unlock()
+	var ending sync.WaitGroup
+	for session, p := range sessions {
+		if !s.cfg.Guard.Knows(p.identity) {
+			ending.Go(func() { expelOne(session, p) })
+		}
+	}
+	ending.Wait()
+}
+
+func expelOne(session *mux.Session, p *peer) {
+	p.log.Info("session expelled", keyReason, "no such identity any more")
+	session.Close("no such identity any more", 0)
+}
+
+// enter notes a session until leave is called. One whose identity was removed while
+// it was being made ends at once.
+func (s *Server) enter(session *mux.Session, p *peer) (leave func()) {
+	s.mu.Lock()
+	s.sessions[session] = p
+	s.mu.Unlock()
+	if !s.cfg.Guard.Knows(p.identity) {
+		expelOne(session, p)
+	}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.sessions, session)
+	}
 }
 
 // Addr waits until the server listens and returns the address, or ctx's error.
@@ -127,6 +180,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("%w at %s: %w", ErrListen, s.cfg.Listen, err)
 	}
 	s.addr, _ = netip.ParseAddrPort(ln.Addr().String())
+	s.own.add(s.addr)
 	close(s.ready)
 	s.log.Info("server listening", keyAddress, s.addr.String(), "tls", s.cfg.TLS != nil)
 
@@ -210,7 +264,9 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 		// another resumes the session with that.
 		forget := s.cfg.Guard.Watch(login, func(err error) {
 			s.log.Info("credential ended", keyClient, login.Identity, "credential", login.Credential, keyReason, err)
-			c.Abort(err)
+			if s.cfg.Guard.Knows(login.Identity) {
+				c.Abort(err)
+			} // else its session ends, and tells the client on this carrier
 		})
 		s.watches.Go(func() {
 			<-c.Done()
@@ -240,9 +296,10 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	}
 	p.session = sessionOf{session}
 	close(known)
+	defer s.enter(session, p)()
 
 	ofClient := s.log.with(keyClient, identity)
-	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout}
+	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup}
 	var streams sync.WaitGroup
 	streams.Go(func() {
 		acceptStreams(session, func(st stream) (relaying func()) {

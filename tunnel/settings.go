@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"culvert/auth"
 	"culvert/mux/link"
 )
 
@@ -115,6 +116,9 @@ func (f Forward) check() error {
 	if f.Port < 0 || f.Port > 65535 {
 		return fmt.Errorf("%w: forward %s: port %d out of range", ErrConfig, f, f.Port)
 	}
+	if _, _, err := splitBind(bindAddress(f.Bind, f.Port)); err != nil {
+		return fmt.Errorf("%w: forward %s: %w", ErrConfig, f, err)
+	}
 	if _, _, err := splitTarget(f.Target); err != nil {
 		return fmt.Errorf("%w: forward %s: %w", ErrConfig, f, err)
 	}
@@ -122,17 +126,15 @@ func (f Forward) check() error {
 }
 
 // splitTarget takes "host:port" apart; the port is a number above 0.
-func splitTarget(target string) (host string, port uint16, err error) {
-	host, digits, err := net.SplitHostPort(target)
+func splitTarget(target string) (host auth.Host, port uint16, err error) {
+	text, digits, err := net.SplitHostPort(target)
 	if err != nil {
-		return "", 0, err
+		return auth.Host{}, 0, err
 	}
 	n, err := strconv.ParseUint(digits, 10, 16)
 	if err != nil || n == 0 {
-		return "", 0, fmt.Errorf("port %q is not a number from 1 to 65535", digits)
+		return auth.Host{}, 0, fmt.Errorf("port %q is not a number from 1 to 65535", digits)
 	}
-	if host == "" || len(host) > 255 {
-		return "", 0, errors.New("host is empty or too long")
-	}
-	return host, uint16(n), nil
+	host, err = auth.ParseHost(text)
+	return host, uint16(n), err
 }

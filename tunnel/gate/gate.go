@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -15,27 +16,37 @@ import (
 // KeepAlive is what connections of streams are probed with.
 var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 4}
 
-// Dial connects to the address of a grant to dial. An error that is not the
-// system's wraps [auth.ErrDenied].
+// Dial connects to the address of a grant to dial. It gives up as soon as ctx ends or
+// the grant is revoked; from then on it is the caller's to ask for that
+// ([auth.Grant.OnRevoke]). An error that is not the system's wraps [auth.ErrDenied].
 func Dial(ctx context.Context, grant *auth.Grant) (net.Conn, error) {
 	if !grant.Dials() {
 		return nil, fmt.Errorf("%w: no leave to dial", auth.ErrDenied)
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	grant.OnRevoke(cancel)
+	addr := grant.Addr()
 	d := net.Dialer{KeepAliveConfig: KeepAlive, Control: func(_, address string, _ syscall.RawConn) error {
 		// The last gate: whatever happened above, nothing else is connected to.
-		if addr, err := netip.ParseAddrPort(address); err != nil || plain(addr) != grant.Addr() || !grant.Dials() {
-			return fmt.Errorf("%w: %s is not %s", auth.ErrDenied, address, grant.Addr())
+		if to, err := netip.ParseAddrPort(address); err != nil || plain(to) != addr || !grant.Dials() {
+			return fmt.Errorf("%w: %s is not %s", auth.ErrDenied, address, addr)
 		}
 		return nil
 	}}
-	return d.DialContext(ctx, "tcp", grant.Addr().String())
+	conn, err := d.DialContext(ctx, string(grant.Network()), addr.String())
+	if revoked := context.Cause(ctx); err != nil && errors.Is(revoked, auth.ErrDenied) {
+		return nil, revoked
+	}
+	return conn, err
 }
 
-// Listen listens at the address of a grant to listen. The unspecified address means
-// all addresses, of both families. An error that is not the system's wraps
+// Listen listens at the address of a grant to listen to TCP. The unspecified address
+// of IPv6 means all addresses, of both families. The listener is the caller's to
+// close, when the grant is revoked too. An error that is not the system's wraps
 // [auth.ErrDenied].
 func Listen(ctx context.Context, grant *auth.Grant) (net.Listener, error) {
-	if !grant.Listens() {
+	if !grant.Listens() || grant.Network() != auth.TCP {
 		return nil, fmt.Errorf("%w: no leave to listen", auth.ErrDenied)
 	}
 	addr := grant.Addr()
@@ -47,7 +58,19 @@ func Listen(ctx context.Context, grant *auth.Grant) (net.Listener, error) {
 		network, address = "tcp", net.JoinHostPort("", strconv.Itoa(int(addr.Port())))
 	}
 	lc := net.ListenConfig{KeepAliveConfig: KeepAlive}
-	return lc.Listen(ctx, network, address)
+	ln, err := lc.Listen(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	at, err := netip.ParseAddrPort(ln.Addr().String())
+	if err == nil {
+		err = grant.Bound(at)
+	}
+	if err != nil {
+		ln.Close()
+		return nil, err
+	}
+	return ln, nil
 }
 
 func plain(addr netip.AddrPort) netip.AddrPort {
