@@ -175,7 +175,8 @@ func (s *Server) Addr(ctx context.Context) (netip.AddrPort, error) {
 // still resume; new ones are refused. It fails when it cannot listen (ErrListen)
 // or accept. When it returns, everything that it started has ended.
 func (s *Server) Run(ctx context.Context) error {
-	ln, err := (&net.ListenConfig{KeepAliveConfig: gate.KeepAlive}).Listen(ctx, "tcp", s.cfg.Listen)
+	lc := net.ListenConfig{KeepAliveConfig: gate.KeepAlive} //nolint:forbidigo // where clients connect to, as configured
+	ln, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("%w at %s: %w", ErrListen, s.cfg.Listen, err)
 	}

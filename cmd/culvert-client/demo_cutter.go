@@ -34,7 +34,7 @@ type pair struct {
 
 // newCutter opens the relay's listener; start begins to use it.
 func newCutter(ctx context.Context) (*cutter, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0") //nolint:forbidigo // the bad network of the demonstration
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (c *cutter) addr() string { return c.listener.Addr().String() }
 // start relays to target from now on; the end of ctx ends new connections only.
 func (c *cutter) start(ctx context.Context, target string) {
 	dial := func() (net.Conn, error) {
-		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", target)
+		return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", target) //nolint:forbidigo // the bad network of the demonstration
 	}
 	c.running.Go(func() {
 		for {

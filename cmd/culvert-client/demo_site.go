@@ -33,7 +33,7 @@ type site struct {
 }
 
 func startSite(ctx context.Context) (*site, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0") //nolint:forbidigo // the site that the demonstration visits
 	if err != nil {
 		return nil, err
 	}

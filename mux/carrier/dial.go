@@ -247,7 +247,7 @@ var errNoAnswer = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
 
 func (d *Dialer) timeout() time.Duration { return cmp.Or(d.Timeout, defaultHandshakeTimeout) }
 
-func newNetDialer() *net.Dialer { return &net.Dialer{FallbackDelay: fallbackDelay} }
+func newNetDialer() *net.Dialer { return &net.Dialer{FallbackDelay: fallbackDelay} } //nolint:forbidigo // the way to the server, not a stream's
 
 // connect makes the connection that the WebSocket is to run on.
 func (d *Dialer) connect(ctx context.Context, r *request) (*cork, error) {
