@@ -194,7 +194,7 @@ func (s *Server) Run(ctx context.Context) error {
 	go func() {
 		accepted <- carrier.NewServer(carrier.ServerConfig{
 			Handler: &carrier.Handler{
-				Path: s.cfg.Path, Authenticate: s.authenticate, Admit: s.admit,
+				Path: s.cfg.Path, Authenticate: s.authenticate, Challenges: s.challenges, Admit: s.admit,
 				Logger: s.cfg.Logger, Options: s.cfg.carrier(),
 			},
 			HandshakeTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: s.cfg.MaxHeaderBytes,
@@ -221,16 +221,37 @@ func (s *Server) Run(ctx context.Context) error {
 
 // authenticate is the handler's question.
 func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
-	p := auth.Presented{}
-	p.Bearer, _ = carrier.BearerToken(r)
+	var p auth.Presented
+	if token, ok := carrier.BearerToken(r); ok {
+		p.Bearer = token
+	} else if user, password, ok := carrier.BasicPassword(r); ok {
+		p.User, p.Password = user, password
+	} else {
+		p.Garbled = len(r.Header.Values("Authorization")) > 0
+	}
 	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		p.Remote = remote.Addr().Unmap()
 	}
 	login, err := s.cfg.Guard.Authenticate(r.Context(), p)
+	if errors.Is(err, auth.ErrThrottled) || errors.Is(err, auth.ErrBusy) {
+		return carrier.Client{}, fmt.Errorf("%w: %w", err, errAgain)
+	}
 	if err != nil {
 		return carrier.Client{}, err
 	}
 	return carrier.Client{Identity: login.Identity, Login: login}, nil
+}
+
+// errAgain is the answer to a client whose credential nobody has looked at.
+var errAgain = &carrier.Refusal{Status: http.StatusTooManyRequests, Text: "Too Many Requests", Again: 6 * time.Second}
+
+// challenges say how a client may log in.
+func (s *Server) challenges() []string {
+	all := []string{"Bearer"}
+	if s.cfg.Guard.TakesPasswords() {
+		all = append(all, `Basic realm="Restricted", charset="UTF-8"`)
+	}
+	return all
 }
 
 // refusals are what a client with a good credential is told.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,9 +29,12 @@ type Handler struct {
 	Path string
 
 	// Authenticate says who the client is. It should use [BearerToken] and
-	// compare in constant time. Any error is answered with 401. Nil lets
-	// everybody in, as the zero Client.
+	// [BasicPassword] and compare in constant time. A [*Refusal] is the answer; any
+	// other error is answered with 401. Nil lets everybody in, as the zero Client.
 	Authenticate func(r *http.Request) (Client, error)
+
+	// Challenges are the values of WWW-Authenticate in a 401. Nil means "Bearer".
+	Challenges func() []string
 
 	// Admit decides on an authenticated client before the upgrade, and must not
 	// block for long. A [*Refusal] is the answer; any other error is logged and
@@ -71,11 +75,24 @@ type Admission struct {
 }
 
 // Refusal is an error of Handler.Admit: why a client with a good credential is
-// not let in.
+// not let in. As one of Handler.Authenticate it has no token: it is told to strangers.
 type Refusal struct {
-	Status int    // HTTP status, 400 or more
-	Token  string // for the Culvert-Refusal header; one of the Refusal constants
-	Text   string // one line for people, sent as the body
+	Status int           // HTTP status, 400 or more
+	Token  string        // for the Culvert-Refusal header; one of the Refusal constants, or "" for none
+	Text   string        // one line for people, sent as the body
+	Again  time.Duration // for the Retry-After header, in whole seconds; 0: none
+}
+
+// write answers with e. Whoever is to come again later need not keep the connection.
+func (e *Refusal) write(w http.ResponseWriter) {
+	if e.Token != "" {
+		w.Header().Set(refusalHeader, e.Token)
+	}
+	if e.Again > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(e.Again/time.Second)))
+		w.Header().Set("Connection", "close")
+	}
+	http.Error(w, e.Text, e.Status)
 }
 
 func (e *Refusal) Error() string {
@@ -104,8 +121,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var err error
 		if client, err = h.Authenticate(r); err != nil {
 			h.debug(r, "credential", err)
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "Unauthorized", http.StatusUnauthorized)
+			h.challenge(w, err)
 			return
 		}
 	}
@@ -124,8 +140,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		h.debug(r, "not admitted", err)
-		w.Header().Set(refusalHeader, refusal.Token)
-		http.Error(w, refusal.Text, refusal.Status)
+		refusal.write(w)
 		return
 	}
 
@@ -140,10 +155,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	admission.Attach(conn)
 }
 
+// challenge answers a client that Authenticate knows nothing of.
+func (h *Handler) challenge(w http.ResponseWriter, err error) {
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		refusal.write(w)
+		return
+	}
+	challenges := []string{"Bearer"}
+	if h.Challenges != nil {
+		challenges = h.Challenges()
+	}
+	w.Header()["Www-Authenticate"] = challenges
+	http.Error(w, "Unauthorized", http.StatusUnauthorized)
+}
+
 func (h *Handler) admit(r *http.Request, client Client) (Admission, error) {
 	hello, err := decodeHello(r.Header)
 	if err != nil {
-		return Admission{}, &Refusal{http.StatusBadRequest, RefusalMalformed, err.Error()}
+		return Admission{}, &Refusal{Status: http.StatusBadRequest, Token: RefusalMalformed, Text: err.Error()}
 	}
 	return h.Admit(Request{
 		Client: client,

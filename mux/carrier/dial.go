@@ -49,8 +49,8 @@ type Dialer struct {
 	// Cookies keeps what the server sets, for the next Dial. Nil keeps nothing.
 	Cookies *Cookies
 
-	// Credential returns the bearer token and is asked at every Dial. Nil or ""
-	// means none.
+	// Credential returns the bearer token, or what [Basic] makes of a user and a
+	// password, and is asked at every Dial. Nil or "" means none.
 	Credential func() (string, error)
 
 	// AllowPlaintext permits a credential over ws to a host that is not loopback.

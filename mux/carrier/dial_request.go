@@ -46,16 +46,12 @@ func (d *Dialer) request() (*request, error) {
 		}
 	}
 	if d.Credential != nil {
-		token, err := d.Credential()
+		credential, err := d.Credential()
 		if err != nil {
 			return nil, fmt.Errorf("credential: %w", err)
 		}
-		if token != "" {
-			if !validToken(token) {
-				return nil, fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes",
-					ErrInvalidDialer, maxToken)
-			}
-			r.header.Set("Authorization", "Bearer "+token)
+		if err := r.authorize(credential); err != nil {
+			return nil, err
 		}
 	}
 	for _, v := range r.header["Authorization"] {
@@ -69,6 +65,25 @@ func (d *Dialer) request() (*request, error) {
 	var err error
 	r.proxy, err = d.proxy(r)
 	return r, err
+}
+
+// authorize adds the credential, if there is one.
+func (r *request) authorize(credential string) error {
+	value := "Bearer " + credential
+	if strings.HasPrefix(credential, basicScheme+" ") {
+		value = credential
+	}
+	asked := &http.Request{Header: http.Header{"Authorization": {value}}}
+	if _, password, ok := BasicPassword(asked); ok {
+		r.hide(password, minSecret)
+	} else if _, ok := BearerToken(asked); !ok && credential != "" {
+		return fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes, or no user and password",
+			ErrInvalidDialer, maxToken)
+	}
+	if credential != "" {
+		r.header.Set("Authorization", value)
+	}
+	return nil
 }
 
 func (d *Dialer) checkAddress() error {

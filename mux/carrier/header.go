@@ -68,22 +68,58 @@ func decodeHeartbeat(h http.Header) time.Duration {
 
 // BearerToken returns the token of the request's Authorization header (RFC 6750,
 // 2.1), and whether there is exactly one such header and it holds a token of the
-// scheme Bearer and no more than 4096 bytes. It is the only place where a
-// credential is read from a request.
+// scheme Bearer and no more than 4096 bytes. It and [BasicPassword] are the only
+// places where a credential is read from a request.
 func BearerToken(r *http.Request) (token string, ok bool) {
-	values := r.Header.Values("Authorization")
-	if len(values) != 1 {
-		return "", false
-	}
-	scheme, token, found := strings.Cut(values[0], " ")
-	if !found || !strings.EqualFold(scheme, "Bearer") {
-		return "", false
-	}
-	token = strings.Trim(token, " ")
-	if !validToken(token) {
+	scheme, token := authorization(r)
+	if !strings.EqualFold(scheme, "Bearer") || !validToken(token) {
 		return "", false
 	}
 	return token, true
+}
+
+// BasicPassword returns the user and the password of the request's Authorization
+// header (RFC 7617), and whether there is exactly one such header and it holds both,
+// of the scheme Basic and in no more than 4096 bytes; only the password may be empty.
+func BasicPassword(r *http.Request) (user, password string, ok bool) {
+	scheme, encoded := authorization(r)
+	if !strings.EqualFold(scheme, basicScheme) || !validToken(encoded) {
+		return "", "", false
+	}
+	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
+	if err != nil {
+		return "", "", false
+	}
+	user, password, ok = strings.Cut(string(decoded), ":")
+	if !ok || !validUser(user) || !validPassword(password) {
+		return "", "", false
+	}
+	return user, password, true
+}
+
+// authorization is the one Authorization header of the request, "" if there is none
+// or more.
+func authorization(r *http.Request) (scheme, value string) {
+	values := r.Header.Values("Authorization")
+	if len(values) != 1 {
+		return "", ""
+	}
+	scheme, value, _ = strings.Cut(values[0], " ")
+	return scheme, strings.Trim(value, " ")
+}
+
+// Basic is a user and a password as [Dialer.Credential] may return them. A user that
+// is empty or has a colon in it, and control characters, make a credential that no
+// Dialer sends.
+func Basic(user, password string) string { return basicScheme + " " + basic(user, password) }
+
+// validUser and validPassword are what can be sent with Basic.
+func validUser(user string) bool {
+	return user != "" && !strings.Contains(user, ":") && validPassword(user)
+}
+
+func validPassword(password string) bool {
+	return !strings.ContainsFunc(password, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
 // validToken reports whether token can stand in the header: printable ASCII
