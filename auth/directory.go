@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -11,9 +12,12 @@ import (
 
 // Directory is who may connect and what each may do. It is immutable.
 type Directory struct {
-	identities map[string]*Identity
-	tokens     []ownedToken
-	anybody    *Identity
+	identities   map[string]*Identity
+	tokens       []ownedToken
+	issuers      []Issuer
+	clientCAs    *ClientCAs
+	certificates map[CertificateName]*Identity
+	anybody      *Identity
 }
 
 type ownedToken struct {
@@ -26,12 +30,22 @@ type DirectoryConfig struct {
 	Identities []Identity
 	// Anybody is who comes without a credential; nil: nobody may.
 	Anybody *Identity
+	// Issuers sign tokens that say who a client is; nil: none are good.
+	Issuers []Issuer
+	// ClientCAs issue the certificates of clients; nil: none are good.
+	ClientCAs *ClientCAs
 }
 
 // NewDirectory returns a directory of cfg, or everything that is wrong with it.
 func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
-	d := &Directory{identities: make(map[string]*Identity), anybody: cfg.Anybody}
+	d := &Directory{
+		identities: make(map[string]*Identity), anybody: cfg.Anybody,
+		clientCAs: cfg.ClientCAs, certificates: make(map[CertificateName]*Identity),
+	}
 	var errs []error
+	for _, issuer := range cfg.Issuers {
+		errs = append(errs, d.addIssuer(issuer))
+	}
 	sums := make(map[[sha256.Size]byte]string)
 	for i := range cfg.Identities {
 		id := &cfg.Identities[i]
@@ -49,6 +63,7 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 			sums[t.Sum] = id.Name
 			d.tokens = append(d.tokens, ownedToken{t, id})
 		}
+		errs = append(errs, d.checkClaims(id), d.addCertificates(id))
 	}
 	return d, errors.Join(errs...)
 }
@@ -68,11 +83,16 @@ func (d *Directory) lookup(name string) *Identity {
 	return d.identities[name]
 }
 
-// login finds whose credential is presented.
-func (d *Directory) login(p Presented) (*Login, error) {
+// login finds whose credential is presented. It may block for as long as ctx lives
+// while the keys of an issuer are fetched.
+func (d *Directory) login(ctx context.Context, p Presented) (*Login, error) {
 	switch {
+	case looksSigned(p.Bearer):
+		return d.loginSigned(ctx, p.Bearer)
 	case p.Bearer != "":
 		return d.loginToken(p.Bearer)
+	case len(p.Certificates) > 0:
+		return d.loginCertificate(p.Certificates)
 	case d.anybody != nil:
 		return &Login{Identity: d.anybody.Name, Credential: "none", valid: func(d *Directory) bool { return d.anybody != nil }}, nil
 	default:

@@ -12,6 +12,17 @@ var (
 	ErrUnknownToken = errors.New("unknown token")
 	ErrExpired      = errors.New("credential has expired")
 	ErrRevoked      = errors.New("credential was taken away")
+	ErrNotYet       = errors.New("credential is not yet good")
+
+	ErrNobodys   = errors.New("belongs to no identity")
+	ErrAmbiguous = errors.New("belongs to more than one identity")
+
+	ErrUnknownIssuer = errors.New("unknown issuer")
+	ErrUnknownKey    = errors.New("unknown key")
+	ErrSignature     = errors.New("not signed by a key")
+	ErrAudience      = errors.New("meant for somebody else")
+
+	ErrNoList = errors.New("no revocation list in force")
 )
 
 // ErrNoTokens is returned when a list of tokens that must hold one is empty.

@@ -11,7 +11,8 @@ import (
 // there. What it answers is a Login or a Grant, which nobody else can make, and
 // without which nothing is dialled or listened at. It keeps what it has granted in
 // mind, and takes it back when another directory is put in force that does not
-// grant it. All methods may be called concurrently and none blocks for long.
+// grant it. All methods may be called concurrently, and none blocks for long but
+// Authenticate.
 type Guard struct {
 	// Own reports whether an address is one of the server's own listeners, which
 	// are denied unless a rule names them; nil: none. It is set before the guard
@@ -30,9 +31,10 @@ func NewGuard(d *Directory) *Guard {
 }
 
 // Authenticate says who a client is. Its error says why it is nobody, for the
-// server's log and not for the client.
-func (g *Guard) Authenticate(_ context.Context, p Presented) (*Login, error) {
-	return g.current().login(p)
+// server's log and not for the client. It waits, for as long as ctx lives, where an
+// issuer's keys have to be fetched.
+func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
+	return g.current().login(ctx, p)
 }
 
 func (g *Guard) current() *Directory {

@@ -8,7 +8,9 @@ type Identity struct {
 
 	// Credentials of every kind; each of them alone is enough. Several at a time
 	// let one follow another without an outage.
-	Tokens []Token
+	Tokens       []Token
+	Certificates []CertificateName // a certificate has one of them
+	Claims       []Claims          // a signed token has all of one of them
 
 	Policy Policy
 }

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"time"
 )
@@ -9,6 +10,10 @@ import (
 type Presented struct {
 	Remote netip.Addr // where it comes from, for the count of failures
 	Bearer string     // token of the Authorization header, "" for none
+
+	// Certificates is the client's certificate, whose key the TLS stack has seen it to
+	// have, and those that it showed with it; nil for none.
+	Certificates []*x509.Certificate
 }
 
 // Login is a credential that was good. Only a Guard makes one.

@@ -168,6 +168,10 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 	p := auth.Presented{}
 	p.Bearer, _ = carrier.BearerToken(r)
+	// A credential in the header, even a bad one, is what the client wants to be known by.
+	if len(r.Header.Values("Authorization")) == 0 && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		p.Certificates = r.TLS.PeerCertificates
+	}
 	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		p.Remote = remote.Addr().Unmap()
 	}
