@@ -7,13 +7,15 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
 // ClientCAs are the authorities whose certificates tell who a client is, and what they
 // have revoked. It is immutable.
 type ClientCAs struct {
-	pool        *x509.CertPool
+	pool        *x509.CertPool // all of them
+	roots       *x509.CertPool // those that no other of them has signed, and so cannot revoke
 	authorities []*x509.Certificate
 	lists       map[string]*revocations // by authority; nil: nothing is ever revoked
 }
@@ -31,7 +33,7 @@ type revocations struct {
 // list in force has issued is refused: a list is of use only while it is kept up to date. A list
 // past its time is a warning here, since the next one may be on its way.
 func NewClientCAs(authorities, lists []byte) (c *ClientCAs, warnings []string, err error) {
-	c = &ClientCAs{pool: x509.NewCertPool()}
+	c = &ClientCAs{pool: x509.NewCertPool(), roots: x509.NewCertPool()}
 	blocks, err := pemBlocks(authorities, "CERTIFICATE")
 	if err != nil {
 		return nil, nil, err
@@ -49,6 +51,13 @@ func NewClientCAs(authorities, lists []byte) (c *ClientCAs, warnings []string, e
 	}
 	if len(c.authorities) == 0 {
 		return nil, nil, errors.New("no certificate of an authority in it")
+	}
+	for _, cert := range c.authorities {
+		if !slices.ContainsFunc(c.authorities, func(ca *x509.Certificate) bool {
+			return authority(ca) != authority(cert) && cert.CheckSignatureFrom(ca) == nil
+		}) {
+			c.roots.AddCert(cert)
+		}
 	}
 	if lists == nil {
 		return c, nil, nil
@@ -158,12 +167,12 @@ func (c *ClientCAs) verify(certs []*x509.Certificate) (until time.Time, err erro
 	case now.Before(leaf.NotBefore):
 		return time.Time{}, ErrNotYet
 	}
-	between := x509.NewCertPool()
+	between := c.pool.Clone()
 	for _, cert := range certs[1:] {
 		between.AddCert(cert)
 	}
 	chains, err := leaf.Verify(x509.VerifyOptions{
-		Roots: c.pool, Intermediates: between, CurrentTime: now,
+		Roots: c.roots, Intermediates: between, CurrentTime: now,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
