@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -10,10 +11,13 @@ import (
 
 // Directory is who may connect and what each may do. It is immutable.
 type Directory struct {
-	identities map[string]*Identity
-	tokens     map[[sha256.Size]byte]ownedToken
-	costs      costs // of a wrong password
-	anybody    *Identity
+	identities   map[string]*Identity
+	tokens       map[[sha256.Size]byte]ownedToken
+	costs        costs // of a wrong password
+	issuers      []Issuer
+	clientCAs    *ClientCAs
+	certificates map[CertificateName]*Identity
+	anybody      *Identity
 }
 
 type ownedToken struct {
@@ -26,15 +30,23 @@ type DirectoryConfig struct {
 	Identities []Identity
 	// Anybody is who comes without a credential; nil: nobody may.
 	Anybody *Identity
+	// Issuers sign tokens that say who a client is; nil: none are good.
+	Issuers []Issuer
+	// ClientCAs issue the certificates of clients; nil: none are good.
+	ClientCAs *ClientCAs
 }
 
 // NewDirectory returns a directory of cfg, or everything that is wrong with it.
 func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 	d := &Directory{
 		identities: make(map[string]*Identity), anybody: cfg.Anybody,
-		tokens: make(map[[sha256.Size]byte]ownedToken),
+		tokens:    make(map[[sha256.Size]byte]ownedToken),
+		clientCAs: cfg.ClientCAs, certificates: make(map[CertificateName]*Identity),
 	}
 	var errs []error
+	for _, issuer := range cfg.Issuers {
+		errs = append(errs, d.addIssuer(issuer))
+	}
 	for i := range cfg.Identities {
 		id := &cfg.Identities[i]
 		if id.Name == "" || strings.Contains(id.Name, "/") {
@@ -53,6 +65,7 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 			}
 			d.tokens[t.Sum] = ownedToken{t, id}
 		}
+		errs = append(errs, d.checkClaims(id), d.addCertificates(id))
 	}
 	return d, errors.Join(errs...)
 }
@@ -81,18 +94,23 @@ func (d *Directory) judge(identity string, q question) Verdict {
 	return id.Policy.judge(q)
 }
 
-// login finds whose credential is presented. It takes no time worth counting; a
+// login finds whose credential is presented. It may block for as long as ctx lives
+// while the keys of an issuer are fetched, and takes no time worth counting else; a
 // password, which would, is errPassword.
-func (d *Directory) login(p Presented) (*Login, error) {
+func (d *Directory) login(ctx context.Context, p Presented) (*Login, error) {
 	switch {
 	case p.Garbled:
 		return nil, ErrGarbled
+	case looksSigned(p.Bearer):
+		return d.loginSigned(ctx, p.Bearer)
 	case p.Bearer != "":
 		return d.loginToken(p.Bearer)
 	case p.User != "" && len(d.costs) == 0:
 		return nil, ErrPassword
 	case p.User != "":
 		return nil, errPassword
+	case len(p.Certificates) > 0:
+		return d.loginCertificate(p.Certificates)
 	case d.anybody != nil:
 		return &Login{Identity: d.anybody.Name, Credential: "none", valid: func(d *Directory) bool { return d.anybody != nil }}, nil
 	default:

@@ -14,6 +14,17 @@ var (
 	ErrPassword     = errors.New("unknown user or wrong password")
 	ErrExpired      = errors.New("credential has expired")
 	ErrRevoked      = errors.New("credential was taken away")
+	ErrNotYet       = errors.New("credential is not yet good")
+
+	ErrNobodys   = errors.New("belongs to no identity")
+	ErrAmbiguous = errors.New("belongs to more than one identity")
+
+	ErrUnknownIssuer = errors.New("unknown issuer")
+	ErrUnknownKey    = errors.New("unknown key")
+	ErrSignature     = errors.New("not signed by a key")
+	ErrAudience      = errors.New("meant for somebody else")
+
+	ErrNoList = errors.New("no revocation list in force")
 )
 
 // Why a client is not let in now, with a credential that nobody has looked at.

@@ -53,8 +53,8 @@ func (g *Guard) Protect(own func(netip.AddrPort) bool) {
 // An address that fails often gets its errors late: after ten, which are forgotten at
 // one in six seconds, each takes a second, and a password that was not seen to be good
 // before is not looked at (ErrThrottled). What is good is let in at once all the same,
-// since many may share an address. Too many passwords at a time are ErrBusy. ctx ends
-// any wait with its error.
+// since many may share an address. Too many passwords at a time are ErrBusy. It waits
+// where an issuer's keys have to be fetched; ctx ends any wait with its error.
 func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
 	login, err := g.authenticate(ctx, p)
 	if err == nil || errors.Is(err, ErrNoCredential) { // which is no attempt
@@ -75,7 +75,7 @@ func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
 // authenticate tries what is cheap first.
 func (g *Guard) authenticate(ctx context.Context, p Presented) (*Login, error) {
 	d := g.current()
-	login, err := d.login(p)
+	login, err := d.login(ctx, p)
 	if !errors.Is(err, errPassword) {
 		return login, err
 	}

@@ -8,8 +8,10 @@ type Identity struct {
 
 	// Credentials of every kind; each of them alone is enough. Several at a time
 	// let one follow another without an outage.
-	Tokens    []Token
-	Passwords []Password // the user is the identity's name
+	Tokens       []Token
+	Passwords    []Password        // the user is the identity's name
+	Certificates []CertificateName // a certificate has one of them
+	Claims       []Claims          // a signed token has all of one of them
 
 	Policy Policy
 }

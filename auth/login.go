@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"time"
 )
@@ -14,6 +15,10 @@ type Presented struct {
 	Bearer         string
 	User, Password string
 	Garbled        bool // there is one that holds none of these
+
+	// Certificates is the client's certificate, whose key the TLS stack has seen it to
+	// have, and those that it showed with it; nil for none.
+	Certificates []*x509.Certificate
 }
 
 // Login is a credential that was good. Only a Guard makes one.

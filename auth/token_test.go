@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -176,7 +177,7 @@ func loginOf(identities []Identity, token string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	login, err := d.login(Presented{Bearer: token})
+	login, err := d.login(context.Background(), Presented{Bearer: token})
 	if err != nil {
 		return "", err
 	}

@@ -9,6 +9,8 @@ type Server struct {
 	InsecureNoAuth bool   // neither is set then
 	TLSCert        string // file; set when TLSKey is
 	TLSKey         string // file
+	ClientCA       string // file; TLSCert is set when this is
+	CRL            string // file; ClientCA is set when this is
 	GatewayPorts   bool
 
 	MaxSessions                  int
@@ -40,6 +42,10 @@ func (s *Server) options() []Option {
 			Help: "PEM file with the certificate and its chain; without it the server speaks plain ws://"},
 		{Name: "tls-key", Placeholder: "FILE", target: &s.TLSKey,
 			Help: "PEM file with the certificate's private key"},
+		{Name: "client-ca", Placeholder: "FILE", target: &s.ClientCA,
+			Help: "PEM file with the authorities of client certificates, which clients may show then"},
+		{Name: "crl", Placeholder: "FILE", target: &s.CRL,
+			Help: "file with a revocation list (PEM or DER) of each of the client authorities; without one in force, an authority's certificates are refused"},
 		{Name: "gateway-ports", target: &s.GatewayPorts,
 			Help: "let clients listen (-R) on other addresses than loopback"},
 		{Name: "max-sessions", Default: "1024", min: 1, max: 1 << 20, target: &s.MaxSessions,
@@ -80,6 +86,12 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 			Hint: "give --token-file FILE, or --insecure-no-auth to let everybody in"})
 	}
 	l.checkKeyPair(s.TLSCert, s.TLSKey)
+	if s.ClientCA != "" && s.TLSCert == "" && !l.failed("tls-cert") {
+		l.problem("client-ca", 0, "give tls-cert and tls-key too", "needs TLS, which shows client certificates")
+	}
+	if s.CRL != "" && s.ClientCA == "" && !l.failed("client-ca") {
+		l.problem("crl", 0, "give client-ca too", "revokes nothing without the authorities of client certificates")
+	}
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
 		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}

@@ -221,13 +221,16 @@ func (s *Server) Run(ctx context.Context) error {
 
 // authenticate is the handler's question.
 func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
+	// A credential in the header, even a bad one, is what the client wants to be known by.
 	var p auth.Presented
 	if token, ok := carrier.BearerToken(r); ok {
 		p.Bearer = token
 	} else if user, password, ok := carrier.BasicPassword(r); ok {
 		p.User, p.Password = user, password
-	} else {
-		p.Garbled = len(r.Header.Values("Authorization")) > 0
+	} else if len(r.Header.Values("Authorization")) > 0 {
+		p.Garbled = true
+	} else if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		p.Certificates = r.TLS.PeerCertificates
 	}
 	if remote, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 		p.Remote = remote.Addr().Unmap()

@@ -2,7 +2,12 @@ package main
 
 import (
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"strings"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
@@ -17,12 +22,17 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 		return nil, err
 	}
 	var problems config.Problems
-	directory, more, err := newDirectory(cfg)
+	clientCAs, more, problem := newClientCAs(cfg)
+	if problem != nil {
+		problems = append(problems, *problem)
+	}
+	warnings = append(warnings, more...)
+	directory, more, err := newDirectory(cfg, clientCAs)
 	if err != nil {
 		problems = append(problems, program.BadCredential(err))
 	}
 	warnings = append(warnings, more...)
-	tlsConfig, err := newTLS(cfg)
+	tlsConfig, err := newTLS(cfg, clientCAs)
 	if err != nil {
 		problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(), Hint: "give --tls-cert and --tls-key PEM files that belong together"})
 	}
@@ -46,12 +56,12 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 }
 
 // newDirectory is who may connect and what each may do.
-func newDirectory(cfg *config.Server) (d *auth.Directory, warnings []string, err error) {
+func newDirectory(cfg *config.Server, clientCAs *auth.ClientCAs) (d *auth.Directory, warnings []string, err error) {
 	policy := auth.Everything()
 	if cfg.GatewayPorts {
 		policy.Listen = policy.Dial
 	}
-	var c auth.DirectoryConfig
+	c := auth.DirectoryConfig{ClientCAs: clientCAs}
 	switch {
 	case cfg.InsecureNoAuth:
 		c.Anybody = &auth.Identity{Policy: policy}
@@ -67,8 +77,42 @@ func newDirectory(cfg *config.Server) (d *auth.Directory, warnings []string, err
 	return d, warnings, err
 }
 
+// newClientCAs reads the authorities of client certificates and what they have
+// revoked; nil: no client shows a certificate.
+func newClientCAs(cfg *config.Server) (c *auth.ClientCAs, warnings []string, problem *config.Problem) {
+	if cfg.ClientCA == "" {
+		return nil, nil, nil
+	}
+	authorities, err := os.ReadFile(cfg.ClientCA)
+	if err == nil { // alone first, so that what is wrong is known to be in this file
+		c, _, err = auth.NewClientCAs(authorities, nil)
+	}
+	if err != nil {
+		return nil, nil, &config.Problem{Key: "--client-ca", What: inFile(cfg.ClientCA, err), Hint: "give a PEM file with the certificates of the authorities"}
+	}
+	if cfg.CRL == "" {
+		return c, nil, nil
+	}
+	lists, err := os.ReadFile(cfg.CRL)
+	if err == nil {
+		c, warnings, err = auth.NewClientCAs(authorities, lists)
+	}
+	if err != nil {
+		return nil, nil, &config.Problem{Key: "--crl", What: inFile(cfg.CRL, err), Hint: "give a file with a list of each authority, as openssl ca -gencrl makes it"}
+	}
+	return c, warnings, nil
+}
+
+// inFile says what is wrong with a file in one line.
+func inFile(path string, err error) string {
+	if _, ok := errors.AsType[*fs.PathError](err); !ok {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return strings.ReplaceAll(err.Error(), "\n", "; ")
+}
+
 // newTLS returns the server's TLS settings, nil for plain ws.
-func newTLS(cfg *config.Server) (*tls.Config, error) {
+func newTLS(cfg *config.Server, clientCAs *auth.ClientCAs) (*tls.Config, error) {
 	if cfg.TLSCert == "" {
 		return nil, nil
 	}
@@ -76,5 +120,9 @@ func newTLS(cfg *config.Server) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
+	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
+	if clientCAs != nil {
+		c.ClientCAs, c.ClientAuth = clientCAs.Pool(), tls.VerifyClientCertIfGiven
+	}
+	return c, nil
 }
