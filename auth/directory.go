@@ -13,11 +13,17 @@ import (
 type Directory struct {
 	identities map[string]*Identity
 	tokens     []ownedToken
+	keys       map[[keySize]byte]ownedKey
 	anybody    *Identity
 }
 
 type ownedToken struct {
 	Token
+	owner *Identity
+}
+
+type ownedKey struct {
+	PublicKey
 	owner *Identity
 }
 
@@ -30,7 +36,7 @@ type DirectoryConfig struct {
 
 // NewDirectory returns a directory of cfg, or everything that is wrong with it.
 func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
-	d := &Directory{identities: make(map[string]*Identity), anybody: cfg.Anybody}
+	d := &Directory{identities: make(map[string]*Identity), keys: make(map[[keySize]byte]ownedKey), anybody: cfg.Anybody}
 	var errs []error
 	sums := make(map[[sha256.Size]byte]string)
 	for i := range cfg.Identities {
@@ -48,6 +54,12 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 			}
 			sums[t.Sum] = id.Name
 			d.tokens = append(d.tokens, ownedToken{t, id})
+		}
+		for _, k := range id.Keys {
+			if other, ok := d.keys[k.Bytes]; ok {
+				errs = append(errs, fmt.Errorf("key %s of identity %s is also one of %s", k.Fingerprint(), id.Name, other.owner.Name))
+			}
+			d.keys[k.Bytes] = ownedKey{k, id}
 		}
 	}
 	return d, errors.Join(errs...)
@@ -71,6 +83,8 @@ func (d *Directory) lookup(name string) *Identity {
 // login finds whose credential is presented.
 func (d *Directory) login(p Presented) (*Login, error) {
 	switch {
+	case p.Key != nil:
+		return d.loginKey(*p.Key)
 	case p.Bearer != "":
 		return d.loginToken(p.Bearer)
 	case d.anybody != nil:
@@ -96,6 +110,21 @@ func (d *Directory) loginToken(token string) (*Login, error) {
 		valid: func(d *Directory) bool {
 			now := d.token(sum)
 			return now != nil && now.owner.Name == found.owner.Name
+		},
+	}, nil
+}
+
+// loginKey needs to hide nothing: public keys are public.
+func (d *Directory) loginKey(key [keySize]byte) (*Login, error) {
+	found, ok := d.keys[key]
+	if !ok {
+		return nil, fmt.Errorf("%w %s", ErrUnknownKey, PublicKey{Bytes: key}.Fingerprint())
+	}
+	return &Login{
+		Identity: found.owner.Name, Credential: strings.TrimSpace("key " + found.Fingerprint() + " " + found.Comment),
+		valid: func(d *Directory) bool {
+			now, ok := d.keys[key]
+			return ok && now.owner.Name == found.owner.Name
 		},
 	}, nil
 }

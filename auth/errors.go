@@ -10,6 +10,7 @@ import (
 var (
 	ErrNoCredential = errors.New("no credential")
 	ErrUnknownToken = errors.New("unknown token")
+	ErrUnknownKey   = errors.New("unknown key")
 	ErrExpired      = errors.New("credential has expired")
 	ErrRevoked      = errors.New("credential was taken away")
 )

@@ -9,6 +9,7 @@ type Identity struct {
 	// Credentials of every kind; each of them alone is enough. Several at a time
 	// let one follow another without an outage.
 	Tokens []Token
+	Keys   []PublicKey
 
 	Policy Policy
 }

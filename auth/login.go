@@ -9,6 +9,10 @@ import (
 type Presented struct {
 	Remote netip.Addr // where it comes from, for the count of failures
 	Bearer string     // token of the Authorization header, "" for none
+
+	// Key is the public key that the link is sealed with as the client's credential,
+	// nil for none. It decides if it is there, and nothing else does.
+	Key *[keySize]byte
 }
 
 // Login is a credential that was good. Only a Guard makes one.

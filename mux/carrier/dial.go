@@ -142,9 +142,9 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	}
 	r.hello = hello
 	if d.Seal != nil {
-		s, err := d.Seal()
-		if err != nil {
-			return nil, nil, fmt.Errorf("seal: %w", err)
+		s, sealErr := d.Seal()
+		if sealErr != nil {
+			return nil, nil, fmt.Errorf("seal: %w", sealErr)
 		}
 		r.seal = &s
 		defer func() { err = d.explain(ctx, r, err) }()
