@@ -14,6 +14,7 @@ type Directory struct {
 	identities   map[string]*Identity
 	tokens       map[[sha256.Size]byte]ownedToken
 	costs        costs // of a wrong password
+	keys         map[[keySize]byte]ownedKey
 	issuers      []Issuer
 	clientCAs    *ClientCAs
 	certificates map[CertificateName]*Identity
@@ -22,6 +23,11 @@ type Directory struct {
 
 type ownedToken struct {
 	Token
+	owner *Identity
+}
+
+type ownedKey struct {
+	PublicKey
 	owner *Identity
 }
 
@@ -41,6 +47,7 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 	d := &Directory{
 		identities: make(map[string]*Identity), anybody: cfg.Anybody,
 		tokens:    make(map[[sha256.Size]byte]ownedToken),
+		keys:      make(map[[keySize]byte]ownedKey),
 		clientCAs: cfg.ClientCAs, certificates: make(map[CertificateName]*Identity),
 	}
 	var errs []error
@@ -64,6 +71,12 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 				errs = append(errs, fmt.Errorf("a token of identity %s is also one of %s", id.Name, other.owner.Name))
 			}
 			d.tokens[t.Sum] = ownedToken{t, id}
+		}
+		for _, k := range id.Keys {
+			if other, ok := d.keys[k.Bytes]; ok {
+				errs = append(errs, fmt.Errorf("key %s of identity %s is also one of %s", k.Fingerprint(), id.Name, other.owner.Name))
+			}
+			d.keys[k.Bytes] = ownedKey{k, id}
 		}
 		errs = append(errs, d.checkClaims(id), d.addCertificates(id))
 	}
@@ -99,6 +112,8 @@ func (d *Directory) judge(identity string, q question) Verdict {
 // password, which would, is errPassword.
 func (d *Directory) login(ctx context.Context, p Presented) (*Login, error) {
 	switch {
+	case p.Key != nil:
+		return d.loginKey(*p.Key)
 	case p.Garbled:
 		return nil, ErrGarbled
 	case looksSigned(p.Bearer):
@@ -136,6 +151,21 @@ func (d *Directory) loginToken(token string) (*Login, error) {
 			now, ok := d.tokens[sum]
 			sooner := !now.Expires.IsZero() && (found.Expires.IsZero() || now.Expires.Before(found.Expires))
 			return ok && now.owner.Name == found.owner.Name && !sooner
+		},
+	}, nil
+}
+
+// loginKey needs to hide nothing: public keys are public.
+func (d *Directory) loginKey(key [keySize]byte) (*Login, error) {
+	found, ok := d.keys[key]
+	if !ok {
+		return nil, fmt.Errorf("%w %s", ErrUnknownKey, PublicKey{Bytes: key}.Fingerprint())
+	}
+	return &Login{
+		Identity: found.owner.Name, Credential: strings.TrimSpace("key " + found.Fingerprint() + " " + found.Comment),
+		valid: func(d *Directory) bool {
+			now, ok := d.keys[key]
+			return ok && now.owner.Name == found.owner.Name
 		},
 	}, nil
 }

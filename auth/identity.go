@@ -9,7 +9,8 @@ type Identity struct {
 	// Credentials of every kind; each of them alone is enough. Several at a time
 	// let one follow another without an outage.
 	Tokens       []Token
-	Passwords    []Password        // the user is the identity's name
+	Passwords    []Password // the user is the identity's name
+	Keys         []PublicKey
 	Certificates []CertificateName // a certificate has one of them
 	Claims       []Claims          // a signed token has all of one of them
 

@@ -10,6 +10,10 @@ import (
 type Presented struct {
 	Remote netip.Addr // where it comes from, for the count of failures
 
+	// Key is the public key that the link is sealed with as the client's credential,
+	// nil for none. It decides if it is there, and nothing else does.
+	Key *[keySize]byte
+
 	// The Authorization header: a token, or a user and a password, or neither if
 	// there is none.
 	Bearer         string

@@ -38,6 +38,10 @@ type ClientConfig struct {
 	Pins           []carrier.Pin               // keys that a wss server may have; none: any
 	AllowPlaintext bool                        // permit a credential over ws to a host that is not loopback
 
+	// Seal says how carriers to a server are sealed, and is asked at every dial; nil:
+	// they are not.
+	Seal func(server *url.URL) (carrier.Seal, error)
+
 	// Proxy returns the forward proxy to the server (see carrier.Dialer.Proxy);
 	// nil: none.
 	Proxy func(server *url.URL) (*url.URL, error)
@@ -121,6 +125,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			TLS: cfg.TLS, Pins: cfg.Pins, AllowPlaintext: cfg.AllowPlaintext,
 			Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies), Credential: cfg.Credential,
 			Timeout: cfg.HandshakeTimeout, MaxHeartbeat: cfg.HeartbeatMax, Options: cfg.carrier(),
+		}
+		if cfg.Seal != nil {
+			d.Seal = func() (carrier.Seal, error) { return cfg.Seal(u) }
 		}
 		if err := d.Validate(); err != nil {
 			return nil, err
@@ -519,9 +526,16 @@ func (s *clientSession) riding(c link.Carrier) {
 	}
 }
 
-// secure reports whether every carrier is under TLS at this end.
+// ServerKey asks the server, one of ClientConfig.Servers, for the public key that
+// carriers to it are to be sealed for. Nothing says that it is the right one.
+func (c *Client) ServerKey(ctx context.Context, server *url.URL) ([32]byte, error) {
+	i := slices.Index(c.cfg.Servers, server)
+	return c.dialers[i].AskKey(ctx)
+}
+
+// secure reports whether every carrier is sealed, or under TLS at this end.
 func (c *Client) secure() bool {
-	return !slices.ContainsFunc(c.cfg.Servers, func(u *url.URL) bool { return u.Scheme != "wss" && u.Scheme != "https" })
+	return c.cfg.Seal != nil || !slices.ContainsFunc(c.cfg.Servers, func(u *url.URL) bool { return u.Scheme != "wss" && u.Scheme != "https" })
 }
 
 // dial makes one carrier, to the first server that gives one. The servers may have

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -26,6 +27,12 @@ type ServerConfig struct {
 	Listen string      // "host:port" to accept carriers at; required
 	Path   string      // of the upgrade request; "/"
 	TLS    *tls.Config // nil: plain ws
+
+	// Key opens what clients seal for it (X25519); nil: they cannot seal.
+	Key *ecdh.PrivateKey
+	// Introduce tells everybody who asks what its public half is, for the first use
+	// by a client; a server that is to look like another web site does not.
+	Introduce bool
 
 	// Guard says who a client is and what it may reach; required. The server adds
 	// its own listeners to what the guard protects.
@@ -195,6 +202,7 @@ func (s *Server) Run(ctx context.Context) error {
 		accepted <- carrier.NewServer(carrier.ServerConfig{
 			Handler: &carrier.Handler{
 				Path: s.cfg.Path, Authenticate: s.authenticate, Challenges: s.challenges, Admit: s.admit,
+				Key: s.cfg.Key, Introduce: s.cfg.Introduce, HandshakeTimeout: s.cfg.HandshakeTimeout,
 				Logger: s.cfg.Logger, Options: s.cfg.carrier(),
 			},
 			HandshakeTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: s.cfg.MaxHeaderBytes,
@@ -223,7 +231,9 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 	// A credential in the header, even a bad one, is what the client wants to be known by.
 	var p auth.Presented
-	if token, ok := carrier.BearerToken(r); ok {
+	if key, ok := carrier.PeerKey(r); ok {
+		p.Key = &key
+	} else if token, ok := carrier.BearerToken(r); ok {
 		p.Bearer = token
 	} else if user, password, ok := carrier.BasicPassword(r); ok {
 		p.User, p.Password = user, password
@@ -271,7 +281,15 @@ var refusals = []struct {
 
 // admit decides about an upgrade request.
 func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
-	reply, attach, cancel, err := s.registry.Admit(r.Identity, r.Remote, r.Secure, r.Hello)
+	var reply []byte
+	var attach func(link.Carrier)
+	var cancel func()
+	var err error
+	if r.Sealed {
+		reply, attach, err = s.registry.Consider(r.Identity, r.Remote, r.Secure, r.Hello)
+	} else {
+		reply, attach, cancel, err = s.registry.Admit(r.Identity, r.Remote, r.Secure, r.Hello)
+	}
 	if err != nil {
 		if errors.Is(err, link.ErrLimit) && s.limited.now() {
 			s.log.Warn("limit reached", keyLimit, "sessions", keyClient, r.Identity, keyRemote, r.Remote)

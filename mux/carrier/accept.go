@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/ecdh"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"culvert/mux/carrier/seal"
 )
 
 // Handler makes carriers as a server. Use it with [Server], or with another
@@ -35,6 +38,19 @@ type Handler struct {
 
 	// Challenges are the values of WWW-Authenticate in a 401. Nil means "Bearer".
 	Challenges func() []string
+
+	// Key opens what clients have sealed for its owner; nil: sealed requests are
+	// answered like those with a wrong credential. Authenticate is given the
+	// request as its client meant it: with the Authorization that was sealed, and
+	// with [PeerKey].
+	Key *ecdh.PrivateKey
+
+	// Introduce tells everybody who asks what the public key of Key is.
+	Introduce bool
+
+	// HandshakeTimeout bounds the wait for the first message of a sealed carrier,
+	// before which it is not attached. Default 10 s.
+	HandshakeTimeout time.Duration
 
 	// Admit decides on an authenticated client before the upgrade, and must not
 	// block for long. A [*Refusal] is the answer; any other error is logged and
@@ -58,7 +74,10 @@ type Client struct {
 type Request struct {
 	Client
 	Remote string // address of the socket's other end
-	Secure bool   // over TLS
+	Secure bool   // over TLS, or sealed
+	// Sealed says that the request may be one that was recorded and is played
+	// again. Nothing that lasts may come of it before Attach is called.
+	Sealed bool
 	Hello  []byte // at most 1024 bytes
 }
 
@@ -117,13 +136,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 
 	var client Client
-	if h.Authenticate != nil {
-		var err error
-		if client, err = h.Authenticate(r); err != nil {
-			h.debug(r, "credential", err)
-			h.challenge(w, err)
-			return
-		}
+	opened, r, err := h.open(w, r, piped)
+	if err == nil && h.Authenticate != nil {
+		client, err = h.Authenticate(r)
+	}
+	if err != nil {
+		h.debug(r, "credential", err)
+		h.challenge(w, err)
+		return
 	}
 
 	if piped {
@@ -131,7 +151,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	admission, err := h.admit(r, client)
+	admission, err := h.admit(r, client, opened)
 	if err != nil {
 		refusal, ok := errors.AsType[*Refusal](err)
 		if !ok {
@@ -144,7 +164,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	conn, err := h.upgrade(w, r, admission.Reply)
+	conn, err := h.upgrade(w, r, admission.Reply, opened)
+	if err == nil && opened != nil {
+		err = h.confirmed(r.Context(), conn)
+	}
 	if err != nil {
 		h.debug(r, "upgrade", err)
 		if admission.Cancel != nil {
@@ -169,24 +192,37 @@ func (h *Handler) challenge(w http.ResponseWriter, err error) {
 	http.Error(w, "Unauthorized", http.StatusUnauthorized)
 }
 
-func (h *Handler) admit(r *http.Request, client Client) (Admission, error) {
+func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened) (Admission, error) {
 	hello, err := decodeHello(r.Header)
+	if opened != nil {
+		if hello = opened.Hello; len(hello) > maxHello {
+			err = fmt.Errorf("%w: more than %d bytes", errHello, maxHello)
+		}
+	}
 	if err != nil {
 		return Admission{}, &Refusal{Status: http.StatusBadRequest, Token: RefusalMalformed, Text: err.Error()}
 	}
 	return h.Admit(Request{
 		Client: client,
 		Remote: r.RemoteAddr,
-		Secure: r.TLS != nil,
+		Secure: r.TLS != nil || opened != nil,
+		Sealed: opened != nil,
 		Hello:  hello,
 	})
 }
 
 // upgrade answers 101 and returns the carrier. On an error it has answered what
 // there is to answer.
-func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte) (*Conn, error) {
+func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte, opened *seal.Opened) (c *Conn, err error) {
+	var in, out *seal.Cipher
+	if opened != nil {
+		if reply, in, out, err = opened.Answer(reply); err != nil {
+			http.Error(w, "Internal Server Error", http.StatusInternalServerError)
+			return nil, err
+		}
+	}
 	w.Header().Set(helloHeader, encodeHello(reply))
-	hw := &hijackWriter{ResponseWriter: w}
+	hw := &hijackWriter{ResponseWriter: w, sealed: opened != nil}
 	var pinged func(context.Context, []byte) bool // set before anything is read
 	ws, err := websocket.Accept(hw, r, &websocket.AcceptOptions{
 		Subprotocols:   []string{Subprotocol},
@@ -197,8 +233,11 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte) 
 	}
 	opt := h.Options.withDefaults()
 	opt.Heartbeat = max(opt.Heartbeat, decodeHeartbeat(r.Header)) // the client keeps idle middleboxes open
-	c := newConn(hw.cork, opt, r.TLS != nil)
+	c = newConn(hw.cork, opt, r.TLS != nil)
 	pinged = c.pinged
+	if opened != nil {
+		c.sealWith(in, out)
+	}
 	c.start(ws)
 	return c, nil
 }
@@ -251,7 +290,8 @@ func headerTokens(h http.Header, key string) []string {
 // hijackWriter gives the WebSocket library a cork for the connection.
 type hijackWriter struct {
 	http.ResponseWriter
-	cork *cork // set by Hijack
+	sealed bool  // the client has yet to show that it is the one who sealed the request
+	cork   *cork // set by Hijack
 }
 
 const (
@@ -276,7 +316,7 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		found = newWire(conn)
 		conn = found
 	}
-	if found != nil {
+	if found != nil && !w.sealed {
 		found.uncounted()
 	}
 	w.cork = newCork(conn, false)

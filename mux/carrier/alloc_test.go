@@ -3,6 +3,7 @@
 package carrier_test
 
 import (
+	"strings"
 	"testing"
 
 	"culvert/mux/carrier/carriertest"
@@ -10,10 +11,10 @@ import (
 
 // The race detector allocates, so it does not build this.
 func TestSteadyStateAllocatesNothing(t *testing.T) {
-	for _, way := range []string{"up", "down"} {
-		client, server := carriertest.Pair(t, carriertest.Config{TCP: true})
+	for _, way := range []string{"up", "down", "sealed up", "sealed down"} {
+		client, server := carriertest.Pair(t, carriertest.Config{TCP: true, Sealed: strings.HasPrefix(way, "sealed")})
 		from, to := client, server
-		if way == "down" {
+		if strings.HasSuffix(way, "down") {
 			from, to = server, client
 		}
 		message, buf := make([]byte, 60<<10), make([]byte, maxMessage)

@@ -19,11 +19,11 @@ var benchSizes = []int{16, 32 << 10, 128 << 10}
 // BenchmarkMessages moves messages one way over loopback, both ends in this
 // process. The second half is the same bytes through websocket.NetConn.
 func BenchmarkMessages(b *testing.B) {
-	for _, scheme := range []string{"ws", "wss", "http"} {
+	for _, scheme := range []string{"ws", "wss", "http", "sealed"} {
 		for _, way := range []string{"up", "down"} {
 			for _, size := range benchSizes {
 				b.Run(fmt.Sprintf("%s/%s/%d", scheme, way, size), func(b *testing.B) {
-					client, server := carriertest.Pair(b, carriertest.Config{TCP: true, TLS: scheme == "wss", HTTP: scheme == "http"})
+					client, server := carriertest.Pair(b, carriertest.Config{TCP: true, TLS: scheme == "wss", HTTP: scheme == "http", Sealed: scheme == "sealed"})
 					// The idle side must read too; nothing comes but control frames.
 					from, to := client, server
 					if way == "down" {

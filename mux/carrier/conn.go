@@ -14,6 +14,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
+
+	"culvert/mux/carrier/seal"
 )
 
 // lastWords bounds the time that a Conn which ends politely, or for a reason the
@@ -23,6 +25,7 @@ const lastWords = time.Second
 // Close codes that a Conn sends by itself (RFC 6455, 7.4.1); the WebSocket
 // library adds 1002 for frames that break the protocol.
 const (
+	closeProtocol    = 1002
 	closeUnsupported = 1003
 	closeTooBig      = 1009
 )
@@ -42,6 +45,7 @@ type Conn struct {
 	remote string
 	proxy  string // host:port, "" for none
 	mode   Mode
+	seal   *seal.Cipher // opens what is read, owned by the reader; nil: it is not sealed
 
 	// ended, if not nil, is told once that the Conn is dead and whether a byte of
 	// the peer's came after the answer to the upgrade.
@@ -88,7 +92,7 @@ func newConn(k *cork, opt Options, secure bool) *Conn {
 
 func (c *Conn) start(ws *websocket.Conn) {
 	c.ws = ws
-	ws.SetReadLimit(int64(c.opt.MaxMessage))
+	ws.SetReadLimit(int64(c.largest()))
 	c.cork.vitals.wrote(false) // the upgrade
 	c.upgraded = c.cork.vitals.now()
 	c.cork.start(c.finish)
@@ -96,14 +100,29 @@ func (c *Conn) start(ws *websocket.Conn) {
 	c.wg.Go(c.pulse)
 }
 
+// sealWith seals what is written and opens what is read. It is called before start.
+func (c *Conn) sealWith(in, out *seal.Cipher) {
+	c.seal, c.cork.seal = in, out
+	c.secure = true
+}
+
+// largest is the length of the largest message that the WebSocket may deliver.
+func (c *Conn) largest() int {
+	if c.seal != nil {
+		return c.opt.MaxMessage + SealOverhead
+	}
+	return c.opt.MaxMessage
+}
+
 // ReadMessage reads one whole message into p and returns its length. A message
 // longer than p or than Options.MaxMessage is [ErrMessageTooLarge]; so p should
-// hold MaxMessage bytes. Only one goroutine may read at a time.
+// hold MaxMessage bytes, and SealOverhead more if the Conn may be sealed. Only one
+// goroutine may read at a time.
 //
 // After any error the Conn is dead and every later call returns an error with
 // the same cause: a [*CloseError] if the peer said goodbye, io.EOF or another
-// error of the network if the connection was cut, ErrHeartbeat, ErrProtocol, or
-// what was given to Abort; net.ErrClosed after Close.
+// error of the network if the connection was cut, ErrHeartbeat, ErrProtocol, ErrSeal,
+// or what was given to Abort; net.ErrClosed after Close.
 func (c *Conn) ReadMessage(p []byte) (int, error) {
 	if c.dead() { // the WebSocket library would read on after some errors
 		return 0, c.died("read")
@@ -133,13 +152,21 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 		if err != nil {
 			return 0, c.readFailed(err)
 		}
-		if n > len(p) || n > c.opt.MaxMessage {
+		if n > len(p) || n > c.largest() {
 			c.cork.putClose(closeTooBig, "message too large")
 			return 0, c.tellThenDie(ErrMessageTooLarge)
 		}
 	}
 	c.cork.budget.Store(noBudget)
-	return n, nil
+	if c.seal == nil {
+		return n, nil
+	}
+	plain, err := c.seal.Open(p[:n])
+	if err != nil {
+		c.cork.putClose(closeProtocol, "")
+		return 0, c.tellThenDie(err)
+	}
+	return len(plain), nil
 }
 
 // OnIdle has ReadMessage call f when nothing has arrived yet that it could read, as
@@ -202,6 +229,9 @@ func (c *Conn) Close(reason string) error {
 		if !c.dead() {
 			// The library waits for the peer longer than we like.
 			cut := time.AfterFunc(lastWords, c.cork.closeSocket)
+			if c.seal != nil { // close frames are not sealed
+				reason = ""
+			}
 			_ = c.ws.Close(websocket.StatusNormalClosure, closeReason(reason))
 			cut.Stop()
 			c.finish()
@@ -237,8 +267,12 @@ func (c *Conn) Abort(cause error) {
 // Done is closed when the Conn is dead.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
-// Secure reports whether this end speaks TLS with whatever it is connected to.
+// Secure reports whether this end speaks TLS with whatever it is connected to, or is
+// sealed.
 func (c *Conn) Secure() bool { return c.secure }
+
+// Sealed reports whether messages are sealed from one end to the other.
+func (c *Conn) Sealed() bool { return c.seal != nil }
 
 // Mode says what the Conn runs on: [ModeWebSocket], or [ModeHTTP] for an HTTP pipe.
 func (c *Conn) Mode() Mode { return c.mode }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+
+	"culvert/mux/carrier/seal"
 )
 
 const (
@@ -38,6 +40,7 @@ type cork struct {
 	wire     *wire         // nil if Conn is TLS over a foreign conn
 	socket   net.Conn      // the innermost conn, for closing it at once
 	client   bool          // frames are to be masked
+	seal     *seal.Cipher  // of messages that are written; nil: they are not sealed. Used with mu held
 	vitals   *vitals       // the wire's, if there is one
 	noteRead bool          // there is none: reads are noted here
 	kick     chan struct{} // control frames wait to be flushed
@@ -207,8 +210,14 @@ func (k *cork) appendFrame(opcode byte, payload []byte) {
 	if k.client {
 		masked = 0x80
 	}
+	sealed := k.seal != nil && opcode == finalBinary
+	n := len(payload)
+	if sealed {
+		k.filling.share()
+		n += seal.Overhead
+	}
 	buf := append(k.filling.buf, opcode)
-	switch n := len(payload); {
+	switch {
 	case n < 126:
 		buf = append(buf, masked|byte(n))
 	case n < 1<<16:
@@ -222,10 +231,14 @@ func (k *cork) appendFrame(opcode byte, payload []byte) {
 		rand.Read(buf[len(buf)-4:])
 		key = binary.LittleEndian.Uint32(buf[len(buf)-4:])
 	}
-	if len(payload) >= refSize {
+	switch {
+	case sealed: // a copy, since what is sealed where it is must be opened again
+		buf = k.seal.Seal(buf, payload)
+		mask(buf[len(buf)-n:], key)
+	case len(payload) >= refSize:
 		mask(payload, key)
 		k.filling.refs = append(k.filling.refs, ref{len(buf), payload, key})
-	} else {
+	default:
 		buf = append(buf, payload...)
 		mask(buf[len(buf)-len(payload):], key)
 	}
@@ -383,6 +396,18 @@ type batch struct {
 	refs []ref
 	vec  net.Buffers // all of it, built by writeTo; reused
 	rest net.Buffers // what of vec is left to be written; nil before the first try
+
+	shared *[]byte // from heldPool, buf's memory as long as sealed messages are in it; nil: its own
+	own    []byte  // buf's own memory meanwhile
+}
+
+// share has buf use memory that corks share: sealed messages fill a lot, and of a
+// thousand connections most are idle.
+func (b *batch) share() {
+	if b.shared == nil {
+		b.shared, b.own = heldPool.Get().(*[]byte), b.buf
+		b.buf = append((*b.shared)[:0], b.own...)
+	}
 }
 
 // ref stands before the byte at of the buf.
@@ -396,6 +421,11 @@ func (b *batch) empty() bool { return len(b.buf) == 0 && len(b.refs) == 0 }
 
 // reset empties b and gives back what it refers to as it was.
 func (b *batch) reset() {
+	if b.shared != nil {
+		*b.shared = reusable(b.buf)
+		heldPool.Put(b.shared)
+		b.shared, b.buf, b.own = nil, b.own, nil
+	}
 	b.buf = reusable(b.buf)
 	for _, r := range b.refs {
 		mask(r.p, r.key)

@@ -53,6 +53,10 @@ type Dialer struct {
 	// password, and is asked at every Dial. Nil or "" means none.
 	Credential func() (string, error)
 
+	// Seal says how carriers are sealed, and is asked at every Dial. Then Credential
+	// goes to nobody but the server. Nil: they are not.
+	Seal func() (Seal, error)
+
 	// AllowPlaintext permits a credential over ws to a host that is not loopback.
 	AllowPlaintext bool
 
@@ -136,7 +140,15 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	if len(hello) > maxHello {
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
-	r.header.Set(helloHeader, encodeHello(hello))
+	r.hello = hello
+	if d.Seal != nil {
+		s, sealErr := d.Seal()
+		if sealErr != nil {
+			return nil, nil, fmt.Errorf("seal: %w", sealErr)
+		}
+		r.seal = &s
+		defer func() { err = d.explain(ctx, r, err) }()
+	}
 	if longest := max(d.Heartbeat, d.MaxHeartbeat); longest > defaultHeartbeat {
 		r.header.Set(heartbeatHeader, encodeHeartbeat(longest))
 	}
@@ -180,10 +192,18 @@ func (d *Dialer) dialOver(ctx context.Context, mode Mode, r *request, patience t
 // upgrade makes one request, on a connection or a pipe of its own. location is where
 // the answer redirects to, if it does.
 func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *request, patience time.Duration) (c *Conn, reply []byte, location string, err error) {
+	header := r.header.Clone()
+	sealing, err := r.sayHello(header)
+	if err != nil {
+		return nil, nil, "", err
+	}
 	var k *cork
 	if mode == ModeHTTP {
-		k = d.connectPipe(target, r)
-	} else if k, err = d.connect(ctx, r); err != nil {
+		k, err = d.connectPipe(target, r)
+	} else {
+		k, err = d.connect(ctx, r)
+	}
+	if err != nil {
 		return nil, nil, "", err
 	}
 	if patience > 0 {
@@ -202,10 +222,9 @@ func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *req
 	}
 	transport.Protocols.SetHTTP1(true)
 
-	header := r.header.Clone()
 	d.Cookies.add(header, r.site(target))
 	var pinged func(context.Context, []byte) bool // set before anything is read
-	answer := &answer{over: transport}
+	answer := &answer{over: transport, sealing: sealing}
 	ws, resp, err := websocket.Dial(ctx, target.String(), &websocket.DialOptions{ //nolint:bodyclose // Dial closes it
 		HTTPClient:     &http.Client{Transport: answer},
 		HTTPHeader:     header,
@@ -239,7 +258,15 @@ func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *req
 		c.ended = d.Ladder.ended
 	}
 	pinged = c.pinged
+	if sealing != nil {
+		c.sealWith(answer.in, answer.out)
+	}
 	c.start(ws)
+	if sealing != nil {
+		if err := c.confirm(ctx); err != nil {
+			return nil, nil, "", &DialError{PhaseHello, d.addr(), err}
+		}
+	}
 	return c, answer.reply, "", nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"culvert/mux/carrier/seal"
 )
 
 // site is what the server takes target for: its host is that of the request, which
@@ -92,7 +94,9 @@ func upgradeFailed(ctx context.Context, k *cork, sent secrets, resp *http.Respon
 // refused makes an error of resp, and keeps out of it what was sent and is secret:
 // a server may say it back.
 func refused(resp *http.Response, sent secrets) *RefusedError {
+	hello, _ := decodeHello(resp.Header)
 	e := &RefusedError{
+		hello:    string(hello),
 		Status:   resp.StatusCode,
 		Token:    sent.hide(resp.Header.Get(refusalHeader)),
 		Location: sent.hide(resp.Header.Get("Location")),
@@ -116,8 +120,11 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 type answer struct {
 	over http.RoundTripper
 
+	sealing *seal.Sealing // of the request; nil: it is not sealed
+
 	location []string // kept from http.Client
 	reply    []byte   // of a 101
+	in, out  *seal.Cipher
 }
 
 func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -130,7 +137,12 @@ func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return resp, nil
 	}
-	if a.reply, err = checkReply(resp.Header); err != nil {
+	if a.reply, err = checkReply(resp.Header); err == nil && a.sealing != nil {
+		if a.reply, a.in, a.out, err = a.sealing.Finish(a.reply); err != nil {
+			err = fmt.Errorf("%w: %w", errReply, err)
+		}
+	}
+	if err != nil {
 		resp.Body.Close()
 		return nil, err
 	}

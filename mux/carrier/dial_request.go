@@ -11,13 +11,17 @@ import (
 
 // request is what all upgrade requests of one Dial have in common.
 type request struct {
-	header  http.Header
+	header  http.Header // without the hello
+	hello   []byte
 	secrets secrets       // of the header
 	guarded bool          // it may go to loopback only
 	proxy   *forwardProxy // to send it through; nil: straight
 	// forwarded says that the proxy passes requests on, without a tunnel, and basic
 	// that it is given its credential with each of them.
 	forwarded, basic bool
+
+	seal          *Seal  // nil: not sealed
+	authorization string // that travels sealed, and not in the header; "" for none
 }
 
 // request checks the fields and returns the request without the hello.
@@ -55,8 +59,12 @@ func (d *Dialer) request() (*request, error) {
 		}
 	}
 	for _, v := range r.header["Authorization"] {
-		r.guarded = true
+		r.guarded = r.guarded || d.Seal == nil
 		r.hide(afterScheme(v), 1)
+	}
+	if d.Seal != nil {
+		r.authorization = r.header.Get("Authorization")
+		r.header.Del("Authorization")
 	}
 	r.guarded = r.guarded && !d.secure() && !d.AllowPlaintext
 	if host, _, _ := net.SplitHostPort(d.addr()); r.guarded && !loopbackHost(host) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"culvert/mux/carrier/seal"
 )
 
 // What a Conn can die of, apart from errors of the network, a [*CloseError] and
@@ -15,6 +17,9 @@ var (
 	ErrHeartbeat       = errors.New("nothing heard from the peer within the heartbeat timeout")
 	ErrMessageTooLarge = errors.New("message too large")
 	ErrProtocol        = errors.New("WebSocket protocol violated by the peer")
+	// ErrSeal means that a sealed message, or the handshake of one end, is not what
+	// the other end has sent: it was changed, left out or played again on the way.
+	ErrSeal = seal.ErrBroken
 )
 
 // What a [Dialer] can be refused by, beside a [*RefusedError], a
@@ -92,6 +97,8 @@ type RefusedError struct {
 	Location string // where a 3xx redirects to
 	Server   string // the Server header
 	Body     string // the first 200 bytes of the body
+
+	hello string // of the Culvert-Hello header, decoded; "" for none
 }
 
 func (e *RefusedError) Error() string {
@@ -227,7 +234,7 @@ func (e *CloseError) Error() string {
 }
 
 // Permanent reports whether dialling again the same way would fail the same way:
-// the credential, the certificate or its key is wrong, a culvert server or a proxy is
+// the credential, the certificate or a key is wrong, a culvert server or a proxy is
 // not what answers, the proxy forbids it, or a credential would travel in plaintext.
 // Errors of the network and refusals that pass (a session that is gone, limits,
 // restarts, 5xx, a server that the proxy cannot reach) are not permanent, and
@@ -237,6 +244,9 @@ func Permanent(err error) bool {
 		if errors.Is(err, target) {
 			return true
 		}
+	}
+	if _, ok := errors.AsType[*KeyError](err); ok {
+		return true
 	}
 	if refused, ok := errors.AsType[*ProxyError](err); ok {
 		return refused.permanent()

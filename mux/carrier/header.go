@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"culvert/mux/carrier/seal"
 )
 
 const (
@@ -16,8 +18,10 @@ const (
 	// heartbeatHeader says how often the client pings, in whole seconds.
 	heartbeatHeader = "Culvert-Heartbeat"
 
-	// maxHello is the largest hello in bytes, before it is encoded.
-	maxHello = 1024
+	// maxHello is the largest hello in bytes, before it is encoded, and
+	// maxSealedHello if it is sealed.
+	maxHello       = 1024
+	maxSealedHello = maxHello + seal.MaxHello
 	// maxHeartbeat is the longest that a client can ask a server for: so long it
 	// keeps a client that has vanished.
 	maxHeartbeat = 2 * time.Hour
@@ -40,8 +44,8 @@ func decodeHello(h http.Header) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %d of them", errHello, len(values))
 	}
 	v := values[0]
-	if len(v) > helloEncoding.EncodedLen(maxHello) {
-		return nil, fmt.Errorf("%w: more than %d bytes", errHello, maxHello)
+	if len(v) > helloEncoding.EncodedLen(maxSealedHello) {
+		return nil, fmt.Errorf("%w: more than %d bytes", errHello, maxSealedHello)
 	}
 	if strings.ContainsAny(v, "\r\n") { // which package base64 skips
 		return nil, fmt.Errorf("%w: line break", errHello)
@@ -49,6 +53,9 @@ func decodeHello(h http.Header) ([]byte, error) {
 	hello, err := helloEncoding.DecodeString(v)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errHello, err)
+	}
+	if len(hello) > maxHello && !seal.IsHello(hello) {
+		return nil, fmt.Errorf("%w: more than %d bytes", errHello, maxHello)
 	}
 	return hello, nil
 }

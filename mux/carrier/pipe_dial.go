@@ -72,8 +72,8 @@ type clientPipe struct {
 }
 
 // connectPipe opens an HTTP pipe to target, with requests like r. It does not block:
-// the first error is found by whoever reads.
-func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
+// the first error of the network is found by whoever reads.
+func (d *Dialer) connectPipe(target *url.URL, r *request) (*cork, error) {
 	p := &clientPipe{
 		header:  maps.Clone(r.header),
 		secrets: r.secrets,
@@ -86,14 +86,16 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 			local: "pipe", remote: pipeAddr(d.addr()),
 		},
 	}
-	delete(p.header, helloHeader)
+	if err := r.vouch(p); err != nil {
+		return nil, err
+	}
 	delete(p.header, heartbeatHeader)
 	uncached(p.header)
 	rand.Read(p.id[:])
 	p.url.Scheme = httpScheme(p.url.Scheme)
 	p.site = *r.site(target)
 	if r.forwarded {
-		p.secrets = slices.Concat(r.secrets, r.proxy.secrets())
+		p.secrets = slices.Concat(p.secrets, r.proxy.secrets())
 		p.forwarder = &ProxyError{Proxy: r.proxy.addr, Credential: r.proxy.credential}
 		if r.basic {
 			p.forwarder.Tried = basicScheme
@@ -114,7 +116,7 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) *cork {
 	if path == pathUnknown {
 		go p.probe()
 	}
-	return newCork(newWire(p), true)
+	return newCork(newWire(p), true), nil
 }
 
 // pipeTransport makes the connections of a pipe until ctx ends, and says where each

@@ -68,7 +68,10 @@ func TestPipeBodyAnsweredEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := d.connectPipe(d.URL, r)
+	k, err := d.connectPipe(d.URL, r)
+	if err != nil {
+		t.Fatal(err)
+	}
 	defer k.closeSocket()
 	p := k.socket.(*clientPipe)
 	_, _ = k.Conn.Write(bytes.Repeat([]byte{1}, firstBody))

@@ -225,8 +225,11 @@ func (l *Link) expire() {
 	}
 }
 
+// readBuffer is the largest message and the carrier's own.
+const readBuffer = MaxMessage + 64
+
 // readBuffers hold one message while it is received.
-var readBuffers = sync.Pool{New: func() any { return new([MaxMessage]byte) }}
+var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
 // readLoop hands what the carrier delivers to the link until either ends.
 func (l *Link) readLoop(att *attachment) {
@@ -236,7 +239,7 @@ func (l *Link) readLoop(att *attachment) {
 		<-att.after.read
 		att.after = nil
 	}
-	buf := readBuffers.Get().(*[MaxMessage]byte)
+	buf := readBuffers.Get().(*[readBuffer]byte)
 	defer readBuffers.Put(buf)
 	att.carrier.OnIdle(l.idle)
 	for {

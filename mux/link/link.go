@@ -11,7 +11,8 @@ import (
 // Carrier is what a link rides on: a transport of whole messages, in order.
 type Carrier interface {
 	// ReadMessage reads one message into p, which holds the largest one
-	// allowed. One goroutine of the link calls it.
+	// allowed and 64 bytes that the carrier may need beside it. One goroutine of
+	// the link calls it.
 	ReadMessage(p []byte) (int, error)
 	// OnIdle has ReadMessage call f when it is about to wait for the peer, as
 	// far as it can tell. It is called before the first ReadMessage.
@@ -27,7 +28,7 @@ type Carrier interface {
 	// Both unblock ReadMessage and Flush and may be called at any time.
 	Close(reason string) error
 	Abort(cause error)
-	// Secure says whether this end of the carrier is under TLS.
+	// Secure says whether this end of the carrier is under TLS, or sealed.
 	Secure() bool
 	// RemoteAddr is the peer's address, for logs.
 	RemoteAddr() string

@@ -62,29 +62,104 @@ func (r *Registry) Admit(identity, remote string, secure bool, helloBytes []byte
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	s, rep, err := r.admit(identity, secure, h)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	attach = func(c Carrier) { r.attach(s, c, remote, h, rep) }
+	return rep.encode(), attach, func() { r.cancel(s) }, nil
+}
+
+// Consider is Admit for a request that may not be what it seems until its carrier is
+// there, such as one that was recorded and is sent again: it finds and makes
+// nothing yet, so that nothing comes of the reply alone. attach is called if it was
+// in earnest, and admits then; the carrier is aborted if that has become impossible.
+func (r *Registry) Consider(identity, remote string, secure bool, helloBytes []byte) (replyBytes []byte, attach func(Carrier), err error) {
+	h, err := decodeHello(helloBytes)
+	if err != nil {
+		return nil, nil, err
+	}
+	told, err := r.look(identity, secure, h)
+	if err != nil {
+		return nil, nil, err
+	}
+	attach = func(c Carrier) {
+		s, rep, err := r.admit(identity, secure, h)
+		if err == nil && rep.resumed != told.resumed {
+			r.cancel(s)
+			err = ErrDisplaced // by another carrier with the same hello
+		}
+		if err != nil {
+			r.log.Warn("carrier refused", "session", h.id, "remote", remote, "error", err)
+			c.Abort(err)
+			return
+		}
+		rep.beside = rep.beside && told.beside
+		r.attach(s, c, remote, h, rep)
+	}
+	return told.encode(), attach, nil
+}
+
+// find finds the session that the hello is about, nil if it is a new one. Called with
+// mu held.
+func (r *Registry) find(identity string, h hello) (*session, error) {
 	s, found := r.sessions[h.id]
 	switch {
-	case found && (s.identity != identity || s.link.claim() != nil):
-		return nil, nil, nil, ErrGone
+	case found && (s.identity != identity || s.link.Err() != nil):
+		return nil, ErrGone
 	case !found && h.resume:
-		return nil, nil, nil, ErrGone
+		return nil, ErrGone
 	case !found && r.stopped:
-		return nil, nil, nil, ErrStopping
-	case !found:
+		return nil, ErrStopping
+	}
+	return s, nil
+}
+
+// look says what admit would, and changes nothing.
+func (r *Registry) look(identity string, secure bool, h hello) (reply, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, err := r.find(identity, h)
+	switch {
+	case err != nil:
+		return reply{}, err
+	case s != nil:
+		return s.link.answer(h, secure), nil
+	case r.full(identity):
+		if oldest, _ := r.oldest(identity); oldest == nil {
+			return reply{}, ErrLimit
+		}
+	}
+	return reply{secure: secure, maxMessage: uint32(r.cfg.MaxMessage), window: r.cfg.ResumeWindow}, nil
+}
+
+// admit finds or makes the session and claims it: attach or cancel must follow.
+func (r *Registry) admit(identity string, secure bool, h hello) (*session, reply, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, err := r.find(identity, h)
+	if err != nil {
+		return nil, reply{}, err
+	}
+	if s == nil {
 		if err := r.makeRoom(identity); err != nil {
-			return nil, nil, nil, err
+			return nil, reply{}, err
 		}
 		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity}
-		_ = s.link.claim() // a new link has not ended
 		r.sessions[h.id] = s
 		r.perIdentity[identity]++
 	}
+	if s.link.claim() != nil {
+		return nil, reply{}, ErrGone
+	}
+	return s, s.link.answer(h, secure), nil
+}
 
-	l := s.link
+// answer is the reply to a hello for this session.
+func (l *Link) answer(h hello, secure bool) reply {
 	l.mu.Lock()
-	rep := reply{
+	defer l.mu.Unlock()
+	return reply{
 		resumed:    l.started,
 		secure:     secure,
 		beside:     h.beside && l.att != nil && l.leaving == nil,
@@ -92,37 +167,39 @@ func (r *Registry) Admit(identity, remote string, secure bool, helloBytes []byte
 		maxMessage: uint32(l.cfg.MaxMessage),
 		window:     l.cfg.ResumeWindow,
 	}
-	l.mu.Unlock()
-	t := terms{
+}
+
+// attach ends what admit began: c is the carrier, after this hello and reply.
+func (r *Registry) attach(s *session, c Carrier, remote string, h hello, rep reply) {
+	l := s.link
+	defer l.unclaim()
+	att, gently, err := l.attach(c, terms{
 		peerReceived: h.received,
 		maxMessage:   int(min(h.maxMessage, MaxMessage)),
-		checksum:     !(secure && h.secure),
+		checksum:     !(rep.secure && h.secure),
 		beside:       h.beside,
 		gentle:       rep.beside,
-	}
-	attach = func(c Carrier) {
-		defer l.unclaim()
-		att, gently, err := l.attach(c, t)
-		if err != nil {
-			r.log.Warn("carrier refused", "session", l.ID(), "remote", remote, "error", err)
-			r.forget(h.id, s)
-			return
-		}
-		switch {
-		case gently:
-			if r.cfg.Replaced != nil {
-				r.cfg.Replaced(l, identity, c)
-			}
-		case r.cfg.Attached != nil:
-			r.cfg.Attached(l, identity, rep.resumed, c)
-		}
-		r.open(h.id, s, remote, att)
-	}
-	cancel = func() {
-		l.unclaim()
+	})
+	if err != nil {
+		r.log.Warn("carrier refused", "session", l.ID(), "remote", remote, "error", err)
 		r.forget(h.id, s)
+		return
 	}
-	return rep.encode(), attach, cancel, nil
+	switch {
+	case gently:
+		if r.cfg.Replaced != nil {
+			r.cfg.Replaced(l, s.identity, c)
+		}
+	case r.cfg.Attached != nil:
+		r.cfg.Attached(l, s.identity, rep.resumed, c)
+	}
+	r.open(h.id, s, remote, att)
+}
+
+// cancel ends what admit began when there is no carrier.
+func (r *Registry) cancel(s *session) {
+	s.link.unclaim()
+	r.forget(s.link.id, s)
 }
 
 // open starts the session's goroutine with its first carrier, and watches each
@@ -181,15 +258,34 @@ func (r *Registry) remove(id SessionID, s *session) {
 // the limit the session of the same identity that has been without a carrier
 // for longest is ended. Called with mu held.
 func (r *Registry) makeRoom(identity string) error {
-	full := func() bool {
-		return r.cfg.MaxSessions > 0 && len(r.sessions) >= r.cfg.MaxSessions ||
-			r.cfg.MaxPerIdentity > 0 && r.perIdentity[identity] >= r.cfg.MaxPerIdentity
-	}
-	if !full() {
+	if !r.full(identity) {
 		return nil
 	}
-	var oldest *Link
-	var oldestID SessionID
+	oldest, oldestID := r.oldest(identity)
+	if oldest == nil {
+		return ErrLimit
+	}
+	oldest.abandon(ErrLimit)
+	delete(r.sessions, oldestID)
+	if r.perIdentity[identity]--; r.perIdentity[identity] == 0 {
+		delete(r.perIdentity, identity)
+	}
+	if r.full(identity) {
+		return ErrLimit
+	}
+	return nil
+}
+
+// full says whether there is no room for one more session of identity. Called with mu
+// held.
+func (r *Registry) full(identity string) bool {
+	return r.cfg.MaxSessions > 0 && len(r.sessions) >= r.cfg.MaxSessions ||
+		r.cfg.MaxPerIdentity > 0 && r.perIdentity[identity] >= r.cfg.MaxPerIdentity
+}
+
+// oldest is the session of identity that has been without a carrier for longest, nil
+// if there is none. Called with mu held.
+func (r *Registry) oldest(identity string) (oldest *Link, oldestID SessionID) {
 	for id, s := range r.sessions {
 		if s.identity != identity {
 			continue
@@ -202,18 +298,7 @@ func (r *Registry) makeRoom(identity string) error {
 			}
 		}
 	}
-	if oldest == nil {
-		return ErrLimit
-	}
-	oldest.abandon(ErrLimit)
-	delete(r.sessions, oldestID)
-	if r.perIdentity[identity]--; r.perIdentity[identity] == 0 {
-		delete(r.perIdentity, identity)
-	}
-	if full() {
-		return ErrLimit
-	}
-	return nil
+	return oldest, oldestID
 }
 
 // Stop refuses new sessions with [ErrStopping]. Those that are there may still

@@ -2,6 +2,7 @@ package carriertest
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -23,8 +24,9 @@ type Config struct {
 	ServerOptions *carrier.Options // nil means the same as Options
 	TCP           bool             // over loopback, and not in memory
 	TLS           bool             // wss
-	Path          *Path            // the way in memory; nil means one that is never at fault
-	HTTP          bool             // over an HTTP pipe, for which the server goes on; without Path
+	Sealed        bool
+	Path          *Path // the way in memory; nil means one that is never at fault
+	HTTP          bool  // over an HTTP pipe, for which the server goes on; without Path
 }
 
 // Pair returns both ends of a carrier, made by a real upgrade. The ends are
@@ -61,6 +63,13 @@ func Pair(tb testing.TB, cfg Config) (client, server *carrier.Conn) {
 		}
 	}
 
+	var key *ecdh.PrivateKey
+	if cfg.Sealed {
+		key = Key(tb)
+		dialer.Seal = func() (carrier.Seal, error) {
+			return carrier.Seal{Server: [32]byte(key.PublicKey().Bytes())}, nil
+		}
+	}
 	if cfg.HTTP {
 		dialer.Mode = carrier.ModeHTTP
 		if network, ok := ln.(*Network); ok {
@@ -74,6 +83,7 @@ func Pair(tb testing.TB, cfg Config) (client, server *carrier.Conn) {
 	}
 	accepted := make(chan *carrier.Conn, 1)
 	srv := carrier.NewServer(carrier.ServerConfig{Handler: &carrier.Handler{
+		Key: key,
 		Admit: func(carrier.Request) (carrier.Admission, error) {
 			return carrier.Admission{Attach: func(c *carrier.Conn) { accepted <- c }}, nil
 		},
@@ -107,6 +117,16 @@ func Pair(tb testing.TB, cfg Config) (client, server *carrier.Conn) {
 		}
 	})
 	return client, server
+}
+
+// Key returns a new private key for sealing.
+func Key(tb testing.TB) *ecdh.PrivateKey {
+	tb.Helper()
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return key
 }
 
 // Certificate returns a new certificate for 127.0.0.1 and localhost, and a pool
