@@ -41,6 +41,9 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 		if d.identities[id.Name] != nil {
 			errs = append(errs, fmt.Errorf("identity %s is there twice", id.Name))
 		}
+		if err := id.Limits.check(); err != nil {
+			errs = append(errs, fmt.Errorf("identity %s: %w", id.Name, err))
+		}
 		d.identities[id.Name] = id
 		for _, t := range id.Tokens {
 			if other, ok := sums[t.Sum]; ok {

@@ -22,6 +22,7 @@ type Guard struct {
 	directory *Directory
 	grants    map[*Grant]struct{}
 	watches   map[*watch]struct{}
+	onUse     []func()
 }
 
 // NewGuard returns a guard with d in force.
@@ -59,9 +60,13 @@ func (g *Guard) Use(d *Directory) {
 			ended = append(ended, func() { w.end(ErrRevoked) })
 		}
 	}
+	onUse := g.onUse
 	g.mu.Unlock()
 	for _, end := range ended {
 		end()
+	}
+	for _, f := range onUse {
+		f()
 	}
 }
 

@@ -11,4 +11,5 @@ type Identity struct {
 	Tokens []Token
 
 	Policy Policy
+	Limits Limits
 }
