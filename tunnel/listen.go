@@ -25,6 +25,7 @@ type peer struct {
 	session
 	id       string // of the session, for logs
 	identity string
+	usage    *usage
 	log      events
 
 	attached func() bool                     // has a carrier
@@ -259,10 +260,14 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stre
 			return nil, "", &mux.Error{Code: mux.Stopping, Reason: "the forward has ended"}
 		}
 		if owner.attached() {
+			if err := owner.usage.enter(); err != nil {
+				return nil, "", err
+			}
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
 			if err == nil {
-				return st, owner.id, nil
+				return owner.usage.meter(st), owner.id, nil
 			}
+			owner.usage.exit()
 			if !lost(err) {
 				return nil, "", err
 			}

@@ -11,6 +11,9 @@ type RegistryConfig struct {
 	Config
 	MaxSessions    int // in all
 	MaxPerIdentity int
+	// MaxOf, if not nil, is a limit for one identity that may be lower than
+	// MaxPerIdentity; 0 for none. It must not call the registry.
+	MaxOf func(identity string) int
 	// Open runs a new session on l until the session has ended; l was opened
 	// by identity from remote. It is called on a goroutine of its own as soon
 	// as the first carrier is attached. When it returns, l is closed if it is
@@ -181,9 +184,15 @@ func (r *Registry) remove(id SessionID, s *session) {
 // the limit the session of the same identity that has been without a carrier
 // for longest is ended. Called with mu held.
 func (r *Registry) makeRoom(identity string) error {
+	most := r.cfg.MaxPerIdentity
+	if r.cfg.MaxOf != nil {
+		if own := r.cfg.MaxOf(identity); own > 0 && (most <= 0 || own < most) {
+			most = own
+		}
+	}
 	full := func() bool {
 		return r.cfg.MaxSessions > 0 && len(r.sessions) >= r.cfg.MaxSessions ||
-			r.cfg.MaxPerIdentity > 0 && r.perIdentity[identity] >= r.cfg.MaxPerIdentity
+			most > 0 && r.perIdentity[identity] >= most
 	}
 	if !full() {
 		return nil
