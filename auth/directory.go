@@ -62,6 +62,9 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 		if d.identities[id.Name] != nil {
 			errs = append(errs, fmt.Errorf("identity %s is there twice", id.Name))
 		}
+		if err := id.Limits.check(); err != nil {
+			errs = append(errs, fmt.Errorf("identity %s: %w", id.Name, err))
+		}
 		d.identities[id.Name] = id
 		if err := d.costs.add(id); err != nil {
 			errs = append(errs, err)

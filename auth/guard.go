@@ -99,7 +99,8 @@ func (g *Guard) current() *Directory {
 }
 
 // OnUse has f called after each Use, before that returns: to end what belongs to
-// identities that are no more ([Guard.Knows]). It may not be taken back.
+// identities that are no more ([Guard.Knows]), or to take new limits. It may not be
+// taken back, and f must not block.
 func (g *Guard) OnUse(f func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

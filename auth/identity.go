@@ -15,4 +15,5 @@ type Identity struct {
 	Claims       []Claims          // a signed token has all of one of them
 
 	Policy Policy
+	Limits Limits
 }

@@ -266,9 +266,7 @@ func (s *Session) arriving(id uint32, n int) (*Stream, error) {
 func (s *Session) relieve() {
 	for s.held.Load() > s.cfg.Memory && s.resetLongestBlocked() {
 	}
-	if b := s.cfg.Budget; b != nil && b.used.Load() > b.limit {
-		b.relieve()
-	}
+	s.cfg.Budget.relieve()
 }
 
 // chargeLocked has the budgets know what st holds. Called with mu held.
@@ -277,9 +275,7 @@ func (s *Session) chargeLocked(st *Stream) {
 	n := held - st.charge
 	st.charge = held
 	s.held.Add(n)
-	if s.cfg.Budget != nil {
-		s.cfg.Budget.used.Add(n)
-	}
+	s.cfg.Budget.charge(n)
 }
 
 // consumed notes that n bytes were taken from st, and grants its sender more.
@@ -320,8 +316,7 @@ const shortPathWindow = 2 << 20
 
 // spare says whether at least half of the budgets is free.
 func (s *Session) spare() bool {
-	b := s.cfg.Budget
-	return s.held.Load() < s.cfg.Memory/2 && (b == nil || b.used.Load() < b.limit/2)
+	return s.held.Load() < s.cfg.Memory/2 && s.cfg.Budget.spare()
 }
 
 // stuckBytes is what a stream must hold to be worth a reset, if there is one

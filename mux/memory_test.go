@@ -212,6 +212,38 @@ func TestBudgetLargest(t *testing.T) {
 	}
 }
 
+// A part of a budget has a limit of its own, which is relieved by the part's sessions
+// alone, and what they hold counts for the whole.
+func TestBudgetPart(t *testing.T) {
+	b := NewBudget(200_000)
+	part := b.Part()
+	var sessions []*Session
+	for _, budget := range []*Budget{b, part} {
+		s := bare(newScript(nil), Config{Budget: budget})
+		defer s.cancel(nil)
+		budget.join(s)
+		defer budget.leave(s)
+		s.register(newStream(s, 5, false))
+		sessions = append(sessions, s)
+	}
+	receive(t, sessions[0], 5, 30_000)
+	receive(t, sessions[1], 5, 20_000)
+	if used, want := b.used.Load()-part.used.Load(), sessions[0].held.Load(); used != want || part.used.Load() != sessions[1].held.Load() {
+		t.Errorf("the whole has %d bytes more than the part, want %d", used, want)
+	}
+	if st := sessions[1].streams[5]; st.reset != nil {
+		t.Errorf("reset without a limit: %v", st.reset)
+	}
+	part.SetLimit(10_000)
+	if part.spare() || !b.spare() {
+		t.Error("the part has memory to spare, or the whole has none")
+	}
+	receive(t, sessions[1], 5, 1)
+	if sessions[1].streams[5].reset == nil || sessions[0].streams[5].reset != nil {
+		t.Error("not the part's stream was reset, and that alone")
+	}
+}
+
 // A limit that bites again and again is logged once a second.
 func TestLimitLog(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {

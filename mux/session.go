@@ -48,7 +48,7 @@ type Config struct {
 	MaxWindow int
 	// Memory bounds the bytes received and unread in the session. 64 MiB.
 	Memory int64
-	// Budget does so for the process; nil sets no limit.
+	// Budget does so for several sessions; nil sets no limit.
 	Budget *Budget
 	// Listen is called when the peer asks to listen at bind, "host:port"; it
 	// returns the address and a function that ends it. The error's *Error, or
@@ -176,9 +176,7 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 		s.running.Go(s.writeControl)
 		l.Send()
 	}
-	if cfg.Budget != nil {
-		cfg.Budget.join(s)
-	}
+	cfg.Budget.join(s)
 	s.running.Go(s.watch)
 	s.running.Go(s.acceptLoop)
 	l.Handle(s.receive, s.room)
@@ -478,9 +476,7 @@ func (s *Session) end(err error, reason string) {
 	for _, stop := range stops {
 		stop()
 	}
-	if s.cfg.Budget != nil {
-		s.cfg.Budget.leave(s)
-	}
+	s.cfg.Budget.leave(s)
 	s.frames.Close() // the link waits for who receives
 	s.link.Close(reason)
 	s.smux.Close()

@@ -25,6 +25,7 @@ type peer struct {
 	session
 	id       string // of the session, for logs
 	identity string
+	usage    *usage
 	log      events
 
 	attached func() bool                     // has a carrier
@@ -275,10 +276,15 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stre
 			return nil, "", &mux.Error{Code: mux.Stopping, Reason: "the forward has ended"}
 		}
 		if owner.attached() {
+			if err := owner.usage.enter(); err != nil {
+				return nil, "", err
+			}
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
 			if err == nil {
-				return st, owner.id, ls.streamOpened(l, st)
+				metered := owner.usage.meter(st)
+				return metered, owner.id, ls.streamOpened(l, metered)
 			}
+			owner.usage.exit()
 			if !lost(err) {
 				return nil, "", err
 			}

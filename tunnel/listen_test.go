@@ -52,6 +52,7 @@ func newPeer(t testing.TB, identity string) *testPeer {
 	p.attached.Store(true)
 	p.peer = &peer{
 		session: p.session, id: "id", identity: identity, log: events{logger},
+		usage:    testUsages(t, auth.Limits{}).join(identity),
 		attached: p.attached.Load,
 		probe: func(context.Context) error {
 			if p.silent.Load() {

@@ -46,6 +46,10 @@ type ServerConfig struct {
 	MaxUnauthenticatedPerAddress int // 64
 	MaxHeaderBytes               int // of an upgrade request; 16 KiB
 
+	// Of all clients together, on top of the limits of each identity; 0: none.
+	MaxOpensPerSecond      int   // streams, after as many at once
+	MaxUpload, MaxDownload int64 // bytes per second from clients, and to them
+
 	Settings
 }
 
@@ -54,7 +58,7 @@ type ServerConfig struct {
 type Server struct {
 	cfg       ServerConfig
 	log       events
-	budget    *mux.Budget
+	usages    *usages
 	listeners *listeners
 	registry  *link.Registry
 	limited   every
@@ -82,6 +86,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("%w: listen address: %w", ErrConfig, err))
 	}
+	if cfg.MaxOpensPerSecond < 0 || cfg.MaxUpload < 0 || cfg.MaxDownload < 0 {
+		errs = append(errs, fmt.Errorf("%w: a rate is negative", ErrConfig))
+	}
 	if cfg.Guard == nil {
 		errs = append(errs, fmt.Errorf("%w: no guard", ErrConfig))
 	}
@@ -94,7 +101,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	s := &Server{
 		cfg:       cfg,
 		log:       events{cfg.Logger},
-		budget:    mux.NewBudget(int64(cfg.Memory)),
+		usages:    newUsages(&cfg),
 		listeners: newListeners(cfg.Guard, cfg.Lookup, cfg.Settings),
 		limited:   every{interval: 10 * time.Second},
 		own:       newOwn(),
@@ -103,7 +110,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	s.registry = link.NewRegistry(link.RegistryConfig{
 		Config: cfg.link(), MaxSessions: cfg.MaxSessions, MaxPerIdentity: cfg.MaxSessionsPerIdentity,
-		Open: s.serveSession,
+		MaxOf: func(identity string) int { return cfg.Guard.Limits(identity).Sessions },
+		Open:  s.serveSession,
 		Attached: func(l *link.Link, identity string, resumed bool, c link.Carrier) {
 			what := "session opened"
 			if resumed {
@@ -323,11 +331,13 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 // ended.
 func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	log := s.log.with(keySession, l.ID(), keyClient, identity)
-	p := &peer{id: l.ID(), identity: identity, log: log, attached: l.Attached, probe: func(ctx context.Context) error {
+	u := s.usages.join(identity)
+	defer s.usages.leave(u)
+	p := &peer{id: l.ID(), identity: identity, usage: u, log: log, attached: l.Attached, probe: func(ctx context.Context) error {
 		return probe(ctx, l)
 	}}
 	known := make(chan struct{}) // closed when p is complete
-	cfg := s.cfg.mux(s.budget)
+	cfg := s.cfg.mux(u.memory)
 	cfg.Listen = func(ctx context.Context, forward uint32, bind string) (string, func(), error) {
 		<-known
 		return s.listeners.listen(ctx, p, forward, bind)
@@ -345,7 +355,12 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup}
 	var streams sync.WaitGroup
 	streams.Go(func() {
-		acceptStreams(session, func(st stream) (relaying func()) {
+		acceptStreams(session, func(accepted stream) (relaying func()) {
+			if err := u.enter(); err != nil {
+				accepted.Refuse(verdict(err, mux.Limit))
+				return nil
+			}
+			st := u.meter(accepted)
 			switch h := st.Header(); h.Kind {
 			case mux.KindDial:
 				return serveTarget(d, st, l.ID(), h.Target, ofClient)

@@ -11,6 +11,9 @@ type RegistryConfig struct {
 	Config
 	MaxSessions    int // in all
 	MaxPerIdentity int
+	// MaxOf, if not nil, is a limit for one identity that may be lower than
+	// MaxPerIdentity; 0 for none. It must not call the registry.
+	MaxOf func(identity string) int
 	// Open runs a new session on l until the session has ended; l was opened
 	// by identity from remote. It is called on a goroutine of its own as soon
 	// as the first carrier is attached. When it returns, l is closed if it is
@@ -279,8 +282,14 @@ func (r *Registry) makeRoom(identity string) error {
 // full says whether there is no room for one more session of identity. Called with mu
 // held.
 func (r *Registry) full(identity string) bool {
+	most := r.cfg.MaxPerIdentity
+	if r.cfg.MaxOf != nil {
+		if own := r.cfg.MaxOf(identity); own > 0 && (most <= 0 || own < most) {
+			most = own
+		}
+	}
 	return r.cfg.MaxSessions > 0 && len(r.sessions) >= r.cfg.MaxSessions ||
-		r.cfg.MaxPerIdentity > 0 && r.perIdentity[identity] >= r.cfg.MaxPerIdentity
+		most > 0 && r.perIdentity[identity] >= most
 }
 
 // oldest is the session of identity that has been without a carrier for longest, nil
