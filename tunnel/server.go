@@ -26,6 +26,11 @@ type ServerConfig struct {
 	Path   string      // of the upgrade request; "/"
 	TLS    *tls.Config // nil: plain ws
 
+	Other          http.Handler   // answers what is no client's; nil: 404
+	Stealth        bool           // and what is a client's with a wrong credential
+	AllowOrigins   []string       // of browsers that may be clients, exactly as they send them
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For says where a client is
+
 	// Guard says who a client is and what it may reach; required.
 	Guard *auth.Guard
 
@@ -139,12 +144,14 @@ func (s *Server) Run(ctx context.Context) error {
 	go func() {
 		accepted <- carrier.NewServer(carrier.ServerConfig{
 			Handler: &carrier.Handler{
-				Path: s.cfg.Path, Authenticate: s.authenticate, Admit: s.admit,
+				Path: s.cfg.Path, Other: s.cfg.Other, Stealth: s.cfg.Stealth, AllowOrigins: s.cfg.AllowOrigins,
+				Authenticate: s.authenticate, Admit: s.admit,
 				Logger: s.cfg.Logger, Options: s.cfg.carrier(),
 			},
 			HandshakeTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: s.cfg.MaxHeaderBytes,
 			MaxUnauthenticated:           s.cfg.MaxUnauthenticated,
 			MaxUnauthenticatedPerAddress: s.cfg.MaxUnauthenticatedPerAddress,
+			TrustedProxies:               s.cfg.TrustedProxies,
 			MaxPipes:                     2 * s.cfg.MaxSessions, // one that a client has left lives on for a while
 			MaxPipesPerIdentity:          2 * s.cfg.MaxSessionsPerIdentity,
 			Logger:                       s.cfg.Logger,

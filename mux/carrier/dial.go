@@ -9,15 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/coder/websocket"
 )
-
-// acmeProtocol is that of an authority which looks whether a certificate may be issued
-// (RFC 8737). The handshake is all of it.
-const acmeProtocol = "acme-tls/1"
 
 const (
 	maxRefusalBody    = 200
@@ -349,11 +344,7 @@ func (d *Dialer) forgetTLS() {
 // hardenTLS changes cfg, of either end, to what carriers need.
 func hardenTLS(cfg *tls.Config) *tls.Config {
 	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
-	protocols := []string{"http/1.1"}
-	if slices.Contains(cfg.NextProtos, acmeProtocol) {
-		protocols = append(protocols, acmeProtocol)
-	}
-	cfg.NextProtos = protocols
+	cfg.NextProtos = []string{"http/1.1"}
 	cfg.DynamicRecordSizingDisabled = true // many small records otherwise
 	return cfg
 }
