@@ -14,20 +14,15 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rc := http.NewResponseController(w)
-	later := func() time.Time { return time.Now().Add(bodyPatience) }
-	_ = rc.SetWriteDeadline(time.Time{}) // of whoever has to be asked first
-	if r.Body == http.NoBody {
-		_ = rc.SetReadDeadline(time.Time{}) // when it passes, net/http takes the client for gone
-	}
-	// What net/http does after this: the rest of the answer, and of the body.
-	defer func() {
-		_ = rc.SetReadDeadline(later())
-		_ = rc.SetWriteDeadline(later())
+	readOn := func() { _ = rc.SetReadDeadline(time.Now().Add(bodyPatience)) }
+	writeOn := func() { _ = rc.SetWriteDeadline(time.Now().Add(bodyPatience)) }
+	defer func() { // net/http still sends the end of the answer, and reads that of the body
+		readOn()
+		writeOn()
 	}()
-
 	own := *r
 	if r.Body != http.NoBody {
-		own.Body = &patientBody{r.Body, func() { _ = rc.SetReadDeadline(later()) }, func() { _ = rc.SetReadDeadline(time.Time{}) }}
+		own.Body = &patientBody{r.Body, readOn}
 	}
 	if isUpgrade(r) || r.Header.Values(pipeHeader) != nil {
 		own.Header = r.Header.Clone()
@@ -37,7 +32,7 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
-	h.Other.ServeHTTP(&patientWriter{w, func() { _ = rc.SetWriteDeadline(later()) }}, &own)
+	h.Other.ServeHTTP(&patientWriter{w, writeOn}, &own)
 }
 
 // patientWriter gives each write its own time.
@@ -51,25 +46,17 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-func (w *patientWriter) WriteHeader(status int) {
-	w.begins()
-	w.ResponseWriter.WriteHeader(status)
-}
-
 // Unwrap is for http.ResponseController.
 func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// patientBody gives each read its own time, and after the last one there is none.
+// patientBody gives each read its own time. When there is no more to read, net/http
+// waits without one for the client to go away.
 type patientBody struct {
 	io.ReadCloser
-	begins, ended func()
+	begins func()
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
 	b.begins()
-	n, err := b.ReadCloser.Read(p)
-	if err == io.EOF { //nolint:errorlint // as a Reader returns it
-		b.ended()
-	}
-	return n, err
+	return b.ReadCloser.Read(p)
 }
