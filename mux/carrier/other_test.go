@@ -30,7 +30,9 @@ func rawAnswer(t *testing.T, network *carriertest.Network, request string) strin
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	go func() { _, _ = io.WriteString(conn, request+"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") }()
+	go func() {
+		_, _ = io.WriteString(conn, request+"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+	}()
 	answer, err := io.ReadAll(conn)
 	if err != nil {
 		t.Fatal(err)
