@@ -146,10 +146,18 @@ func distinct(t *testing.T, o Option) [3]string {
 		return [3]string{"ws://a", "ws://b", "ws://c"}
 	case "proxy":
 		return [3]string{"http://a:1", "socks5://b", "none"}
-	case "listen":
+	case "listen", "acme-http":
 		return [3]string{":1", ":2", ":3"}
 	case "dial-address":
 		return [3]string{"a:1", "b:2", "[::1]:3"}
+	case "acme-domain":
+		return [3]string{"a.example", "b.example", "c.example"}
+	case "acme-email":
+		return [3]string{"a@example.com", "b@example.com", "c@example.com"}
+	case "acme-directory", "fallback", "allow-origin":
+		return [3]string{"https://a.example", "https://b.example", "https://c.example"}
+	case "trusted-proxy":
+		return [3]string{"10.0.0.0/8", "10.0.0.1", "fd00::/8"}
 	case "tls-pin":
 		return [3]string{pin("A"), pin("B"), pin("C")}
 	case "path":

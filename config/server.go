@@ -1,5 +1,10 @@
 package config
 
+import (
+	"net/netip"
+	"net/url"
+)
+
 // Server is the configuration of culvert-server.
 type Server struct {
 	Listen         string // host:port; no host means all addresses
@@ -9,9 +14,27 @@ type Server struct {
 	InsecureNoAuth bool   // neither is set then
 	TLSCert        string // file; set when TLSKey is
 	TLSKey         string // file
-	ClientCA       string // file; TLSCert is set when this is
+	ClientCA       string // file, "" for none
 	CRL            string // file; ClientCA is set when this is
-	GatewayPorts   bool
+	ClientCert     string // "off", "optional" or "require"
+
+	ACMEDomains   []string // none: no ACME; TLSCert is not set with them
+	ACMEEmail     string
+	ACMEDirectory string // URL, "" for Let's Encrypt
+	ACMECache     string // directory, "" for the default
+	ACMECA        string // file, "" for the system's authorities
+	ACMEHTTP      string // host:port, "" for none
+
+	Fallback       *url.URL // http or https, no path; nil for none
+	Site           string   // directory, "" for none; not with Fallback
+	Stealth        bool
+	AllowOrigins   []string
+	TrustedProxies []netip.Prefix
+
+	fallback       string // the options
+	trustedProxies []string
+
+	GatewayPorts bool
 
 	MaxSessions                  int
 	MaxSessionsPerIdentity       int
@@ -31,7 +54,7 @@ func (s *Server) options() []Option {
 		{Name: "listen", Placeholder: "[HOST]:PORT", Default: "127.0.0.1:8080", check: checkListen, target: &s.Listen,
 			Help: "address to listen on (no host: all addresses)"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &s.Path,
-			Help: "path of the upgrade request; all others are not found"},
+			Help: "path of the upgrade request; all others are the site's, or not found"},
 		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile,
 			Help: "file with the tokens of clients, one a line"},
 		{Name: "token", Placeholder: "TOKEN", target: &s.Token,
@@ -46,6 +69,30 @@ func (s *Server) options() []Option {
 			Help: "PEM file with the authorities of client certificates, which clients may show then"},
 		{Name: "crl", Placeholder: "FILE", target: &s.CRL,
 			Help: "file with a revocation list (PEM or DER) of each of the client authorities; without one in force, an authority's certificates are refused"},
+		{Name: "client-cert", choices: []string{"off", "optional", "require"}, target: &s.ClientCert,
+			Help: "whether clients show a certificate (optional with --client-ca, off without)"},
+		{Name: "acme-domain", Placeholder: "NAME", check: checkDomain, target: &s.ACMEDomains,
+			Help: "get a certificate for this name by ACME, and so accept the authority's terms of service (repeatable)"},
+		{Name: "acme-email", Placeholder: "ADDRESS", check: checkEmail, target: &s.ACMEEmail,
+			Help: "address that the authority writes to about certificates"},
+		{Name: "acme-cache", Placeholder: "DIR", target: &s.ACMECache,
+			Help: "directory that keeps the account and the certificates ($STATE_DIRECTORY/acme, or culvert/acme among the user's caches, unless given)"},
+		{Name: "acme-directory", Placeholder: "URL", check: checkHTTPS, target: &s.ACMEDirectory,
+			Help: "the authority's directory (Let's Encrypt's unless given)"},
+		{Name: "acme-ca", Placeholder: "FILE", target: &s.ACMECA,
+			Help: "PEM file of authorities to trust beside the system's when asking at --acme-directory"},
+		{Name: "acme-http", Placeholder: "[HOST]:PORT", check: checkListen, target: &s.ACMEHTTP,
+			Help: "also listen here for the challenge HTTP-01, that the authority makes at port 80, and redirect the rest to https"},
+		{Name: "site", Placeholder: "DIR", target: &s.Site,
+			Help: "files to answer with whatever is no client's, as a web server"},
+		{Name: "fallback", Placeholder: "URL", check: checkFallback, target: &s.fallback,
+			Help: "web server to pass on to whatever is no client's, http://HOST[:PORT] or https://HOST[:PORT]"},
+		{Name: "stealth", target: &s.Stealth,
+			Help: "answer a client with a wrong credential as anybody else, too"},
+		{Name: "allow-origin", Placeholder: "ORIGIN", check: checkOrigin, target: &s.AllowOrigins,
+			Help: "let a browser be a client on pages of this origin, like https://app.example (repeatable)"},
+		{Name: "trusted-proxy", Placeholder: "CIDR", check: checkNetwork, target: &s.trustedProxies,
+			Help: "network or address of reverse proxies in front, whose X-Forwarded-For says where a client is; not bounded by --max-unauthenticated-per-address (repeatable)"},
 		{Name: "gateway-ports", target: &s.GatewayPorts,
 			Help: "let clients listen (-R) on other addresses than loopback"},
 		{Name: "max-sessions", Default: "1024", min: 1, max: 1 << 20, target: &s.MaxSessions,
@@ -86,12 +133,10 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 			Hint: "give --token-file FILE, or --insecure-no-auth to let everybody in"})
 	}
 	l.checkKeyPair(s.TLSCert, s.TLSKey)
-	if s.ClientCA != "" && s.TLSCert == "" && !l.failed("tls-cert") {
-		l.problem("client-ca", 0, "give tls-cert and tls-key too", "needs TLS, which shows client certificates")
-	}
 	if s.CRL != "" && s.ClientCA == "" && !l.failed("client-ca") {
 		l.problem("crl", 0, "give client-ca too", "revokes nothing without the authorities of client certificates")
 	}
+	l.checkFront(s)
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
 		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}

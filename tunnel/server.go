@@ -28,6 +28,11 @@ type ServerConfig struct {
 	Path   string      // of the upgrade request; "/"
 	TLS    *tls.Config // nil: plain ws
 
+	Other          http.Handler   // answers what is no client's; nil: 404
+	Stealth        bool           // and what is a client's with a wrong credential
+	AllowOrigins   []string       // of browsers that may be clients, exactly as they send them
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For says where a client is
+
 	// Key opens what clients seal for it (X25519); nil: they cannot seal.
 	Key *ecdh.PrivateKey
 	// Introduce tells everybody who asks what its public half is, for the first use
@@ -209,13 +214,15 @@ func (s *Server) Run(ctx context.Context) error {
 	go func() {
 		accepted <- carrier.NewServer(carrier.ServerConfig{
 			Handler: &carrier.Handler{
-				Path: s.cfg.Path, Authenticate: s.authenticate, Challenges: s.challenges, Admit: s.admit,
+				Path: s.cfg.Path, Other: s.cfg.Other, Stealth: s.cfg.Stealth, AllowOrigins: s.cfg.AllowOrigins,
+				Authenticate: s.authenticate, Challenges: s.challenges, Admit: s.admit,
 				Key: s.cfg.Key, Introduce: s.cfg.Introduce, HandshakeTimeout: s.cfg.HandshakeTimeout,
 				Logger: s.cfg.Logger, Options: s.cfg.carrier(),
 			},
 			HandshakeTimeout: s.cfg.HandshakeTimeout, MaxHeaderBytes: s.cfg.MaxHeaderBytes,
 			MaxUnauthenticated:           s.cfg.MaxUnauthenticated,
 			MaxUnauthenticatedPerAddress: s.cfg.MaxUnauthenticatedPerAddress,
+			TrustedProxies:               s.cfg.TrustedProxies,
 			MaxPipes:                     2 * s.cfg.MaxSessions, // one that a client has left lives on for a while
 			MaxPipesPerIdentity:          2 * s.cfg.MaxSessionsPerIdentity,
 			Logger:                       s.cfg.Logger,

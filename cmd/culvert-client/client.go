@@ -2,7 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -157,6 +156,7 @@ func newTLS(cfg *config.Client) (*tls.Config, config.Problems) {
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         cfg.TLSServerName,
 		InsecureSkipVerify: cfg.TLSInsecureSkipVerify,
+		ClientSessionCache: tls.NewLRUClientSessionCache(0),
 	}
 	if cfg.TLSMinVersion == "1.3" {
 		c.MinVersion = tls.VersionTLS13
@@ -174,27 +174,11 @@ func newTLS(cfg *config.Client) (*tls.Config, config.Problems) {
 	}
 	if cfg.TLSCA != "" {
 		var err error
-		if c.RootCAs, err = roots(cfg.TLSCA); err != nil {
+		if c.RootCAs, err = program.Roots(cfg.TLSCA); err != nil {
 			problems = append(problems, config.Problem{Key: "--tls-ca", What: err.Error(), Hint: "give a PEM file with certificates"})
 		}
 	}
 	return c, problems
-}
-
-// roots are the system's authorities and those in the file.
-func roots(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool, err := x509.SystemCertPool()
-	if err != nil { // a system without any
-		pool = x509.NewCertPool()
-	}
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in it", file)
-	}
-	return pool, nil
 }
 
 func newPins(cfg *config.Client) ([]carrier.Pin, error) {

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"crypto/tls"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,18 +32,17 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 		problems = append(problems, program.BadCredential(err))
 	}
 	warnings = append(warnings, more...)
-	tlsConfig, err := newTLS(cfg, clientCAs)
-	if err != nil {
-		problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(), Hint: "give --tls-cert and --tls-key PEM files that belong together"})
-	}
+	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
+	web, wrong := newWeb(cfg, clientCAs, log)
+	problems = append(problems, wrong...)
 	if len(problems) > 0 {
 		return nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
 
-	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Guard: auth.NewGuard(directory),
+		Listen: cfg.Listen, Path: cfg.Path, TLS: web.tls, Guard: auth.NewGuard(directory),
+		Other: web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
 		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
@@ -52,7 +51,8 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &program.Job{Run: server.Run, Log: log, Warnings: warnings}, nil
+	run := func(ctx context.Context) error { return web.run(ctx, server) }
+	return &program.Job{Run: run, Log: log, Warnings: warnings}, nil
 }
 
 // newDirectory is who may connect and what each may do.
@@ -109,20 +109,4 @@ func inFile(path string, err error) string {
 		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return strings.ReplaceAll(err.Error(), "\n", "; ")
-}
-
-// newTLS returns the server's TLS settings, nil for plain ws.
-func newTLS(cfg *config.Server, clientCAs *auth.ClientCAs) (*tls.Config, error) {
-	if cfg.TLSCert == "" {
-		return nil, nil
-	}
-	cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
-	if err != nil {
-		return nil, err
-	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}
-	if clientCAs != nil {
-		c.ClientCAs, c.ClientAuth = clientCAs.Pool(), tls.VerifyClientCertIfGiven
-	}
-	return c, nil
 }

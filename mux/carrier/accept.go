@@ -24,12 +24,27 @@ import (
 // Handler makes carriers as a server. Use it with [Server], or with another
 // http.Server that leaves Hijack to it.
 //
-// A request that is not an upgrade of ours to the right path is answered 404 as
-// http.NotFound does, one with an Origin 403, and one without a good credential
-// 401: nothing that only this program would say.
+// A request that is not an upgrade of ours to the right path is Other's. An upgrade
+// with an Origin is answered 403, and one without a good credential 401, unless Stealth
+// makes them Other's too: nothing that only this program would say.
 type Handler struct {
 	// Path is the one path that is served, matched exactly. Default "/".
 	Path string
+
+	// Other answers what is not ours, as the web server that a stranger sees. It has as
+	// long as bytes go on moving, 30 s apart at most; the time-outs of a [Server] do not
+	// cut it. Of requests that look like ours it sees neither the credential nor our
+	// headers. Nil means http.NotFound.
+	Other http.Handler
+
+	// Stealth makes upgrades with a wrong credential, or with an Origin that is not
+	// allowed, Other's. The credential is then checked on every path, so that the right
+	// one takes no longer.
+	Stealth bool
+
+	// AllowOrigins are the origins, as a browser sends them, whose upgrades are served.
+	// A request may do without an Origin in any case.
+	AllowOrigins []string
 
 	// Authenticate says who the client is. It should use [BearerToken] and
 	// [BasicPassword] and compare in constant time. A [*Refusal] is the answer; any
@@ -124,25 +139,31 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ask, piped := parsePipe(r)
 	set, served := r.Context().Value(pipesKey{}).(*pipes)
 	piped = piped && served
-	switch {
-	case len(r.Header.Values("Origin")) > 0:
-		h.debug(r, "origin", nil)
-		http.Error(w, "Forbidden", http.StatusForbidden)
-		return
-	case r.URL.Path != cmp.Or(h.Path, "/") || !isUpgrade(r) && !piped:
-		h.debug(r, "not an upgrade", nil)
-		http.NotFound(w, r)
-		return
-	}
-
+	asked := isUpgrade(r) || piped
+	here := r.URL.Path == cmp.Or(h.Path, "/")
+	allowed := h.allowed(r)
 	var client Client
-	opened, r, err := h.open(w, r, piped)
-	if err == nil && h.Authenticate != nil {
-		client, err = h.Authenticate(r)
+	meant := r
+	var opened *seal.Opened
+	var err error
+	if asked && allowed && (here || h.Stealth) {
+		opened, meant, err = h.open(w, r, piped)
+		if err == nil && h.Authenticate != nil {
+			client, err = h.Authenticate(meant)
+		}
 	}
-	if err != nil {
+	switch {
+	case !asked || !here:
+		h.debug(r, "not an upgrade", nil)
+		h.other(w, r)
+		return
+	case !allowed:
+		h.debug(r, "origin", nil)
+		h.refuse(w, r, http.StatusForbidden, nil)
+		return
+	case err != nil:
 		h.debug(r, "credential", err)
-		h.challenge(w, err)
+		h.refuse(w, r, http.StatusUnauthorized, err)
 		return
 	}
 
@@ -178,18 +199,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	admission.Attach(conn)
 }
 
-// challenge answers a client that Authenticate knows nothing of.
-func (h *Handler) challenge(w http.ResponseWriter, err error) {
+// refuse says no to a stranger, or nothing. An err that is a [*Refusal] is the answer.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
+	if h.Stealth {
+		h.other(w, r)
+		return
+	}
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		refusal.write(w)
 		return
 	}
-	challenges := []string{"Bearer"}
-	if h.Challenges != nil {
-		challenges = h.Challenges()
+	if status == http.StatusUnauthorized {
+		challenges := []string{"Bearer"}
+		if h.Challenges != nil {
+			challenges = h.Challenges()
+		}
+		w.Header()["Www-Authenticate"] = challenges
 	}
-	w.Header()["Www-Authenticate"] = challenges
-	http.Error(w, "Unauthorized", http.StatusUnauthorized)
+	http.Error(w, http.StatusText(status), status)
 }
 
 func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened) (Admission, error) {
@@ -227,6 +254,8 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte, 
 	ws, err := websocket.Accept(hw, r, &websocket.AcceptOptions{
 		Subprotocols:   []string{Subprotocol},
 		OnPingReceived: func(ctx context.Context, p []byte) bool { return pinged(ctx, p) },
+		// We have, by our list; the library would compare it with the Host.
+		InsecureSkipVerify: true,
 	})
 	if err != nil {
 		return nil, err
@@ -257,6 +286,12 @@ func (h *Handler) log(level slog.Level, r *http.Request, reason string, err erro
 		attrs = append(attrs, slog.Any("error", err))
 	}
 	h.Logger.LogAttrs(r.Context(), level, "request refused", attrs...)
+}
+
+// allowed reports whether r is no browser's, or one's on a page that may ask.
+func (h *Handler) allowed(r *http.Request) bool {
+	origin, ok := oneHeader(r.Header, "Origin")
+	return ok && slices.Contains(h.AllowOrigins, origin) || len(r.Header.Values("Origin")) == 0
 }
 
 // isUpgrade reports whether r is the upgrade of version 1, so that the WebSocket

@@ -48,6 +48,7 @@ func TestHandlerAnswers(t *testing.T) {
 	h := &carrier.Handler{
 		Path:         "/tunnel",
 		Logger:       slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		AllowOrigins: []string{"https://app.example"},
 		Authenticate: secretOnly,
 		Admit: func(r carrier.Request) (carrier.Admission, error) {
 			switch string(r.Hello) {
@@ -101,7 +102,14 @@ func TestHandlerAnswers(t *testing.T) {
 		{"browser", set("Origin", "https://evil.example"), 403, "", "Forbidden"},
 		{"browser of the same origin", set("Origin", srv.URL), 403, "", "Forbidden"},
 		{"browser without origin", set("Origin", ""), 403, "", "Forbidden"},
-		{"browser elsewhere", func(r *http.Request) { r.URL.Path = "/"; r.Header.Set("Origin", "null") }, 403, "", "Forbidden"},
+		{"browser elsewhere", func(r *http.Request) { r.URL.Path = "/"; r.Header.Set("Origin", "null") }, 404, "", ""},
+		{"browser of an allowed origin", set("Origin", "https://app.example"), 101, "", ""},
+		{"browser of two origins", func(r *http.Request) { r.Header["Origin"] = []string{"https://app.example", "https://app.example"} }, 403, "", "Forbidden"},
+		{"browser of almost an allowed origin", set("Origin", "https://app.example:444"), 403, "", "Forbidden"},
+		{"wrong credential from an allowed origin", func(r *http.Request) {
+			r.Header.Set("Origin", "https://app.example")
+			r.Header.Del("Authorization")
+		}, 401, "", "Unauthorized"},
 
 		{"no credential", del("Authorization"), 401, "", "Unauthorized"},
 		{"wrong credential", set("Authorization", "Bearer Secret"), 401, "", "Unauthorized"},

@@ -122,6 +122,9 @@ func (e *RefusedError) Error() string {
 	}
 	if e.Is(ErrNotCulvert) {
 		fmt.Fprintf(&b, ": %v", ErrNotCulvert)
+		if e.Status/100 != 3 {
+			b.WriteString(", or the credential is not accepted (a stealthy server says no more)")
+		}
 	}
 	return b.String()
 }

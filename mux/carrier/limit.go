@@ -18,6 +18,7 @@ import (
 type limitListener struct {
 	net.Listener
 	total, perAddr int
+	exempt         func(netip.Addr) bool // from perAddr; nil: none
 	log            *slog.Logger
 	limits, stalls seldom
 
@@ -92,7 +93,7 @@ func (l *limitListener) admit(conn net.Conn) *wire {
 	w := newWire(conn)
 
 	l.mu.Lock()
-	if l.byAddr[key] >= l.perAddr {
+	if l.byAddr[key] >= l.perAddr && (l.exempt == nil || !l.exempt(addrOf(conn.RemoteAddr()))) {
 		l.mu.Unlock()
 		l.bites("unauthenticated_per_address", conn)
 		conn.Close()
@@ -174,17 +175,22 @@ func (l *limitListener) closeConns() {
 // addrKey is what counts as one address: whoever has one IPv6 address mostly has
 // the 64 bits behind it too.
 func addrKey(addr net.Addr) netip.Prefix {
-	tcp, ok := addr.(*net.TCPAddr)
-	if !ok {
-		return netip.Prefix{}
-	}
-	ip := tcp.AddrPort().Addr().Unmap()
+	ip := addrOf(addr)
 	bits := 32
 	if ip.Is6() {
 		bits = 64
 	}
-	prefix, _ := ip.WithZone("").Prefix(bits)
+	prefix, _ := ip.Prefix(bits) // none of an address that is none
 	return prefix
+}
+
+// addrOf is the address of a TCP socket, in its one spelling.
+func addrOf(addr net.Addr) netip.Addr {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap().WithZone("")
 }
 
 // seldom lets a log line pass once in 10 s.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -34,6 +35,12 @@ type ServerConfig struct {
 	// MaxUnauthenticatedPerAddress bounds them for each remote IPv4 address or
 	// IPv6 /64 network; one more is closed. Default 64.
 	MaxUnauthenticatedPerAddress int
+
+	// TrustedProxies are where reverse proxies of the server's own connect from. Of
+	// their requests RemoteAddr is who they say the client is, in X-Forwarded-For: the
+	// last address there that is not trusted itself, with port 0 if they say none. They
+	// are not bounded per address. From anybody else such headers are removed.
+	TrustedProxies []netip.Prefix
 
 	// MaxPipes bounds the HTTP pipes, which clients with a credential open where no
 	// upgrade passes; each is or becomes a carrier. Default 2048.
@@ -80,6 +87,7 @@ func NewServer(cfg ServerConfig) *Server {
 // pipes of its own.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config) error {
 	limited := newLimitListener(ln, s.cfg.MaxUnauthenticated, s.cfg.MaxUnauthenticatedPerAddress, s.cfg.Logger)
+	limited.exempt = trustedProxies(s.cfg.TrustedProxies).has
 	var secured net.Listener = limited
 	if tlsConf != nil {
 		secured = tls.NewListener(limited, hardenTLS(tlsConf.Clone()))
@@ -97,6 +105,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			busy.Add(1)
 			defer busy.Done()
+			trusted := trustedProxies(s.cfg.TrustedProxies)
+			if r.Context().Value(pipesKey{}) == nil { // what comes by a pipe comes from where the pipe does
+				trusted = nil
+			}
+			trusted.resolve(r)
 			s.cfg.Handler.ServeHTTP(w, r)
 		}),
 		ConnState: func(conn net.Conn, state http.ConnState) {

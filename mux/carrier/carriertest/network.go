@@ -167,6 +167,9 @@ func (h *half) write(p []byte, d *deadline) (n int, err error) {
 	h.calls++
 	h.mu.Unlock()
 	for len(p) > 0 {
+		if d.past() { // also where there is room, as with a socket
+			return n, os.ErrDeadlineExceeded
+		}
 		h.mu.Lock()
 		switch {
 		case h.err != nil:
@@ -296,6 +299,13 @@ func (d *deadline) over() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return !d.at.IsZero() && !time.Now().Before(d.at)
+}
+
+// past reports whether the deadline was before this instant, which in a bubble lasts.
+func (d *deadline) past() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.at.IsZero() && time.Now().After(d.at)
 }
 
 // wait waits for ready, or until the deadline.

@@ -1,0 +1,28 @@
+package program
+
+import (
+	"crypto/x509"
+	"fmt"
+	"os"
+)
+
+// Roots are the system's authorities and those in the PEM file.
+func Roots(file string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil { // a system without any
+		pool = x509.NewCertPool()
+	}
+	return Certificates(pool, file)
+}
+
+// Certificates adds those in the PEM file to pool.
+func Certificates(pool *x509.CertPool, file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate in it", file)
+	}
+	return pool, nil
+}

@@ -1,0 +1,162 @@
+package front
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/acme"
+	"golang.org/x/crypto/acme/autocert"
+)
+
+// ACMEConfig is what an ACME is made of.
+type ACMEConfig struct {
+	Domains   []string       // that certificates are for; at least one
+	Email     string         // where the authority writes to; "" for none
+	Cache     string         // directory of the account's key and the certificates
+	Directory string         // URL of the authority; "" for Let's Encrypt
+	Roots     *x509.CertPool // to verify the authority's own certificate; nil: the system's
+	Log       *slog.Logger
+}
+
+// ACME gets certificates from an authority that speaks ACME (RFC 8555), and new ones
+// before they expire. Whoever uses it accepts the authority's terms. It is made by
+// NewACME.
+type ACME struct {
+	domains   []string
+	manager   *autocert.Manager
+	transport *http.Transport
+	log       *slog.Logger
+
+	mu     sync.Mutex // guards failed
+	failed map[string]time.Time
+}
+
+// NewACME makes the directory of the cache, mode 0700, if it is not there. Its error
+// is about that.
+func NewACME(cfg ACMEConfig) (*ACME, error) {
+	if err := os.MkdirAll(cfg.Cache, 0o700); err != nil {
+		return nil, err
+	}
+	if err := writable(cfg.Cache); err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.Roots},
+		TLSHandshakeTimeout: 10 * time.Second,
+		IdleConnTimeout:     30 * time.Second,
+	}
+	return &ACME{
+		domains:   cfg.Domains,
+		transport: transport,
+		log:       cfg.Log,
+		failed:    make(map[string]time.Time),
+		manager: &autocert.Manager{
+			Prompt:     autocert.AcceptTOS,
+			Cache:      autocert.DirCache(cfg.Cache),
+			HostPolicy: autocert.HostWhitelist(cfg.Domains...),
+			Email:      cfg.Email,
+			Client: &acme.Client{
+				DirectoryURL: cmp.Or(cfg.Directory, autocert.DefaultACMEDirectory),
+				HTTPClient:   &http.Client{Transport: transport, Timeout: time.Minute},
+				UserAgent:    "culvert",
+			},
+		},
+	}, nil
+}
+
+// writable finds out before anything is asked of the authority, which counts.
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".write-")
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return os.Remove(f.Name())
+}
+
+// Configure makes cfg, of a server, use the certificates, and answer the challenge
+// TLS-ALPN-01 (RFC 8737), which is made at the server's own port. The authority has no
+// client certificate to show, and no other client learns of its protocol.
+func (a *ACME) Configure(cfg *tls.Config) {
+	challenge := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{acme.ALPNProto}, GetCertificate: a.manager.GetCertificate}
+	before := cfg.GetConfigForClient
+	cfg.GetCertificate = a.Get
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		switch {
+		case slices.Equal(hello.SupportedProtos, challenge.NextProtos):
+			return challenge, nil
+		case before != nil:
+			return before(hello)
+		}
+		return nil, nil
+	}
+}
+
+// Get is the GetCertificate of a tls.Config. The first time for a domain it waits for
+// the authority. The log has an error for each domain once a minute at most.
+func (a *ACME) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	cert, err := a.manager.GetCertificate(hello)
+	domain := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
+	if err != nil && slices.Contains(a.domains, domain) && a.seldom(domain) {
+		a.log.Error("no certificate", "domain", domain, "error", oneLine(err),
+			"note", "the domain has to lead here: port 443, or port 80 with --acme-http")
+	}
+	return cert, err
+}
+
+func (a *ACME) seldom(domain string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if last, ok := a.failed[domain]; ok && time.Since(last) < time.Minute {
+		return false
+	}
+	a.failed[domain] = time.Now()
+	return true
+}
+
+// HTTP answers the challenge HTTP-01, which is then tried beside TLS-ALPN-01. The
+// authority asks at port 80. Everything else is redirected to https.
+func (a *ACME) HTTP() http.Handler { return a.manager.HTTPHandler(nil) }
+
+// Obtain gets the certificates that are not in the cache, so that the first client
+// does not have to wait, and what is wrong is in the log at once. It returns when ctx
+// has ended or there is a certificate for each domain, or none to be had. The server
+// must be listening.
+func (a *ACME) Obtain(ctx context.Context) {
+	for _, domain := range a.domains {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			cert, err := a.Get(&tls.ClientHelloInfo{
+				ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+			})
+			if err == nil {
+				a.log.Info("certificate ready", "domain", domain, "valid_until", cert.Leaf.NotAfter)
+			}
+		}()
+		select {
+		case <-done:
+		case <-ctx.Done(): // autocert knows no context; the attempt ends with the process
+			return
+		}
+	}
+}
+
+// Close ends the connections to the authority that nobody uses at the moment.
+func (a *ACME) Close() { a.transport.CloseIdleConnections() }
+
+// oneLine keeps what an authority says on one line.
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(fmt.Sprint(err)), " ")
+}

@@ -1,0 +1,89 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"sync"
+	"time"
+)
+
+// How long a fallback may take.
+const (
+	fallbackConnect = 10 * time.Second // for TCP, and again for TLS
+	fallbackAnswer  = 60 * time.Second // to begin an answer
+)
+
+// Fallback passes requests on to a web server, as they are. It is made by NewFallback.
+type Fallback struct {
+	proxy     httputil.ReverseProxy
+	transport *http.Transport
+	log       *slog.Logger
+
+	mu     sync.Mutex // guards warned
+	warned time.Time
+}
+
+// NewFallback returns a reverse proxy to target, an http or https URL without a path,
+// whose certificate is verified. The web server is told its own name as Host, and in
+// X-Forwarded-For, -Host and -Proto whom and what the request was of. Upgrades are
+// passed on too. A web server that cannot be reached is answered 502, one that does not
+// begin to answer within 60 s 504. log gets a warning then, once a minute at most.
+func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
+	f := &Fallback{log: log, transport: &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: fallbackConnect}).DialContext,
+		TLSHandshakeTimeout:   fallbackConnect,
+		ResponseHeaderTimeout: fallbackAnswer,
+		IdleConnTimeout:       30 * time.Second,
+		MaxIdleConnsPerHost:   32,
+		DisableCompression:    true, // what the client did not ask for
+		Protocols:             new(http.Protocols),
+	}}
+	f.transport.Protocols.SetHTTP1(true) // in which there are upgrades
+	f.proxy = httputil.ReverseProxy{
+		Transport: f.transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // the library leaves out what it cannot parse
+			r.SetXForwarded()
+			for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} { // a trusted proxy's
+				if said := r.In.Header.Get(name); said != "" {
+					r.Out.Header.Set(name, said)
+				}
+			}
+		},
+		ErrorHandler: f.failed,
+		ErrorLog:     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return f
+}
+
+func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.proxy.ServeHTTP(w, r) }
+
+// Close ends the connections that nobody uses at the moment.
+func (f *Fallback) Close() { f.transport.CloseIdleConnections() }
+
+func (f *Fallback) failed(w http.ResponseWriter, r *http.Request, err error) {
+	status := http.StatusBadGateway
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
+		status = http.StatusGatewayTimeout
+	}
+	if !errors.Is(err, context.Canceled) && f.seldom() { // not by the client
+		f.log.Warn("fallback does not answer", "path", r.URL.Path, "status", status, "error", err)
+	}
+	http.Error(w, http.StatusText(status), status)
+}
+
+func (f *Fallback) seldom() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.warned.IsZero() && time.Since(f.warned) < time.Minute {
+		return false
+	}
+	f.warned = time.Now()
+	return true
+}
