@@ -1,12 +1,17 @@
 package config
 
+import "github.com/goccy/go-yaml/ast"
+
 // Server is the configuration of culvert-server.
 type Server struct {
 	Listen         string // host:port; no host means all addresses
 	Path           string
 	Token          Secret // empty when TokenFile is set
 	TokenFile      string // "" when Token is set
-	InsecureNoAuth bool   // neither is set then
+	Identities     []Identity
+	IdentitiesDir  string // directory of files with more of them, which are in Identities; "" for none
+	Issuers        []Issuer
+	InsecureNoAuth bool   // there is no credential then
 	TLSCert        string // file; set when TLSKey is
 	TLSKey         string // file
 	GatewayPorts   bool
@@ -34,6 +39,8 @@ func (s *Server) options() []Option {
 			Help: "file with the tokens of clients, one a line"},
 		{Name: "token", Placeholder: "TOKEN", target: &s.Token,
 			Help: "a client's token itself; on the command line everybody on the machine can see it"},
+		{Name: "identities-dir", Placeholder: "DIR", target: &s.IdentitiesDir,
+			Help: "directory with files of identities, *.yaml, beside those in the configuration file"},
 		{Name: "insecure-no-auth", target: &s.InsecureNoAuth,
 			Help: "let everybody in who can reach the server"},
 		{Name: "tls-cert", Placeholder: "FILE", target: &s.TLSCert,
@@ -55,29 +62,44 @@ func (s *Server) options() []Option {
 	}, s.Settings.options()...)
 }
 
+// sections are the keys of the file that are no options.
+func (s *Server) sections() []section {
+	return []section{
+		{"identities", func(d *decoder, path string, at, node ast.Node) { s.Identities = d.identitiesOf(path, at, node) }},
+		{"issuers", func(d *decoder, path string, at, node ast.Node) { s.Issuers = d.issuersOf(path, at, node) }},
+	}
+}
+
 // LoadServer reads, merges and checks the configuration of culvert-server. The
 // warnings are about what works and should not stay so. An error is always of
 // type [Problems].
 func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 	s = new(Server)
-	l := load(s.options(), src)
+	l := load(s.options(), src, s.sections()...)
 	l.checkSettings(&s.Settings)
 	l.exclusive("token-file", "token")
 
 	credential := ""
-	for _, name := range []string{"token-file", "token"} {
+	for _, name := range []string{"token-file", "token", "identities-dir"} {
 		if l.given(name) {
-			credential = name
+			credential = l.origin(name, 0).String()
 		}
+	}
+	if s.IdentitiesDir != "" {
+		s.Identities = append(s.Identities, l.readIdentities(s.IdentitiesDir)...)
+	}
+	l.checkIdentities(s.Identities)
+	if len(s.Identities) > 0 {
+		credential = s.Identities[0].Name.Place()
 	}
 	switch {
 	case s.InsecureNoAuth && credential != "":
-		l.problem("insecure-no-auth", 0, "give one of the two", "lets everybody in although there is a credential (%s)", l.origin(credential, 0))
+		l.problem("insecure-no-auth", 0, "give one of the two", "lets everybody in although there is a credential (%s)", credential)
 	case s.InsecureNoAuth:
 		l.warn("EVERYBODY who can reach " + s.Listen + " may use this server (insecure-no-auth)")
-	case credential == "" && !l.failed("token-file", "token"):
+	case credential == "" && !l.failed("token-file", "token", "identities", "identities-dir"):
 		l.problems = append(l.problems, Problem{Key: "--token-file", What: "no credential is configured",
-			Hint: "give --token-file FILE, or --insecure-no-auth to let everybody in"})
+			Hint: "give --token-file FILE or identities in the file of --config, or --insecure-no-auth to let everybody in"})
 	}
 	l.checkKeyPair(s.TLSCert, s.TLSKey)
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
