@@ -2,7 +2,6 @@ package auth
 
 import (
 	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,7 +11,8 @@ import (
 // Directory is who may connect and what each may do. It is immutable.
 type Directory struct {
 	identities map[string]*Identity
-	tokens     []ownedToken
+	tokens     map[[sha256.Size]byte]ownedToken
+	costs      costs // of a wrong password
 	anybody    *Identity
 }
 
@@ -30,9 +30,11 @@ type DirectoryConfig struct {
 
 // NewDirectory returns a directory of cfg, or everything that is wrong with it.
 func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
-	d := &Directory{identities: make(map[string]*Identity), anybody: cfg.Anybody}
+	d := &Directory{
+		identities: make(map[string]*Identity), anybody: cfg.Anybody,
+		tokens: make(map[[sha256.Size]byte]ownedToken),
+	}
 	var errs []error
-	sums := make(map[[sha256.Size]byte]string)
 	for i := range cfg.Identities {
 		id := &cfg.Identities[i]
 		if id.Name == "" || strings.Contains(id.Name, "/") {
@@ -42,12 +44,14 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 			errs = append(errs, fmt.Errorf("identity %s is there twice", id.Name))
 		}
 		d.identities[id.Name] = id
+		if err := d.costs.add(id); err != nil {
+			errs = append(errs, err)
+		}
 		for _, t := range id.Tokens {
-			if other, ok := sums[t.Sum]; ok {
-				errs = append(errs, fmt.Errorf("a token of identity %s is also one of %s", id.Name, other))
+			if other, ok := d.tokens[t.Sum]; ok {
+				errs = append(errs, fmt.Errorf("a token of identity %s is also one of %s", id.Name, other.owner.Name))
 			}
-			sums[t.Sum] = id.Name
-			d.tokens = append(d.tokens, ownedToken{t, id})
+			d.tokens[t.Sum] = ownedToken{t, id}
 		}
 	}
 	return d, errors.Join(errs...)
@@ -68,11 +72,18 @@ func (d *Directory) lookup(name string) *Identity {
 	return d.identities[name]
 }
 
-// login finds whose credential is presented.
+// login finds whose credential is presented. It takes no time worth counting; a
+// password, which would, is errPassword.
 func (d *Directory) login(p Presented) (*Login, error) {
 	switch {
+	case p.Garbled:
+		return nil, ErrGarbled
 	case p.Bearer != "":
 		return d.loginToken(p.Bearer)
+	case p.User != "" && len(d.costs) == 0:
+		return nil, ErrPassword
+	case p.User != "":
+		return nil, errPassword
 	case d.anybody != nil:
 		return &Login{Identity: d.anybody.Name, Credential: "none", valid: func(d *Directory) bool { return d.anybody != nil }}, nil
 	default:
@@ -80,12 +91,13 @@ func (d *Directory) login(p Presented) (*Login, error) {
 	}
 }
 
-// loginToken takes as long for one token as for another, whether and where it is
-// found.
+// loginToken looks the token up by its SHA-256. How long that takes may depend on the
+// sum, which tells nothing: whoever guesses tokens cannot choose sums that come closer
+// to one in the directory, since that takes as many guesses as the token itself.
 func (d *Directory) loginToken(token string) (*Login, error) {
 	sum := sha256.Sum256([]byte(token))
-	found := d.token(sum)
-	if found == nil {
+	found, ok := d.tokens[sum]
+	if !ok {
 		return nil, ErrUnknownToken
 	}
 	if !found.Expires.IsZero() && !time.Now().Before(found.Expires) {
@@ -94,20 +106,9 @@ func (d *Directory) loginToken(token string) (*Login, error) {
 	return &Login{
 		Identity: found.owner.Name, Credential: strings.TrimSpace("token " + found.Label), Until: found.Expires,
 		valid: func(d *Directory) bool {
-			now := d.token(sum)
-			return now != nil && now.owner.Name == found.owner.Name
+			now, ok := d.tokens[sum]
+			sooner := !now.Expires.IsZero() && (found.Expires.IsZero() || now.Expires.Before(found.Expires))
+			return ok && now.owner.Name == found.owner.Name && !sooner
 		},
 	}, nil
-}
-
-func (d *Directory) token(sum [sha256.Size]byte) *ownedToken {
-	found := 0
-	for i := range d.tokens {
-		same := subtle.ConstantTimeCompare(sum[:], d.tokens[i].Sum[:])
-		found = subtle.ConstantTimeSelect(same, i+1, found)
-	}
-	if found == 0 {
-		return nil
-	}
-	return &d.tokens[found-1]
 }

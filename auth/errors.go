@@ -9,10 +9,23 @@ import (
 // Why a client is not let in.
 var (
 	ErrNoCredential = errors.New("no credential")
+	ErrGarbled      = errors.New("an Authorization header that holds no token and no password")
 	ErrUnknownToken = errors.New("unknown token")
+	ErrPassword     = errors.New("unknown user or wrong password")
 	ErrExpired      = errors.New("credential has expired")
 	ErrRevoked      = errors.New("credential was taken away")
 )
+
+// Why a client is not let in now, with a credential that nobody has looked at.
+var (
+	// ErrThrottled: its address has failed too often.
+	ErrThrottled = errors.New("too many failures from its address")
+	// ErrBusy: too many passwords wait to be checked.
+	ErrBusy = errors.New("too many passwords to check")
+)
+
+// errPassword is a password that is still to be checked.
+var errPassword = errors.New("a password")
 
 // ErrNoTokens is returned when a list of tokens that must hold one is empty.
 var ErrNoTokens = errors.New("no token in it")

@@ -2,6 +2,8 @@ package auth
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"sync"
 	"time"
@@ -11,12 +13,16 @@ import (
 // there. What it answers is a Login or a Grant, which nobody else can make, and
 // without which nothing is dialled or listened at. It keeps what it has granted in
 // mind, and takes it back when another directory is put in force that does not
-// grant it. All methods may be called concurrently and none blocks for long.
+// grant it. All methods may be called concurrently, and none but Authenticate blocks
+// for long.
 type Guard struct {
 	// Own reports whether an address is one of the server's own listeners, which
 	// are denied unless a rule names them; nil: none. It is set before the guard
 	// is used.
 	Own func(netip.AddrPort) bool
+
+	failures  *throttle
+	passwords *verifier
 
 	mu        sync.Mutex // guards the rest
 	directory *Directory
@@ -26,14 +32,56 @@ type Guard struct {
 
 // NewGuard returns a guard with d in force.
 func NewGuard(d *Directory) *Guard {
-	return &Guard{directory: d, grants: make(map[*Grant]struct{}), watches: make(map[*watch]struct{})}
+	return &Guard{
+		failures: newThrottle(), passwords: newVerifier(),
+		directory: d, grants: make(map[*Grant]struct{}), watches: make(map[*watch]struct{}),
+	}
 }
 
 // Authenticate says who a client is. Its error says why it is nobody, for the
 // server's log and not for the client.
-func (g *Guard) Authenticate(_ context.Context, p Presented) (*Login, error) {
-	return g.current().login(p)
+//
+// An address that fails often gets its errors late: after ten, which are forgotten at
+// one in six seconds, each takes a second, and a password that was not seen to be good
+// before is not looked at (ErrThrottled). What is good is let in at once all the same,
+// since many may share an address. Too many passwords at a time are ErrBusy. ctx ends
+// any wait with its error.
+func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
+	login, err := g.authenticate(ctx, p)
+	if err == nil || errors.Is(err, ErrNoCredential) { // which is no attempt
+		return login, err
+	}
+	if errors.Is(err, ErrBusy) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) { // nobody has looked
+		return nil, err
+	}
+	if !errors.Is(err, ErrThrottled) {
+		g.failures.add(p.Remote)
+	}
+	if wait := g.failures.hold(ctx, p.Remote); wait != nil {
+		err = fmt.Errorf("%w: %w", wait, err)
+	}
+	return nil, err
 }
+
+// authenticate tries what is cheap first.
+func (g *Guard) authenticate(ctx context.Context, p Presented) (*Login, error) {
+	d := g.current()
+	login, err := d.login(p)
+	if !errors.Is(err, errPassword) {
+		return login, err
+	}
+	attempt := g.passwords.attempt(d, p.User, p.Password)
+	if login := attempt.known(); login != nil {
+		return login, nil
+	}
+	if g.failures.exhausted(p.Remote) {
+		return nil, ErrThrottled
+	}
+	return attempt.check(ctx, g.failures.key(p.Remote))
+}
+
+// TakesPasswords reports whether anybody could log in with one.
+func (g *Guard) TakesPasswords() bool { return len(g.current().costs) > 0 }
 
 func (g *Guard) current() *Directory {
 	g.mu.Lock()

@@ -8,7 +8,8 @@ type Identity struct {
 
 	// Credentials of every kind; each of them alone is enough. Several at a time
 	// let one follow another without an outage.
-	Tokens []Token
+	Tokens    []Token
+	Passwords []Password // the user is the identity's name
 
 	Policy Policy
 }

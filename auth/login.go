@@ -8,7 +8,12 @@ import (
 // Presented is what a client shows of itself.
 type Presented struct {
 	Remote netip.Addr // where it comes from, for the count of failures
-	Bearer string     // token of the Authorization header, "" for none
+
+	// The Authorization header: a token, or a user and a password, or neither if
+	// there is none.
+	Bearer         string
+	User, Password string
+	Garbled        bool // there is one that holds none of these
 }
 
 // Login is a credential that was good. Only a Guard makes one.

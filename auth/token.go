@@ -2,12 +2,16 @@ package auth
 
 import (
 	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -29,6 +33,37 @@ type Token struct {
 	Expires time.Time         // from then on it is not good; zero: never
 }
 
+const (
+	// tokenPrefix begins the tokens that are made here: whoever looks for secrets
+	// that got into a repository or a log finds them by it.
+	tokenPrefix = "culvert_"
+	hashPrefix  = "sha256:"
+)
+
+// NewToken makes a token of 256 random bits, as a text that can stand in a URL, and
+// what the server needs to know of it, without a label and an end.
+func NewToken() (token string, t Token) {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	token = tokenPrefix + base64.RawURLEncoding.EncodeToString(b[:])
+	return token, Token{Sum: sha256.Sum256([]byte(token))}
+}
+
+// Hash is the token's sum in the form that ParseTokenHash reads.
+func (t Token) Hash() string { return hashPrefix + hex.EncodeToString(t.Sum[:]) }
+
+// ParseTokenHash reads "sha256:" and the SHA-256 of a token, 64 hexadecimal digits.
+// Its error says how it is written and does not repeat the text, which may be a
+// token in the wrong place.
+func ParseTokenHash(text string) (sum [sha256.Size]byte, err error) {
+	digits, ok := strings.CutPrefix(text, hashPrefix)
+	if n, err := hex.Decode(sum[:], []byte(digits[:min(len(digits), 2*sha256.Size)])); !ok || err != nil ||
+		n != sha256.Size || len(digits) != 2*sha256.Size {
+		return sum, errors.New("not the hash of a token; write sha256: and 64 hexadecimal digits")
+	}
+	return sum, nil
+}
+
 // NewTokens makes an identity of each of the given tokens, with the given policy;
 // the n-th is "token-n", counted from 1. It fails when there is none, when one is given twice
 // or cannot be sent in an HTTP header. The warnings name weak tokens.
@@ -40,14 +75,18 @@ func NewTokens(policy Policy, tokens ...string) (identities []Identity, warnings
 	return newTokens(policy, lines)
 }
 
-// ReadTokens reads a token file and makes of it what NewTokens does: one token a line, blank lines and lines that
-// start with # ignored, at most 1 MiB. Identities count the tokens, not the
-// lines. The warnings name weak tokens and a file that others than its owner can
-// read.
+// ReadTokens reads a token file and makes of it what NewTokens does: one token a
+// line, or its hash as ParseTokenHash reads it and perhaps a space and a label; blank
+// lines and lines that start with # ignored, at most 1 MiB. Identities count the
+// tokens, not the lines. The warnings name weak tokens and a file with tokens in it
+// that others than its owner can read.
 func ReadTokens(policy Policy, path string) (identities []Identity, warnings []string, err error) {
 	lines, exposed, err := readTokenFile(path)
 	if err != nil {
 		return nil, nil, err
+	}
+	if !slices.ContainsFunc(lines, func(l tokenLine) bool { return !l.hashed() }) {
+		exposed = nil // there is no secret in it
 	}
 	identities, warnings, err = newTokens(policy, lines)
 	if err != nil {
@@ -65,6 +104,9 @@ func ReadToken(path string) (token string, warnings []string, err error) {
 	lines, warnings, err := readTokenFile(path)
 	if err != nil {
 		return "", nil, err
+	}
+	if lines[0].hashed() {
+		return "", nil, fmt.Errorf("%s: %s is only its hash, which is for the server; write the token itself", path, lines[0].where)
 	}
 	if err := lines[0].check(); err != nil {
 		return "", nil, fmt.Errorf("%s: %w", path, err)
@@ -105,7 +147,22 @@ func exposed(path string, info os.FileInfo) string {
 // the token itself.
 type tokenLine struct {
 	where string
-	token string
+	token string // or the hash of one, with a label
+}
+
+func (l tokenLine) hashed() bool { return strings.HasPrefix(l.token, hashPrefix) }
+
+// parse is what a server keeps of the line.
+func (l tokenLine) parse() (Token, error) {
+	if !l.hashed() {
+		return Token{Sum: sha256.Sum256([]byte(l.token))}, l.check()
+	}
+	hash, label, _ := strings.Cut(l.token, " ")
+	sum, err := ParseTokenHash(hash)
+	if err != nil {
+		return Token{}, fmt.Errorf("%s is %w", l.where, err)
+	}
+	return Token{Sum: sum, Label: strings.TrimSpace(label)}, nil
 }
 
 // check reports a token that cannot travel as a bearer token (RFC 6750): empty,
@@ -126,7 +183,7 @@ func (l tokenLine) check() error {
 }
 
 func (l tokenLine) weakness() string {
-	if len(l.token) >= minTokenLength {
+	if l.hashed() || len(l.token) >= minTokenLength {
 		return ""
 	}
 	return fmt.Sprintf("%s has %d characters and can be guessed; use %d or more random ones", l.where, len(l.token), minTokenLength)
@@ -141,17 +198,17 @@ func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 	var warnings []string
 	var errs []error
 	for i, line := range lines {
-		if err := line.check(); err != nil {
+		token, err := line.parse()
+		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		sum := sha256.Sum256([]byte(line.token))
-		if where, ok := first[sum]; ok {
+		if where, ok := first[token.Sum]; ok {
 			errs = append(errs, fmt.Errorf("%s is the same as %s", line.where, where))
 			continue
 		}
-		first[sum] = line.where
-		identities[i] = Identity{Name: fmt.Sprintf("token-%d", i+1), Tokens: []Token{{Sum: sum}}, Policy: policy}
+		first[token.Sum] = line.where
+		identities[i] = Identity{Name: fmt.Sprintf("token-%d", i+1), Tokens: []Token{token}, Policy: policy}
 		if w := line.weakness(); w != "" {
 			warnings = append(warnings, w)
 		}
