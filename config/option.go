@@ -24,6 +24,7 @@ type Option struct {
 	Default     string // as a user would write it, "" for none
 	Help        string // a sentence without a full stop
 	FlagOnly    bool   // not a key of the file
+	Live        bool   // changes while the agent runs
 
 	// Limits of a number: an int, a Size in bytes, a time.Duration. Both 0 means
 	// no limits.
@@ -239,7 +240,7 @@ func (o Option) assign(text string) error {
 		}
 		*p = append(*p, Text{Value: text})
 	case *time.Time:
-		t, err := parseTime(text)
+		t, err := ParseTime(text)
 		if err != nil {
 			return err
 		}
@@ -287,8 +288,8 @@ func checkPrintable(text string) error {
 	return nil
 }
 
-// parseTime reads a time, or a day, at whose beginning (UTC) it is.
-func parseTime(text string) (time.Time, error) {
+// ParseTime reads a time as in RFC 3339, or a day, at whose beginning (UTC) it is.
+func ParseTime(text string) (time.Time, error) {
 	for _, form := range []string{time.RFC3339, time.DateOnly} {
 		if t, err := time.Parse(form, text); err == nil {
 			return t, nil

@@ -51,8 +51,8 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// err sorts the problems and returns them, nil if there are none.
-func (p Problems) err() error {
+// Err sorts the problems and returns them, nil if there are none.
+func (p Problems) Err() error {
 	if len(p) == 0 {
 		return nil
 	}

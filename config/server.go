@@ -1,6 +1,10 @@
 package config
 
-import "github.com/goccy/go-yaml/ast"
+import (
+	"reflect"
+
+	"github.com/goccy/go-yaml/ast"
+)
 
 // Server is the configuration of culvert-server.
 type Server struct {
@@ -35,19 +39,19 @@ func (s *Server) options() []Option {
 			Help: "address to listen on (no host: all addresses)"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &s.Path,
 			Help: "path of the upgrade request; all others are not found"},
-		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile,
+		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile, Live: true,
 			Help: "file with the tokens of clients, one a line"},
-		{Name: "token", Placeholder: "TOKEN", target: &s.Token,
+		{Name: "token", Placeholder: "TOKEN", target: &s.Token, Live: true,
 			Help: "a client's token itself; on the command line everybody on the machine can see it"},
-		{Name: "identities-dir", Placeholder: "DIR", target: &s.IdentitiesDir,
+		{Name: "identities-dir", Placeholder: "DIR", target: &s.IdentitiesDir, Live: true,
 			Help: "directory with files of identities, *.yaml, beside those in the configuration file"},
-		{Name: "insecure-no-auth", target: &s.InsecureNoAuth,
+		{Name: "insecure-no-auth", target: &s.InsecureNoAuth, Live: true,
 			Help: "let everybody in who can reach the server"},
 		{Name: "tls-cert", Placeholder: "FILE", target: &s.TLSCert,
 			Help: "PEM file with the certificate and its chain; without it the server speaks plain ws://"},
 		{Name: "tls-key", Placeholder: "FILE", target: &s.TLSKey,
 			Help: "PEM file with the certificate's private key"},
-		{Name: "gateway-ports", target: &s.GatewayPorts,
+		{Name: "gateway-ports", target: &s.GatewayPorts, Live: true,
 			Help: "let clients listen (-R) on other addresses than loopback"},
 		{Name: "max-sessions", Default: "1024", min: 1, max: 1 << 20, target: &s.MaxSessions,
 			Help: "sessions in all"},
@@ -106,5 +110,17 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}
 	l.checkToken(&s.Settings)
-	return s, l.warnings, l.problems.err()
+	return s, l.warnings, l.problems.Err()
+}
+
+// Fixed are the names of the options in which two configurations of a server differ
+// and that a server which runs cannot change.
+func Fixed(a, b *Server) (names []string) {
+	others := b.options()
+	for i, o := range a.options() {
+		if !o.Live && !reflect.DeepEqual(reflect.ValueOf(o.target).Elem().Interface(), reflect.ValueOf(others[i].target).Elem().Interface()) {
+			names = append(names, o.Name)
+		}
+	}
+	return names
 }

@@ -66,9 +66,34 @@ func (d *dialer) dial(ctx context.Context, target string) (net.Conn, *auth.Grant
 
 // resolve is leave to dial the addresses of target, at least one of them.
 func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, error) {
+	host, addrs, err := d.addresses(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	var grants []*auth.Grant
+	var denied error
+	for _, addr := range addrs {
+		grant, err := d.guard.Dial(d.identity, host, addr)
+		switch {
+		case err != nil:
+			denied = err
+		case len(grants) == maxAddresses:
+			grant.Release()
+		default:
+			grants = append(grants, grant)
+		}
+	}
+	if len(grants) == 0 {
+		return nil, &TargetError{Code: mux.Denied, Reason: "denied by policy", Err: denied}
+	}
+	return grants, nil
+}
+
+// addresses are all that target means, at least one, each once, and its host.
+func (d *dialer) addresses(ctx context.Context, target string) (host string, addrs []netip.AddrPort, err error) {
 	host, port, err := splitTarget(target)
 	if err != nil {
-		return nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
+		return "", nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
 	}
 	var found []netip.Addr
 	if ip, err := netip.ParseAddr(host); err == nil {
@@ -82,31 +107,19 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, err
 		}
 		found, err = lookup(ctx, host)
 		if err != nil {
-			return nil, unresolvable(err)
+			return "", nil, unresolvable(err)
 		}
 	}
-	var grants []*auth.Grant
-	var denied error
 	for _, ip := range found {
 		addr := netip.AddrPortFrom(ip.Unmap(), port)
-		if slices.ContainsFunc(grants, func(g *auth.Grant) bool { return g.Addr() == addr }) || len(grants) == maxAddresses {
-			continue
+		if !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
 		}
-		grant, err := d.guard.Dial(d.identity, host, addr)
-		if err != nil {
-			denied = err
-			continue
-		}
-		grants = append(grants, grant)
 	}
-	switch {
-	case len(grants) > 0:
-		return grants, nil
-	case denied != nil:
-		return nil, &TargetError{Code: mux.Denied, Reason: "denied by policy", Err: denied}
-	default:
-		return nil, &TargetError{Code: mux.Unresolvable, Reason: "no address"}
+	if len(addrs) == 0 {
+		return "", nil, &TargetError{Code: mux.Unresolvable, Reason: "no address"}
 	}
+	return host, addrs, nil
 }
 
 // dialAddr dials one granted address within its share of what is left of ctx.

@@ -164,6 +164,9 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// Use puts a directory in force: what it does not allow ends.
+func (s *Server) Use(d *auth.Directory) { s.cfg.Guard.Use(d) }
+
 // authenticate is the handler's question.
 func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 	p := auth.Presented{}

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
+	"strings"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
@@ -12,28 +14,14 @@ import (
 
 // prepare makes the server that the user described.
 func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
-	cfg, warnings, err := config.LoadServer(src)
+	s, err := load(src)
 	if err != nil {
 		return nil, err
 	}
-	var problems config.Problems
-	directory, more, err := newDirectory(cfg)
-	if err != nil {
-		problems = append(problems, program.BadCredential(err))
-	}
-	warnings = append(warnings, more...)
-	tlsConfig, err := newTLS(cfg)
-	if err != nil {
-		problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(), Hint: "give --tls-cert and --tls-key PEM files that belong together"})
-	}
-	if len(problems) > 0 {
-		return nil, problems
-	}
-	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
-
+	cfg := s.cfg
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Guard: auth.NewGuard(directory),
+		Listen: cfg.Listen, Path: cfg.Path, TLS: s.tls, Guard: auth.NewGuard(s.directory),
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
 		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
@@ -42,34 +30,69 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &program.Job{Run: server.Run, Log: log, Warnings: warnings}, nil
+	job := &program.Job{Run: server.Run, Log: log, Warnings: s.warnings}
+	if len(s.files()) > 0 {
+		job.Reload = &program.Reload{
+			Files: func() []string { return s.files() },
+			Do: func(context.Context) ([]string, error) {
+				next, err := load(src)
+				if err != nil {
+					return nil, err
+				}
+				server.Use(next.directory)
+				warnings := next.warnings
+				if fixed := config.Fixed(cfg, next.cfg); len(fixed) > 0 {
+					warnings = append(warnings, "needs a restart to change: "+strings.Join(fixed, ", "))
+				}
+				s = next
+				return warnings, nil
+			},
+		}
+	}
+	return job, nil
 }
 
-// newDirectory is who may connect and what each may do.
-func newDirectory(cfg *config.Server) (d *auth.Directory, warnings []string, err error) {
-	policy := auth.Everything()
-	if cfg.GatewayPorts {
-		policy.Listen = policy.Dial
+// setup is a server as the user described it.
+type setup struct {
+	cfg       *config.Server
+	directory *auth.Directory
+	tls       *tls.Config // nil for plain ws
+	warnings  []string
+}
+
+// load reads what the user said of the server, and the files that it names. An error
+// is everything that is wrong.
+func load(src config.Sources) (*setup, error) {
+	cfg, warnings, err := config.LoadServer(src)
+	problems := program.Problems(err)
+	s := &setup{cfg: cfg, warnings: warnings}
+	directory, more, wrong := newDirectory(cfg)
+	problems = append(problems, wrong...)
+	s.directory, s.warnings = directory, append(s.warnings, more...)
+	if s.tls, err = newTLS(cfg); err != nil {
+		problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(), Hint: "give --tls-cert and --tls-key PEM files that belong together"})
 	}
-	var c auth.DirectoryConfig
-	switch {
-	case cfg.InsecureNoAuth:
-		c.Anybody = &auth.Identity{Policy: policy}
-	case cfg.TokenFile != "":
-		c.Identities, warnings, err = auth.ReadTokens(policy, cfg.TokenFile)
-	default:
-		c.Identities, warnings, err = auth.NewTokens(policy, cfg.Token.Reveal())
+	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
+	if err := problems.Err(); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, nil, err
+	return s, nil
+}
+
+// files are those that are read again when they have changed.
+func (s *setup) files() []string {
+	var files []string
+	for _, file := range []string{s.cfg.File, s.cfg.IdentitiesDir, s.cfg.TokenFile} {
+		if file != "" {
+			files = append(files, file)
+		}
 	}
-	d, err = auth.NewDirectory(c)
-	return d, warnings, err
+	return files
 }
 
 // newTLS returns the server's TLS settings, nil for plain ws.
 func newTLS(cfg *config.Server) (*tls.Config, error) {
-	if cfg.TLSCert == "" {
+	if cfg.TLSCert == "" || cfg.TLSKey == "" {
 		return nil, nil
 	}
 	cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
