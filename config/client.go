@@ -126,7 +126,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkForwards("remote", c.Remote)
 	l.checkProxy(c, src.LookupEnv)
 	l.checkToken(&c.Settings)
-	return c, l.warnings, l.problems.err()
+	return c, l.warnings, l.problems.Err()
 }
 
 // checkHeartbeat reports bounds between which the heartbeat is not. A bound that

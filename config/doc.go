@@ -12,7 +12,11 @@
 // that is wrong in all sources is reported at once, as [Problems], each with
 // where it stands, what is wrong and what to do.
 //
-// The package reads the configuration file and nothing else: it opens no other
-// file and no socket, and does not look into credentials. cmd calls it and passes
-// the values on.
+// The server's file has two keys with forms of their own, which are no options:
+// identities and issuers. What stands in them is read into structs of texts, each
+// with its place; what the texts mean is for others to say.
+//
+// The package reads the configuration file and the directory of identities, and
+// nothing else: it opens no other file and no socket, and does not look into
+// credentials. cmd calls it and passes the values on.
 package config

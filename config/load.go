@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 )
 
 // maxFile bounds a configuration file in bytes.
@@ -55,6 +56,7 @@ type value struct {
 // loader gathers everything about one configuration while it is read.
 type loader struct {
 	options  []Option
+	sections []section
 	problems Problems
 	warnings []string
 	// origins has those of the values that count, by option name, in the order
@@ -67,9 +69,10 @@ type loader struct {
 }
 
 // load reads all sources into the targets of options, the weakest first, so that
-// the strongest stays. The weaker are checked all the same.
-func load(options []Option, src Sources) *loader {
-	l := &loader{options: options, origins: make(map[string][]origin), rejected: make(map[string]bool)}
+// the strongest stays. The weaker are checked all the same. Sections are in the file
+// only.
+func load(options []Option, src Sources, sections ...section) *loader {
+	l := &loader{options: options, sections: sections, origins: make(map[string][]origin), rejected: make(map[string]bool)}
 	for _, o := range options {
 		if o.Default == "" {
 			continue
@@ -132,11 +135,12 @@ func (l *loader) readFile(path string) map[string][]value {
 		l.unreadable = true
 		return nil
 	}
-	values, problems := decode(path, data, l.options)
+	values, problems := decode(path, data, l.options, l.sections...)
 	l.problems = append(l.problems, problems...)
 	l.unreadable = values == nil
 	for _, p := range problems {
-		l.rejected[p.Key] = true
+		name, _, _ := strings.Cut(p.Key, ".") // of the option or section
+		l.rejected[name] = true
 	}
 	return values
 }

@@ -331,7 +331,7 @@ func TestServerProblems(t *testing.T) {
 		want  string
 	}{
 		{"no credential", "listen: :80\n", nil,
-			"--token-file: no credential is configured; give --token-file FILE, or --insecure-no-auth to let everybody in"},
+			"--token-file: no credential is configured; give --token-file FILE or identities in the file of --config, or --insecure-no-auth to let everybody in"},
 		{"a wrong credential is not a missing one", "token: {}\n", nil,
 			"FILE:1: token: is a mapping; give a text"},
 		{"both", "token: x\n", map[string][]string{"insecure-no-auth": {"true"}},

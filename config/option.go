@@ -24,6 +24,7 @@ type Option struct {
 	Default     string // as a user would write it, "" for none
 	Help        string // a sentence without a full stop
 	FlagOnly    bool   // not a key of the file
+	Live        bool   // changes while the agent runs
 
 	// Limits of a number: an int, a Size in bytes, a time.Duration. Both 0 means
 	// no limits.
@@ -64,7 +65,7 @@ func (o Option) Kind() Kind {
 		return KindForwards
 	case *map[string][]string:
 		return KindHeaders
-	case *[]string, *[]*url.URL:
+	case *[]string, *[]*url.URL, *[]Text:
 		return KindTexts
 	default:
 		return KindText
@@ -220,14 +221,30 @@ func (o Option) assign(text string) error {
 		}
 		(*p)[name] = append((*p)[name], value)
 	case *string:
-		if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return wrong("remove it", "has a control character in it")
+		if err := checkPrintable(text); err != nil {
+			return err
 		}
 		*p = text
 	case *Secret:
 		*p = NewSecret(text)
 	case *[]string:
 		*p = append(*p, text)
+	case *Text:
+		if err := checkPrintable(text); err != nil {
+			return err
+		}
+		p.Value = text
+	case *[]Text:
+		if err := checkPrintable(text); err != nil {
+			return err
+		}
+		*p = append(*p, Text{Value: text})
+	case *time.Time:
+		t, err := ParseTime(text)
+		if err != nil {
+			return err
+		}
+		*p = t
 	case *[]*url.URL:
 		u, err := parseServer(text)
 		if err != nil {
@@ -261,6 +278,24 @@ func shortDuration(d time.Duration) string {
 		s = strings.TrimSuffix(s, "0m")
 	}
 	return s
+}
+
+// checkPrintable refuses what would end a line or move the cursor.
+func checkPrintable(text string) error {
+	if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return wrong("remove it", "has a control character in it")
+	}
+	return nil
+}
+
+// ParseTime reads a time as in RFC 3339, or a day, at whose beginning (UTC) it is.
+func ParseTime(text string) (time.Time, error) {
+	for _, form := range []string{time.RFC3339, time.DateOnly} {
+		if t, err := time.Parse(form, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, wrong("write it like 2027-01-31 or 2027-01-31T12:00:00Z", "%q is not a time", text)
 }
 
 // parseHeader reads "Name: value" of an HTTP request header that the carrier does

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -37,7 +38,8 @@ func (p Problem) String() string {
 }
 
 // Problems is everything that is wrong with a configuration, never empty when
-// returned as an error: first what stands in the file, in the order of its lines.
+// returned as an error: first what stands in files, in the order of their names and
+// lines.
 type Problems []Problem
 
 // Error is one line for each problem.
@@ -49,18 +51,16 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// err sorts the problems and returns them, nil if there are none.
-func (p Problems) err() error {
+// Err sorts the problems and returns them, nil if there are none.
+func (p Problems) Err() error {
 	if len(p) == 0 {
 		return nil
 	}
 	slices.SortStableFunc(p, func(a, b Problem) int {
-		switch {
-		case (a.File == "") != (b.File == ""):
+		if (a.File == "") != (b.File == "") {
 			return strings.Compare(b.File, a.File)
-		default:
-			return a.Line - b.Line
 		}
+		return cmp.Or(strings.Compare(a.File, b.File), a.Line-b.Line)
 	})
 	return p
 }

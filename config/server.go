@@ -3,6 +3,9 @@ package config
 import (
 	"net/netip"
 	"net/url"
+	"reflect"
+
+	"github.com/goccy/go-yaml/ast"
 )
 
 // Server is the configuration of culvert-server.
@@ -11,7 +14,10 @@ type Server struct {
 	Path           string
 	Token          Secret // empty when TokenFile is set
 	TokenFile      string // "" when Token is set
-	InsecureNoAuth bool   // neither is set then
+	Identities     []Identity
+	IdentitiesDir  string // directory of files with more of them, which are in Identities; "" for none
+	Issuers        []Issuer
+	InsecureNoAuth bool   // there is no credential then
 	TLSCert        string // file; set when TLSKey is
 	TLSKey         string // file
 	ClientCA       string // file, "" for none
@@ -55,11 +61,13 @@ func (s *Server) options() []Option {
 			Help: "address to listen on (no host: all addresses)"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &s.Path,
 			Help: "path of the upgrade request; all others are the site's, or not found"},
-		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile,
+		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile, Live: true,
 			Help: "file with the tokens of clients, one a line"},
-		{Name: "token", Placeholder: "TOKEN", target: &s.Token,
+		{Name: "token", Placeholder: "TOKEN", target: &s.Token, Live: true,
 			Help: "a client's token itself; on the command line everybody on the machine can see it"},
-		{Name: "insecure-no-auth", target: &s.InsecureNoAuth,
+		{Name: "identities-dir", Placeholder: "DIR", target: &s.IdentitiesDir, Live: true,
+			Help: "directory with files of identities, *.yaml, beside those in the configuration file"},
+		{Name: "insecure-no-auth", target: &s.InsecureNoAuth, Live: true,
 			Help: "let everybody in who can reach the server"},
 		{Name: "tls-cert", Placeholder: "FILE", target: &s.TLSCert,
 			Help: "PEM file with the certificate and its chain; without it the server speaks plain ws://"},
@@ -67,7 +75,7 @@ func (s *Server) options() []Option {
 			Help: "PEM file with the certificate's private key"},
 		{Name: "client-ca", Placeholder: "FILE", target: &s.ClientCA,
 			Help: "PEM file with the authorities of client certificates, which clients may show then"},
-		{Name: "crl", Placeholder: "FILE", target: &s.CRL,
+		{Name: "crl", Placeholder: "FILE", target: &s.CRL, Live: true,
 			Help: "file with a revocation list (PEM or DER) of each of the client authorities; without one in force, an authority's certificates are refused"},
 		{Name: "client-cert", choices: []string{"off", "optional", "require"}, target: &s.ClientCert,
 			Help: "whether clients show a certificate (optional with --client-ca, off without)"},
@@ -93,7 +101,7 @@ func (s *Server) options() []Option {
 			Help: "let a browser be a client on pages of this origin, like https://app.example (repeatable)"},
 		{Name: "trusted-proxy", Placeholder: "CIDR", check: checkNetwork, target: &s.trustedProxies,
 			Help: "network or address of reverse proxies in front, whose X-Forwarded-For says where a client is; not bounded by --max-unauthenticated-per-address (repeatable)"},
-		{Name: "gateway-ports", target: &s.GatewayPorts,
+		{Name: "gateway-ports", target: &s.GatewayPorts, Live: true,
 			Help: "let clients listen (-R) on other addresses than loopback"},
 		{Name: "max-sessions", Default: "1024", min: 1, max: 1 << 20, target: &s.MaxSessions,
 			Help: "sessions in all"},
@@ -108,29 +116,44 @@ func (s *Server) options() []Option {
 	}, s.Settings.options()...)
 }
 
+// sections are the keys of the file that are no options.
+func (s *Server) sections() []section {
+	return []section{
+		{"identities", func(d *decoder, path string, at, node ast.Node) { s.Identities = d.identitiesOf(path, at, node) }},
+		{"issuers", func(d *decoder, path string, at, node ast.Node) { s.Issuers = d.issuersOf(path, at, node) }},
+	}
+}
+
 // LoadServer reads, merges and checks the configuration of culvert-server. The
 // warnings are about what works and should not stay so. An error is always of
 // type [Problems].
 func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 	s = new(Server)
-	l := load(s.options(), src)
+	l := load(s.options(), src, s.sections()...)
 	l.checkSettings(&s.Settings)
 	l.exclusive("token-file", "token")
 
 	credential := ""
-	for _, name := range []string{"token-file", "token"} {
+	for _, name := range []string{"token-file", "token", "identities-dir"} {
 		if l.given(name) {
-			credential = name
+			credential = l.origin(name, 0).String()
 		}
+	}
+	if s.IdentitiesDir != "" {
+		s.Identities = append(s.Identities, l.readIdentities(s.IdentitiesDir)...)
+	}
+	l.checkIdentities(s.Identities)
+	if len(s.Identities) > 0 {
+		credential = s.Identities[0].Name.Place()
 	}
 	switch {
 	case s.InsecureNoAuth && credential != "":
-		l.problem("insecure-no-auth", 0, "give one of the two", "lets everybody in although there is a credential (%s)", l.origin(credential, 0))
+		l.problem("insecure-no-auth", 0, "give one of the two", "lets everybody in although there is a credential (%s)", credential)
 	case s.InsecureNoAuth:
 		l.warn("EVERYBODY who can reach " + s.Listen + " may use this server (insecure-no-auth)")
-	case credential == "" && !l.failed("token-file", "token"):
+	case credential == "" && !l.failed("token-file", "token", "identities", "identities-dir"):
 		l.problems = append(l.problems, Problem{Key: "--token-file", What: "no credential is configured",
-			Hint: "give --token-file FILE, or --insecure-no-auth to let everybody in"})
+			Hint: "give --token-file FILE or identities in the file of --config, or --insecure-no-auth to let everybody in"})
 	}
 	l.checkKeyPair(s.TLSCert, s.TLSKey)
 	if s.CRL != "" && s.ClientCA == "" && !l.failed("client-ca") {
@@ -141,5 +164,17 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}
 	l.checkToken(&s.Settings)
-	return s, l.warnings, l.problems.err()
+	return s, l.warnings, l.problems.Err()
+}
+
+// Fixed are the names of the options in which two configurations of a server differ
+// and that a server which runs cannot change.
+func Fixed(a, b *Server) (names []string) {
+	others := b.options()
+	for i, o := range a.options() {
+		if !o.Live && !reflect.DeepEqual(reflect.ValueOf(o.target).Elem().Interface(), reflect.ValueOf(others[i].target).Elem().Interface()) {
+			names = append(names, o.Name)
+		}
+	}
+	return names
 }

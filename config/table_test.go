@@ -54,9 +54,12 @@ func TestExamples(t *testing.T) {
 				t.Error(err)
 			}
 
-			all := regexp.MustCompile(`(?m)^#([a-z])`).ReplaceAllString(string(text), "$1")
-			table := options()
-			values, problems := decode(path, []byte(all), table)
+			all := regexp.MustCompile(`(?m)^#([a-z]|  +\S)`).ReplaceAllString(string(text), "$1")
+			table, server := options(), new(Server)
+			values, problems := decode(path, []byte(all), table, server.sections()...)
+			if agent == "server" && (len(server.Identities) == 0 || len(server.Issuers) == 0) {
+				t.Error("there are no identities or issuers in the example")
+			}
 			for _, p := range problems {
 				t.Error(p)
 			}

@@ -93,20 +93,15 @@ func (d *dialer) dial(ctx context.Context, target string) (net.Conn, *auth.Grant
 
 // resolve is leave to dial the addresses of target, at least one of them.
 func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, error) {
-	host, port, err := splitTarget(target)
-	if err != nil {
-		return nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
-	}
-	found, err := d.lookup.addresses(ctx, host)
+	host, addrs, err := d.addresses(ctx, target)
 	if err != nil {
 		return nil, err
 	}
 	var grants []*auth.Grant
 	var denied error
-	for _, ip := range found {
-		addr := netip.AddrPortFrom(ip.Unmap(), port)
-		if slices.ContainsFunc(grants, func(g *auth.Grant) bool { return g.Addr() == addr }) || len(grants) == maxAddresses {
-			continue
+	for _, addr := range addrs {
+		if len(grants) == maxAddresses {
+			break
 		}
 		grant, err := d.guard.Dial(d.identity, auth.TCP, host, addr)
 		if err != nil {
@@ -119,6 +114,24 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, err
 		return nil, &TargetError{Code: mux.Denied, Reason: deniedByPolicy, Err: denied}
 	}
 	return grants, nil
+}
+
+// addresses are all that target means, at least one, each once, and its host.
+func (d *dialer) addresses(ctx context.Context, target string) (host auth.Host, addrs []netip.AddrPort, err error) {
+	host, port, err := splitTarget(target)
+	if err != nil {
+		return host, nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
+	}
+	found, err := d.lookup.addresses(ctx, host)
+	if err != nil {
+		return host, nil, err
+	}
+	for _, ip := range found {
+		if addr := netip.AddrPortFrom(ip.Unmap(), port); !slices.Contains(addrs, addr) {
+			addrs = append(addrs, addr)
+		}
+	}
+	return host, addrs, nil
 }
 
 // dialAddr dials one granted address within its share of what is left of ctx.

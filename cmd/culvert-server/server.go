@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -17,64 +18,89 @@ import (
 
 // prepare makes the server that the user described.
 func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
-	cfg, warnings, err := config.LoadServer(src)
+	s, err := load(src, stderr)
 	if err != nil {
 		return nil, err
 	}
-	var problems config.Problems
-	clientCAs, more, problem := newClientCAs(cfg)
-	if problem != nil {
-		problems = append(problems, *problem)
-	}
-	warnings = append(warnings, more...)
-	directory, more, err := newDirectory(cfg, clientCAs)
-	if err != nil {
-		problems = append(problems, program.BadCredential(err))
-	}
-	warnings = append(warnings, more...)
-	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
-	web, wrong := newWeb(cfg, clientCAs, log)
-	problems = append(problems, wrong...)
-	if len(problems) > 0 {
-		return nil, problems
-	}
-	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
-
+	cfg := s.cfg
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Path: cfg.Path, TLS: web.tls, Guard: auth.NewGuard(directory),
-		Other: web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
+		Listen: cfg.Listen, Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
+		Other: s.web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
 		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
-		Settings:       program.Settings(cfg.Settings, log),
+		Settings:       program.Settings(cfg.Settings, s.log),
 	})
 	if err != nil {
 		return nil, err
 	}
-	run := func(ctx context.Context) error { return web.run(ctx, server) }
-	return &program.Job{Run: run, Log: log, Warnings: warnings}, nil
+	web := s.web
+	job := &program.Job{
+		Run: func(ctx context.Context) error { return web.run(ctx, server) },
+		Log: s.log, Warnings: s.warnings,
+	}
+	if len(s.files()) > 0 {
+		job.Reload = &program.Reload{
+			Files: func() []string { return s.files() },
+			Do: func(context.Context) ([]string, error) {
+				next, err := load(src, stderr)
+				if err != nil {
+					return nil, err
+				}
+				server.Use(next.directory)
+				warnings := next.warnings
+				if fixed := config.Fixed(cfg, next.cfg); len(fixed) > 0 {
+					warnings = append(warnings, "needs a restart to change: "+strings.Join(fixed, ", "))
+				}
+				s = next
+				return warnings, nil
+			},
+		}
+	}
+	return job, nil
 }
 
-// newDirectory is who may connect and what each may do.
-func newDirectory(cfg *config.Server, clientCAs *auth.ClientCAs) (d *auth.Directory, warnings []string, err error) {
-	policy := auth.Everything()
-	if cfg.GatewayPorts {
-		policy.Listen = policy.Dial
+// setup is a server as the user described it.
+type setup struct {
+	cfg       *config.Server
+	directory *auth.Directory
+	web       *web
+	log       *slog.Logger
+	warnings  []string
+}
+
+// load reads what the user said of the server, and the files that it names. An error
+// is everything that is wrong.
+func load(src config.Sources, stderr io.Writer) (*setup, error) {
+	cfg, warnings, err := config.LoadServer(src)
+	problems := program.Problems(err)
+	s := &setup{cfg: cfg, log: program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel), warnings: warnings}
+	clientCAs, more, problem := newClientCAs(cfg)
+	if problem != nil {
+		problems = append(problems, *problem)
 	}
-	c := auth.DirectoryConfig{ClientCAs: clientCAs}
-	switch {
-	case cfg.InsecureNoAuth:
-		c.Anybody = &auth.Identity{Policy: policy}
-	case cfg.TokenFile != "":
-		c.Identities, warnings, err = auth.ReadTokens(policy, cfg.TokenFile)
-	default:
-		c.Identities, warnings, err = auth.NewTokens(policy, cfg.Token.Reveal())
+	s.warnings = append(s.warnings, more...)
+	directory, more, wrong := newDirectory(cfg, clientCAs)
+	problems = append(problems, wrong...)
+	s.directory, s.warnings = directory, append(s.warnings, more...)
+	s.web, wrong = newWeb(cfg, clientCAs, s.log)
+	problems = append(problems, wrong...)
+	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
+	if err := problems.Err(); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, nil, err
+	return s, nil
+}
+
+// files are those that are read again when they have changed.
+func (s *setup) files() []string {
+	var files []string
+	for _, file := range []string{s.cfg.File, s.cfg.IdentitiesDir, s.cfg.TokenFile, s.cfg.ClientCA, s.cfg.CRL} {
+		if file != "" {
+			files = append(files, file)
+		}
 	}
-	d, err = auth.NewDirectory(c)
-	return d, warnings, err
+	return files
 }
 
 // newClientCAs reads the authorities of client certificates and what they have

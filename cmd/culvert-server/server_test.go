@@ -37,7 +37,7 @@ func TestConfiguration(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		{"no credential, no service", nil, 2, "culvert-server: --token-file: no credential is configured; give --token-file FILE, or --insecure-no-auth"},
+		{"no credential, no service", nil, 2, "culvert-server: --token-file: no credential is configured; give --token-file FILE or identities in the file of --config, or --insecure-no-auth"},
 		{"both", []string{"--token-file", token, "--insecure-no-auth"}, 2, "give one of the two"},
 		{"empty token file", []string{"--token-file", write(t, "\n# x\n")}, 2, "no token in it"},
 		{"the same token twice", []string{"--token-file", write(t, secret+"\n"+secret)}, 2, "line 2 is the same as the token in line 1"},

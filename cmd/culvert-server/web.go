@@ -39,7 +39,7 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 		problems = append(problems, config.Problem{Key: "--" + option, What: err.Error(), Hint: hint})
 	}
 	switch {
-	case cfg.TLSCert != "":
+	case cfg.TLSCert != "" && cfg.TLSKey != "":
 		cert, err := front.NewCertificate(cfg.TLSCert, cfg.TLSKey, log)
 		if err != nil {
 			wrong("tls-cert", "give --tls-cert and --tls-key PEM files that belong together", err)

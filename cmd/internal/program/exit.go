@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"culvert/auth"
 	"culvert/config"
 	"culvert/mux/carrier"
 	"culvert/tunnel"
@@ -106,6 +107,8 @@ func judge(err error) (code int, hint string) {
 		return exitUsage, ""
 	case errors.Is(err, tunnel.ErrConfig), errors.Is(err, carrier.ErrInvalidDialer):
 		return exitUsage, ""
+	case errors.Is(err, auth.ErrDenied):
+		return exitRefused, ""
 	case carrier.Permanent(err):
 		return exitRefused, refusedHint(err)
 	default:

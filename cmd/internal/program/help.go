@@ -15,9 +15,7 @@ import (
 func (p Program) help() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\nUsage: %s [flags]\n", p.Name, p.Summary, p.Name)
-	for _, command := range p.Commands {
-		fmt.Fprintf(&b, "       %s %s [flags]   %s\n", p.Name, command.Name, command.Summary)
-	}
+	usages(&b, p.Name, p.Commands)
 	b.WriteString("\nFlags, each with its environment variable; --config has them without the dashes:\n")
 	for _, o := range p.Options {
 		fmt.Fprintf(&b, "  %s\n      %s", o.Flag(), o.Help)
@@ -33,9 +31,31 @@ func (p Program) help() string {
 	return b.String()
 }
 
-func (cmd *Command) help(program string, flags []cli.Flag) string {
+// usages writes one line for each command at the end of the tree.
+func usages(b *strings.Builder, program string, commands []*Command) {
+	for _, cmd := range commands {
+		if cmd.Prepare != nil {
+			fmt.Fprintf(b, "       %s   %s\n", cmd.usage(program+" "+cmd.Name), cmd.Summary)
+		}
+		usages(b, program+" "+cmd.Name, cmd.Commands)
+	}
+}
+
+// usage is how cmd is called.
+func (cmd *Command) usage(called string) string {
+	return strings.TrimSpace(called + " [flags] " + cmd.Arguments)
+}
+
+func (cmd *Command) help(program, path string, flags []cli.Flag) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %s\n\nUsage: %s %s [flags]\n\n", program, cmd.Name, cmd.Summary, program, cmd.Name)
+	fmt.Fprintf(&b, "%s %s: %s\n\n", program, path, cmd.Summary)
+	if cmd.Prepare == nil {
+		b.WriteString("Usage:\n")
+		usages(&b, program+" "+path, cmd.Commands)
+	} else {
+		fmt.Fprintf(&b, "Usage: %s\n", cmd.usage(program+" "+path))
+	}
+	b.WriteString("\n")
 	for _, f := range flags {
 		names, usage, _ := strings.Cut(f.String(), "\t")
 		fmt.Fprintf(&b, "  %s\n      %s\n", names, usage)

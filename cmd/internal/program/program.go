@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -33,15 +35,23 @@ type Job struct {
 	Run      func(ctx context.Context) error
 	Log      *slog.Logger
 	Warnings []string // logged before Run
+	// Reload changes what Run does to what the user says now, at SIGHUP and after
+	// one of Files has changed; nil: nothing can change, and SIGHUP ends the
+	// process. When it fails it has changed nothing. It is called while Run runs.
+	Reload *Reload
 }
 
 // Command is a subcommand with flags of its own.
 type Command struct {
-	Name    string
-	Summary string // one line for --help
-	Flags   []cli.Flag
-	Options []config.Option // taken beside Flags; from the environment and the file, too
-	Prepare func(src config.Sources, stdout, stderr io.Writer) (*Job, error)
+	Name      string
+	Summary   string    // one line for --help
+	Arguments string    // how its arguments are written, for --help; "" for none
+	Args      *[]string // takes the arguments; nil: there are none
+	Flags     []cli.Flag
+	Options   []config.Option // taken beside Flags; from the environment and the file, too
+	Prepare   func(src config.Sources, stdout, stderr io.Writer) (*Job, error)
+	// Commands are below this one, which then does nothing itself: it has no Prepare.
+	Commands []*Command
 }
 
 // Run does what args say, the first being the program's name, and returns the
@@ -74,7 +84,7 @@ func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Write
 	app.Flags = append(options,
 		helpFlag(), &cli.BoolFlag{Name: "version", Destination: &version})
 	for _, command := range p.Commands {
-		app.Commands = append(app.Commands, command.command(p.Name, stdout, stderr))
+		app.Commands = append(app.Commands, command.command(p.Name, command.Name, stdout, stderr))
 	}
 	return p.report(stderr, app.RunContext(ctx, args))
 }
@@ -100,12 +110,14 @@ func flagsOf(options []config.Option) (flags []cli.Flag, given func() config.Sou
 	}
 }
 
-func (cmd *Command) command(program string, stdout, stderr io.Writer) *cli.Command {
+// command is cmd as the library has it. path is what a user types after the program's
+// name.
+func (cmd *Command) command(program, path string, stdout, stderr io.Writer) *cli.Command {
 	own := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
 	options, given := flagsOf(cmd.Options)
 	flags := append(options, own...)
-	return &cli.Command{
-		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(program, own),
+	c := &cli.Command{
+		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(program, path, own),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			var names []string
 			for _, f := range flags {
@@ -114,8 +126,13 @@ func (cmd *Command) command(program string, stdout, stderr io.Writer) *cli.Comma
 			return flagError(err, names)
 		},
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see " + cmd.Name + " --help"}
+			switch {
+			case cmd.Prepare == nil:
+				return cmd.missing(path, c.Args().First())
+			case cmd.Args != nil:
+				*cmd.Args = c.Args().Slice()
+			case c.Args().Present():
+				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see " + path + " --help"}
 			}
 			job, err := cmd.Prepare(given(), stdout, stderr)
 			if err != nil {
@@ -123,6 +140,26 @@ func (cmd *Command) command(program string, stdout, stderr io.Writer) *cli.Comma
 			}
 			return job.run(c.Context)
 		},
+	}
+	for _, sub := range cmd.Commands {
+		c.Subcommands = append(c.Subcommands, sub.command(program, path+" "+sub.Name, stdout, stderr))
+	}
+	return c
+}
+
+// missing is what there is to say of a word that is none of the commands below cmd.
+func (cmd *Command) missing(path, word string) error {
+	var names []string
+	for _, sub := range cmd.Commands {
+		names = append(names, sub.Name)
+	}
+	switch near := config.Nearest(word, names); {
+	case word == "":
+		return &usageError{path + " needs a command: " + strings.Join(names, ", "), "see " + path + " --help"}
+	case near != "":
+		return &usageError{fmt.Sprintf("there is no command %q", path+" "+word), "did you mean " + path + " " + near + "?"}
+	default:
+		return &usageError{fmt.Sprintf("there is no command %q", path+" "+word), "see " + path + " --help"}
 	}
 }
 
@@ -139,6 +176,19 @@ func (j *Job) run(ctx context.Context) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	if j.Reload != nil {
+		ctx, end := context.WithCancel(ctx)
+		var reloading sync.WaitGroup
+		defer reloading.Wait()
+		defer end()
+		hangup := make(chan os.Signal, 1)
+		signal.Notify(hangup, syscall.SIGHUP) // never comes on Windows
+		defer signal.Stop(hangup)
+		ticker := time.NewTicker(pollInterval)
+		defer ticker.Stop()
+		files := inUse(j.Reload.Files())
+		reloading.Go(func() { j.Reload.run(ctx, j.Log, files, j.Warnings, hangup, ticker.C) })
+	}
 	return j.supervise(ctx, signals)
 }
 

@@ -22,6 +22,7 @@ func start(t *testing.T, err error, args ...string) (flags map[string][]string, 
 	t.Helper()
 	var out, errors strings.Builder
 	var once bool
+	var arguments []string
 	p := Program{
 		Name: "culvert-client", Summary: "a test", Options: config.ClientOptions(),
 		Prepare: func(src config.Sources, stderr io.Writer) (*Job, error) {
@@ -39,6 +40,17 @@ func start(t *testing.T, err error, args ...string) (flags map[string][]string, 
 					return err
 				}}, nil
 			},
+		}, {
+			Name: "group", Summary: "commands",
+			Commands: []*Command{{
+				Name: "echo", Summary: "say it", Arguments: "WORD...", Args: &arguments,
+				Prepare: func(_ config.Sources, stdout, stderr io.Writer) (*Job, error) {
+					return &Job{Log: NewLogger(stderr, "text", 0), Run: func(context.Context) error {
+						_, err := fmt.Fprintf(stdout, "%q", arguments)
+						return err
+					}}, nil
+				},
+			}},
 		}},
 	}
 	code = p.Run(t.Context(), append([]string{"culvert-client"}, args...), &out, &errors)
@@ -87,6 +99,12 @@ func TestCommandLine(t *testing.T) {
 		{"command", []string{"sub", "-L", "1:h:1", "--once", "--local", "2:h:2"}, nil, 0, "sub once=true local=[1:h:1 2:h:2]", ""},
 		{"command's help", []string{"sub", "-h"}, nil, 0, "--once\n      do it once", ""},
 		{"command's typo", []string{"sub", "--onc"}, nil, 2, "", `culvert-client: there is no flag "--onc"; did you mean --once?` + "\n"},
+		{"group", []string{"group", "echo", "a", "--b"}, nil, 0, `["a" "--b"]`, ""},
+		{"group's help", []string{"group", "--help"}, nil, 0, "culvert-client group: commands\n\nUsage:\n       culvert-client group echo [flags] WORD...   say it\n", ""},
+		{"help in a group", []string{"group", "echo", "--help"}, nil, 0, "Usage: culvert-client group echo [flags] WORD...\n", ""},
+		{"group alone", []string{"group"}, nil, 2, "", "culvert-client: group needs a command: echo; see group --help\n"},
+		{"typo in a group", []string{"group", "ecko"}, nil, 2, "", `culvert-client: there is no command "group ecko"; did you mean group echo?` + "\n"},
+		{"alien in a group", []string{"group", "qqqqqqq"}, nil, 2, "", `culvert-client: there is no command "group qqqqqqq"; see group --help` + "\n"},
 		{"command's argument", []string{"sub", "x"}, nil, 2, "", `culvert-client: unexpected argument "x"; see sub --help` + "\n"},
 	}
 	for _, tt := range tests {

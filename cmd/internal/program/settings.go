@@ -1,6 +1,7 @@
 package program
 
 import (
+	"errors"
 	"log/slog"
 	"math"
 
@@ -32,4 +33,10 @@ func Bytes(s config.Size) int { return int(min(int64(s), math.MaxInt)) }
 // BadCredential is the problem of a token or token file that auth complains of.
 func BadCredential(err error) config.Problem {
 	return config.Problem{Key: "token", What: err.Error(), Hint: "check --token-file, CULVERT_TOKEN or wherever it is given"}
+}
+
+// Problems is what a loader of config complains of, none if err is nil.
+func Problems(err error) config.Problems {
+	problems, _ := errors.AsType[config.Problems](err)
+	return problems
 }

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"culvert/auth"
+	"culvert/cmd/internal/program"
+	"culvert/config"
+)
+
+// newDirectory is who may connect and what each may do, with everything that is
+// wrong with that in problems.
+func newDirectory(cfg *config.Server, clientCAs *auth.ClientCAs) (d *auth.Directory, warnings []string, problems config.Problems) {
+	r := &reader{everything: auth.Everything(), tokens: make(map[[32]byte]config.Text)}
+	if cfg.GatewayPorts {
+		r.everything.Listen = r.everything.Dial
+	}
+	c := auth.DirectoryConfig{ClientCAs: clientCAs}
+	if cfg.InsecureNoAuth {
+		c.Anybody = &auth.Identity{Policy: r.everything}
+	}
+	for _, id := range cfg.Identities {
+		c.Identities = append(c.Identities, r.identity(id))
+	}
+	c.Identities = append(c.Identities, r.simple(cfg)...)
+	d, err := auth.NewDirectory(c)
+	if err != nil && len(r.problems) == 0 { // which may be why
+		for text := range strings.SplitSeq(err.Error(), "\n") {
+			r.problems = append(r.problems, config.Problem{File: cfg.File, What: text})
+		}
+	}
+	return d, r.warnings, r.problems
+}
+
+// reader turns what config has read into what auth takes.
+type reader struct {
+	everything auth.Policy              // of who may do everything
+	tokens     map[[32]byte]config.Text // by their sums
+	warnings   []string
+	problems   config.Problems
+}
+
+// simple are the identities of the token file, or of the one token.
+func (r *reader) simple(cfg *config.Server) []auth.Identity {
+	var identities []auth.Identity
+	var warnings []string
+	var err error
+	switch {
+	case cfg.TokenFile != "":
+		identities, warnings, err = auth.ReadTokens(r.everything, cfg.TokenFile)
+	case !cfg.Token.Empty():
+		identities, warnings, err = auth.NewTokens(r.everything, cfg.Token.Reveal())
+	}
+	if err != nil {
+		r.problems = append(r.problems, program.BadCredential(err))
+	}
+	r.warnings = append(r.warnings, warnings...)
+	return identities
+}
+
+func (r *reader) identity(from config.Identity) auth.Identity {
+	id := auth.Identity{
+		Name:         from.Name.Value,
+		Passwords:    parse(r, from.Passwords, auth.ParsePassword),
+		Keys:         parse(r, from.Keys, auth.ParsePublicKey),
+		Certificates: parse(r, from.Certificates, auth.ParseCertificateName),
+		Limits: auth.Limits{
+			Sessions: from.Limits.Sessions, Streams: from.Limits.Streams, OpensPerSecond: from.Limits.OpensPerSecond,
+			Upload: int64(from.Limits.Upload), Download: int64(from.Limits.Download),
+			BytesPerDay: int64(from.Limits.BytesPerDay), Memory: int64(from.Limits.Memory),
+		},
+	}
+	for _, t := range from.Tokens {
+		if token, ok := r.token(t); ok {
+			id.Tokens = append(id.Tokens, token)
+		}
+	}
+	if id.Policy = r.everything; !from.Everything {
+		id.Policy = auth.Policy{
+			Dial:   parse(r, from.Dial, auth.ParseRule),
+			Listen: parse(r, from.Listen, auth.ParseRule),
+		}
+	}
+	return id
+}
+
+func (r *reader) token(from config.Token) (t auth.Token, ok bool) {
+	sum, err := auth.ParseTokenHash(from.Hash.Value)
+	if err != nil {
+		r.wrong(from.Hash, err.Error(), "")
+		return t, false
+	}
+	if other, ok := r.tokens[sum]; ok {
+		r.wrong(from.Hash, "is the hash of the same token as in "+other.Place(), "keep one of them")
+		return t, false
+	}
+	r.tokens[sum] = from.Hash
+	if !from.Expires.IsZero() && !time.Now().Before(from.Expires) {
+		r.warnings = append(r.warnings, fmt.Sprintf("%s: this token has expired (%s)", from.Hash.Place(), from.Expires.Format(time.RFC3339)))
+	}
+	return auth.Token{Sum: sum, Label: from.Label, Expires: from.Expires}, true
+}
+
+func (r *reader) wrong(text config.Text, what, hint string) {
+	r.problems = append(r.problems, text.Problem(what, hint))
+}
+
+// parse gives texts their meaning, and reports those that have none.
+func parse[T any](r *reader, texts []config.Text, one func(string) (T, error)) []T {
+	var all []T
+	for _, text := range texts {
+		t, err := one(text.Value)
+		if err != nil {
+			r.wrong(text, err.Error(), "")
+			continue
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+// place is where the rule stands that a verdict comes from, "" if it is none of the
+// configuration's.
+func place(cfg *config.Server, identity, op string, v auth.Verdict) string {
+	i := slices.IndexFunc(cfg.Identities, func(id config.Identity) bool { return id.Name.Value == identity })
+	if i < 0 {
+		return ""
+	}
+	rules := cfg.Identities[i].Dial
+	if op == auth.OpListen {
+		rules = cfg.Identities[i].Listen
+	}
+	if v.Rule < 0 || v.Rule >= len(rules) {
+		return ""
+	}
+	return rules[v.Rule].Place()
+}

@@ -1,0 +1,39 @@
+package tunnel
+
+import (
+	"context"
+	"net/netip"
+
+	"culvert/auth"
+)
+
+// Ruling is what a guard says of one address.
+type Ruling struct {
+	Addr netip.AddrPort
+	auth.Verdict
+}
+
+// ExplainDial says what a server with this guard would do about an identity's stream
+// to "host:port": it resolves the name and asks about every address, and dials
+// nothing. An error is a *TargetError.
+func ExplainDial(ctx context.Context, guard *auth.Guard, identity, target string) ([]Ruling, error) {
+	d := &dialer{guard: guard, identity: identity}
+	host, addrs, err := d.addresses(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	var rulings []Ruling
+	for _, addr := range addrs {
+		rulings = append(rulings, Ruling{addr, guard.Explain(auth.OpDial, identity, auth.TCP, host, addr)})
+	}
+	return rulings, nil
+}
+
+// ExplainListen is ExplainDial for a remote forward that is to listen at "host:port".
+func ExplainListen(ctx context.Context, guard *auth.Guard, identity, bind string) ([]Ruling, error) {
+	host, addr, err := bindAddr(ctx, bind, nil)
+	if err != nil {
+		return nil, err
+	}
+	return []Ruling{{addr, guard.Explain(auth.OpListen, identity, auth.TCP, host, addr)}}, nil
+}
