@@ -28,7 +28,7 @@ func explainCommand() *program.Command {
 			if err != nil {
 				return nil, err
 			}
-			s, err := load(src, stderr)
+			s, err := load(src, nil, stderr)
 			if err != nil {
 				return nil, err
 			}

@@ -11,14 +11,13 @@ import (
 	"culvert/config"
 )
 
-// newDirectory is who may connect and what each may do, with everything that is
-// wrong with that in problems.
-func newDirectory(cfg *config.Server, clientCAs *auth.ClientCAs) (d *auth.Directory, warnings []string, problems config.Problems) {
+// newDirectory adds the identities of cfg to c, and is who may connect and what each may
+// do, with everything that is wrong with that in problems.
+func newDirectory(cfg *config.Server, c auth.DirectoryConfig) (d *auth.Directory, warnings []string, problems config.Problems) {
 	r := &reader{everything: auth.Everything(), tokens: make(map[[32]byte]config.Text)}
 	if cfg.GatewayPorts {
 		r.everything.Listen = r.everything.Dial
 	}
-	c := auth.DirectoryConfig{ClientCAs: clientCAs}
 	if cfg.InsecureNoAuth {
 		c.Anybody = &auth.Identity{Policy: r.everything}
 	}
@@ -72,6 +71,9 @@ func (r *reader) identity(from config.Identity) auth.Identity {
 			Upload: int64(from.Limits.Upload), Download: int64(from.Limits.Download),
 			BytesPerDay: int64(from.Limits.BytesPerDay), Memory: int64(from.Limits.Memory),
 		},
+	}
+	for _, claims := range from.Claims {
+		id.Claims = append(id.Claims, claims.Wanted)
 	}
 	for _, t := range from.Tokens {
 		if token, ok := r.token(t); ok {

@@ -18,7 +18,7 @@ import (
 
 // prepare makes the server that the user described.
 func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
-	s, err := load(src, stderr)
+	s, err := load(src, nil, stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -36,18 +36,22 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	}
 	web := s.web
 	job := &program.Job{
-		Run: func(ctx context.Context) error { return web.run(ctx, server) },
+		Run: func(ctx context.Context) error {
+			defer func() { s.sources.closeBut(nil) }()
+			return web.run(ctx, server)
+		},
 		Log: s.log, Warnings: s.warnings,
 	}
 	if len(s.files()) > 0 {
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
 			Do: func(context.Context) ([]string, error) {
-				next, err := load(src, stderr)
+				next, err := load(src, s.sources, stderr)
 				if err != nil {
 					return nil, err
 				}
 				server.Use(next.directory)
+				s.sources.closeBut(next.sources)
 				warnings := next.warnings
 				if fixed := config.Fixed(cfg, next.cfg); len(fixed) > 0 {
 					warnings = append(warnings, "needs a restart to change: "+strings.Join(fixed, ", "))
@@ -64,14 +68,16 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 type setup struct {
 	cfg       *config.Server
 	directory *auth.Directory
+	sources   keySources
 	web       *web
 	log       *slog.Logger
 	warnings  []string
 }
 
-// load reads what the user said of the server, and the files that it names. An error
-// is everything that is wrong.
-func load(src config.Sources, stderr io.Writer) (*setup, error) {
+// load reads what the user said of the server, and the files that it names. Keys that
+// are fetched are taken from sources, if they are there. An error is everything that is
+// wrong.
+func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, error) {
 	cfg, warnings, err := config.LoadServer(src)
 	problems := program.Problems(err)
 	s := &setup{cfg: cfg, log: program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel), warnings: warnings}
@@ -80,13 +86,17 @@ func load(src config.Sources, stderr io.Writer) (*setup, error) {
 		problems = append(problems, *problem)
 	}
 	s.warnings = append(s.warnings, more...)
-	directory, more, wrong := newDirectory(cfg, clientCAs)
+	issuers, opened, wrong := openIssuers(cfg, sources, s.log)
+	problems = append(problems, wrong...)
+	s.sources = opened
+	directory, more, wrong := newDirectory(cfg, auth.DirectoryConfig{ClientCAs: clientCAs, Issuers: issuers})
 	problems = append(problems, wrong...)
 	s.directory, s.warnings = directory, append(s.warnings, more...)
 	s.web, wrong = newWeb(cfg, clientCAs, s.log)
 	problems = append(problems, wrong...)
 	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
 	if err := problems.Err(); err != nil {
+		s.sources.closeBut(sources)
 		return nil, err
 	}
 	return s, nil
