@@ -38,6 +38,7 @@ func TestParseHost(t *testing.T) {
 		"db.example.":        "db.example.",
 		"xn--bcher-kva.test": "xn--bcher-kva.test",
 		"_sip.example":       "_sip.example",
+		"LocalHost.":         "localhost",
 		"localhost":          "localhost",
 		"1.example":          "1.example",
 		"0x":                 "", // no digits
