@@ -37,7 +37,7 @@ func ParseHost(text string) (Host, error) {
 		return Host{}, fmt.Errorf("host %.100q: %w", text, err)
 	}
 	if !numeric(name[strings.LastIndexByte(name, '.')+1:]) {
-		return Host{name: name, rooted: rooted}, nil
+		return Host{name: name, rooted: rooted && name != "localhost"}, nil // which systems know without the dot only
 	}
 	addr, ok := parseNumbers(name)
 	if !ok {

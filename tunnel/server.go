@@ -71,7 +71,7 @@ type Server struct {
 	watches   sync.WaitGroup // of carriers' credentials
 
 	mu       sync.Mutex
-	sessions map[*mux.Session]*peer
+	sessions map[*link.Link]*peer
 
 	stop context.Context // graceful stop; set by Run
 
@@ -110,7 +110,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		listeners: newListeners(cfg.Guard, cfg.Lookup, cfg.Settings),
 		limited:   every{interval: 10 * time.Second},
 		own:       newOwn(),
-		sessions:  make(map[*mux.Session]*peer),
+		sessions:  make(map[*link.Link]*peer),
 		ready:     make(chan struct{}),
 	}
 	s.registry = link.NewRegistry(link.RegistryConfig{
@@ -151,32 +151,32 @@ func (s *Server) expel() {
 	sessions := maps.Clone(s.sessions)
 	s.mu.Unlock()
 	var ending sync.WaitGroup
-	for session, p := range sessions {
+	for l, p := range sessions {
 		if !s.cfg.Guard.Knows(p.identity) {
-			ending.Go(func() { expelOne(session, p) })
+			ending.Go(func() { expelOne(l, p) })
 		}
 	}
 	ending.Wait()
 }
 
-func expelOne(session *mux.Session, p *peer) {
-	p.log.Info("session expelled", keyReason, "no such identity any more")
-	session.Close("no such identity any more", 0)
+func expelOne(l *link.Link, p *peer) {
+	p.log.Info("session expelled", keyReason, "its identity was removed")
+	l.Close("identity removed")
 }
 
 // enter notes a session until leave is called. One whose identity was removed while
 // it was being made ends at once.
-func (s *Server) enter(session *mux.Session, p *peer) (leave func()) {
+func (s *Server) enter(l *link.Link, p *peer) (leave func()) {
 	s.mu.Lock()
-	s.sessions[session] = p
+	s.sessions[l] = p
 	s.mu.Unlock()
 	if !s.cfg.Guard.Knows(p.identity) {
-		expelOne(session, p)
+		expelOne(l, p)
 	}
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		delete(s.sessions, session)
+		delete(s.sessions, l)
 	}
 }
 
@@ -356,7 +356,7 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	}
 	p.session = sessionOf{session}
 	close(known)
-	defer s.enter(session, p)()
+	defer s.enter(l, p)()
 
 	ofClient := s.log.with(keyClient, identity)
 	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup}
