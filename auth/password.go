@@ -41,6 +41,8 @@ type cost struct {
 var usual = cost{memory: 64 << 10, passes: 3, threads: 1, length: 32}
 
 const (
+	maxPasswordLength = 1 << 10 // bytes
+
 	maxPasswords = 4       // of an identity: each costs work when a password is wrong
 	maxMemory    = 1 << 20 // KiB
 	maxPasses    = 16
@@ -61,6 +63,34 @@ func HashPassword(password string) string {
 
 func derive(password, salt []byte, c cost) []byte {
 	return argon2.IDKey(password, salt, c.passes, c.memory, c.threads, c.length)
+}
+
+// ReadPassword reads the password that a client presents: the one line of a file. The
+// warnings are about a file that others than its owner can read.
+func ReadPassword(path string) (password string, warnings []string, err error) {
+	data, warnings, err := readSecretFile(path, maxPasswordLength+2, "password file")
+	if err != nil {
+		return "", nil, err
+	}
+	password = strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r")
+	if err := CheckPassword(password); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return password, warnings, nil
+}
+
+// CheckPassword reports a password that cannot be used: an empty one, one of more than
+// 1,024 bytes, or one with control characters, line ends included.
+func CheckPassword(password string) error {
+	switch {
+	case password == "":
+		return errors.New("the password is empty")
+	case len(password) > maxPasswordLength:
+		return fmt.Errorf("the password is longer than %d bytes", maxPasswordLength)
+	case strings.ContainsFunc(password, func(r rune) bool { return r < ' ' || r == 0x7f }):
+		return errors.New("the password has a control character in it, or is more than one line")
+	}
+	return nil
 }
 
 // ParsePassword reads "$argon2id$v=19$m=KIB,t=PASSES,p=THREADS$SALT$HASH", the PHC form

@@ -222,6 +222,20 @@ func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 // readTokenFile returns the tokens of a file, at least one and not yet checked,
 // and a warning when others can read the file.
 func readTokenFile(path string) (lines []tokenLine, warnings []string, err error) {
+	data, warnings, err := readSecretFile(path, maxTokenFile, "token file")
+	if err != nil {
+		return nil, nil, err
+	}
+	lines = parseTokenFile(data)
+	if len(lines) == 0 {
+		return nil, nil, fmt.Errorf("%s: %w; write one token a line", path, ErrNoTokens)
+	}
+	return lines, warnings, nil
+}
+
+// readSecretFile reads a file of a kind that has at most most bytes, and warns when
+// others can read it.
+func readSecretFile(path string, most int64, kind string) (data []byte, warnings []string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, nil, err
@@ -234,18 +248,14 @@ func readTokenFile(path string) (lines []tokenLine, warnings []string, err error
 	if w := exposed(path, info); w != "" {
 		warnings = append(warnings, w)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, maxTokenFile+1))
+	data, err = io.ReadAll(io.LimitReader(f, most+1))
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case len(data) > maxTokenFile:
-		return nil, nil, fmt.Errorf("%s: larger than %d bytes, so no token file", path, maxTokenFile)
+	case int64(len(data)) > most:
+		return nil, nil, fmt.Errorf("%s: larger than %d bytes, so no %s", path, most, kind)
 	}
-	lines = parseTokenFile(data)
-	if len(lines) == 0 {
-		return nil, nil, fmt.Errorf("%s: %w; write one token a line", path, ErrNoTokens)
-	}
-	return lines, warnings, nil
+	return data, warnings, nil
 }
 
 // parseTokenFile splits the contents of a token file; it keeps whatever is not

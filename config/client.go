@@ -16,8 +16,14 @@ type Client struct {
 	Carrier     string     // auto, websocket or http
 	Header      map[string][]string
 	HeaderFile  string // file
-	Token       Secret // empty when TokenFile is set
-	TokenFile   string // "" when Token is set
+
+	// The credential: a token or a user with a password, each in one of two ways, or
+	// nothing.
+	Token        Secret
+	TokenFile    string
+	User         string
+	Password     Secret
+	PasswordFile string
 
 	// Proxy returns the forward proxy to a server, nil for none, from the option
 	// and the environment. The server's scheme is http or https; nil: no proxy.
@@ -69,10 +75,16 @@ func (c *Client) options() []Option {
 			Help: "file with the token, read again at each dial"},
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
 			Help: "the token itself; on the command line everybody on the machine can see it"},
+		{Name: "user", Placeholder: "NAME", check: checkUser, target: &c.User,
+			Help: "log in with a user and a password instead of a token"},
+		{Name: "password-file", Placeholder: "FILE", target: &c.PasswordFile,
+			Help: "file with the user's password, read again at each dial"},
+		{Name: "password", Placeholder: "PASSWORD", target: &c.Password,
+			Help: "the password itself; on the command line everybody on the machine can see it"},
 		{Name: "proxy", Placeholder: "URL", check: checkProxy, target: &c.proxy,
 			Help: "forward proxy, http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or none; by default the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)"},
 		{Name: "allow-plaintext", target: &c.AllowPlaintext,
-			Help: "send the token over ws:// to other hosts than loopback"},
+			Help: "send the credential over ws:// to other hosts than loopback"},
 		{Name: "tls-ca", Placeholder: "FILE", target: &c.TLSCA,
 			Help: "PEM file of authorities to trust beside the system's"},
 		{Name: "tls-cert", Placeholder: "FILE", target: &c.TLSCert,
@@ -114,6 +126,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l := load(c.options(), src)
 	l.checkSettings(&c.Settings)
 	l.exclusive("token-file", "token")
+	l.checkPassword(c)
 	l.checkHeartbeat(c)
 
 	if len(c.Servers) == 0 {
@@ -127,6 +140,26 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkProxy(c, src.LookupEnv)
 	l.checkToken(&c.Settings)
 	return c, l.warnings, l.problems.Err()
+}
+
+// checkPassword lets a user log in in one way. Of a token and a user the one from the
+// stronger source counts.
+func (l *loader) checkPassword(c *Client) {
+	l.exclusive("password-file", "password")
+	named := l.given("user")
+	l.exclusive("token-file", "user")
+	l.exclusive("token", "user")
+	for _, name := range []string{"password-file", "password"} {
+		if l.given(name) && !named && !l.failed("user") {
+			l.problem(name, 0, "give --user NAME too", "needs a user")
+		}
+	}
+	if l.given("user") && !l.given("password-file") && !l.given("password") && !l.failed("password-file", "password") {
+		l.problem("user", 0, "give --password-file FILE or CULVERT_PASSWORD too", "needs a password")
+	}
+	if l.given("password") {
+		l.checkSecret(&c.Settings, "password", "the password", "--password-file or CULVERT_PASSWORD")
+	}
 }
 
 // checkHeartbeat reports bounds between which the heartbeat is not. A bound that
@@ -165,8 +198,8 @@ func (l *loader) checkServers(c *Client) {
 	if c.DialAddress != "" && len(c.Servers) > 1 {
 		l.problem("dial-address", 0, "give one server, or leave it out", "stands for the address of one server, and there are %d", len(c.Servers))
 	}
-	if c.AllowPlaintext && exposed > 0 && (!c.Token.Empty() || c.TokenFile != "" || c.HeaderFile != "") {
-		l.warn("the token is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
+	if c.AllowPlaintext && exposed > 0 && (!c.Token.Empty() || c.TokenFile != "" || c.User != "" || c.HeaderFile != "") {
+		l.warn("the credential is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
 	}
 	if secure > 0 {
 		if c.TLSInsecureSkipVerify {

@@ -362,6 +362,14 @@ func checkPath(text string) error {
 	return nil
 }
 
+// checkUser checks the name of a user (RFC 7617).
+func checkUser(text string) error {
+	if strings.Contains(text, ":") {
+		return wrong("remove it", "%q has a colon in it, which a user's name cannot have", text)
+	}
+	return nil
+}
+
 // checkPin checks the pin of a public key.
 func checkPin(text string) error {
 	encoded, ok := strings.CutPrefix(text, "sha256/")

@@ -8,7 +8,7 @@ import (
 // Settings are what both agents have in common.
 type Settings struct {
 	File       string // the configuration file, "" for none
-	SecretFile string // File when a token stands in it, else ""
+	SecretFile string // File when a secret stands in it, else ""
 
 	ResumeWindow     time.Duration
 	ReplayBuffer     Size

@@ -41,7 +41,10 @@ func load(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, war
 	}
 	var problems config.Problems
 	credential, more, err := newCredential(cfg)
-	if err != nil {
+	if err != nil && cfg.User != "" {
+		problems = append(problems, config.Problem{Key: "password", What: err.Error(),
+			Hint: "check --password-file, CULVERT_PASSWORD or wherever it is given"})
+	} else if err != nil {
 		problems = append(problems, program.BadCredential(err))
 	}
 	warnings = append(warnings, more...)
@@ -91,10 +94,24 @@ func stateFile(cfg *config.Client, log *slog.Logger) string {
 	}
 }
 
-// newCredential returns what gives the client its token, nil for none. A token file
-// is read now, to tell what is wrong with it, and again at each dial.
+// newCredential returns what gives the client its credential, nil for none. A file is
+// read now, to tell what is wrong with it, and again at each dial.
 func newCredential(cfg *config.Client) (credential func() (string, error), warnings []string, err error) {
 	switch {
+	case cfg.User != "":
+		password := func() (string, []string, error) {
+			return cfg.Password.Reveal(), nil, auth.CheckPassword(cfg.Password.Reveal())
+		}
+		if cfg.PasswordFile != "" {
+			password = func() (string, []string, error) { return auth.ReadPassword(cfg.PasswordFile) }
+		}
+		if _, warnings, err = password(); err != nil {
+			return nil, nil, err
+		}
+		credential = func() (string, error) {
+			text, _, err := password()
+			return carrier.Basic(cfg.User, text), err
+		}
 	case cfg.TokenFile != "":
 		if _, warnings, err = auth.ReadToken(cfg.TokenFile); err != nil {
 			return nil, nil, err

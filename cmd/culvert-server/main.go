@@ -17,12 +17,12 @@ func main() {
 	os.Exit(run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return program.Program{
 		Name:     "culvert-server",
 		Summary:  "the server's end of TCP through anything that lets HTTP pass",
 		Options:  config.ServerOptions(),
 		Prepare:  prepare,
-		Commands: []*program.Command{checkCommand(), explainCommand(), tokenCommand()},
+		Commands: []*program.Command{checkCommand(), explainCommand(), tokenCommand(), passwordCommand(stdin)},
 	}.Run(ctx, args, stdout, stderr)
 }

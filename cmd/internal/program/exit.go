@@ -136,7 +136,7 @@ func refusedHint(err error) string {
 	case errors.Is(err, carrier.ErrNotProxy):
 		return "check the address and the scheme of the proxy in --proxy or the environment"
 	case errors.Is(err, carrier.ErrUnauthorized):
-		return "give a token that the server knows with --token-file"
+		return "give a token that the server knows with --token-file, or --user and --password-file"
 	case errors.Is(err, carrier.ErrPlaintextCredential):
 		return "use wss://, or --allow-plaintext if nobody on the way may do harm"
 	case errors.As(err, &pin):
