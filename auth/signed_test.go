@@ -282,6 +282,7 @@ func TestSignedTokenAttacks(t *testing.T) {
 		{"of two identities", s.sign(t, claim(map[string]any{"groups": nil, "mail": "both@example.com"}), nil), ErrAmbiguous},
 		{"of another type", s.sign(t, claim(nil), map[string]any{"typ": "logout+jwt"}), nil},
 		{"with a critical extension", s.sign(t, claim(nil), map[string]any{"crit": []string{"exp"}, "exp": 1}), nil},
+		{"with a critical extension that the library knows", s.sign(t, claim(nil), map[string]any{"crit": []string{"b64"}, "b64": true}), nil},
 		{"claims that are no object", s.signBytes(t, []byte(`"alice"`), nil), nil},
 		{"claims that are a list", s.signBytes(t, []byte(`[1]`), nil), nil},
 		{"garbage", encode(`{"alg":"RS256"}`) + ".!!!.???", nil},
