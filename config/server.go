@@ -9,6 +9,7 @@ type Server struct {
 	InsecureNoAuth bool   // neither is set then
 	TLSCert        string // file; set when TLSKey is
 	TLSKey         string // file
+	KeyFile        string // "": clients cannot seal
 	GatewayPorts   bool
 
 	MaxSessions                  int
@@ -40,6 +41,8 @@ func (s *Server) options() []Option {
 			Help: "PEM file with the certificate and its chain; without it the server speaks plain ws://"},
 		{Name: "tls-key", Placeholder: "FILE", target: &s.TLSKey,
 			Help: "PEM file with the certificate's private key"},
+		{Name: "key-file", Placeholder: "FILE", target: &s.KeyFile,
+			Help: "file with the server's private key (see keygen), for clients that seal; without it they are refused"},
 		{Name: "gateway-ports", target: &s.GatewayPorts,
 			Help: "let clients listen (-R) on other addresses than loopback"},
 		{Name: "max-sessions", Default: "1024", min: 1, max: 1 << 20, target: &s.MaxSessions,

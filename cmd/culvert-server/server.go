@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/ecdh"
 	"crypto/tls"
 	"io"
 
@@ -26,6 +27,11 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	if err != nil {
 		problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(), Hint: "give --tls-cert and --tls-key PEM files that belong together"})
 	}
+	key, more, err := newKey(cfg)
+	if err != nil {
+		problems = append(problems, config.Problem{Key: "--key-file", What: err.Error(), Hint: "make one with culvert-server keygen"})
+	}
+	warnings = append(warnings, more...)
 	if len(problems) > 0 {
 		return nil, problems
 	}
@@ -34,6 +40,7 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
 		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Guard: auth.NewGuard(directory),
+		Key: key, Introduce: true,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
 		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
@@ -65,6 +72,15 @@ func newDirectory(cfg *config.Server) (d *auth.Directory, warnings []string, err
 	}
 	d, err = auth.NewDirectory(c)
 	return d, warnings, err
+}
+
+// newKey returns the server's private key, nil if it has none.
+func newKey(cfg *config.Server) (key *ecdh.PrivateKey, warnings []string, err error) {
+	if cfg.KeyFile == "" {
+		return nil, nil, nil
+	}
+	private, warnings, err := auth.ReadPrivateKey(cfg.KeyFile)
+	return private.ECDH(), warnings, err
 }
 
 // newTLS returns the server's TLS settings, nil for plain ws.
