@@ -50,11 +50,11 @@ func TestHashesInTokenFile(t *testing.T) {
 		t.Fatalf("%v, warnings %q", err, warnings)
 	}
 	d := directoryOf(t, identities...)
-	login, err := d.login(Presented{Bearer: text})
+	login, err := d.login(t.Context(), Presented{Bearer: text})
 	if err != nil || login.Identity != "token-1" || login.Credential != "token the laptop" {
 		t.Errorf("%+v, %v", login, err)
 	}
-	if _, err := d.login(Presented{Bearer: token.Hash()}); !errors.Is(err, ErrUnknownToken) {
+	if _, err := d.login(t.Context(), Presented{Bearer: token.Hash()}); !errors.Is(err, ErrUnknownToken) {
 		t.Errorf("the hash itself: %v", err)
 	}
 	if _, _, err := ReadToken(path); err == nil || !strings.Contains(err.Error(), "line 2 is only its hash") {

@@ -358,7 +358,7 @@ func TestSignedTokenAfterReload(t *testing.T) {
 		{"no identity", DirectoryConfig{Issuers: []Issuer{issuer}}, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			guard := NewGuard(directoryOf(t, ops, issuer))
+			guard := NewGuard(directoryWith(t, ops, issuer))
 			login, err := guard.Authenticate(t.Context(), bearer(s.sign(t, claim(nil), nil)))
 			if err != nil {
 				t.Fatal(err)
@@ -380,7 +380,7 @@ func TestSignedTokenAfterReload(t *testing.T) {
 	}
 }
 
-func directoryOf(t *testing.T, id Identity, issuer Issuer) *Directory {
+func directoryWith(t *testing.T, id Identity, issuer Issuer) *Directory {
 	t.Helper()
 	return mustDirectory(t, DirectoryConfig{Identities: []Identity{id}, Issuers: []Issuer{issuer}})
 }

@@ -30,6 +30,11 @@ type Client struct {
 	Proxy func(server *url.URL) (*url.URL, error)
 	proxy Secret // the option
 
+	Seal         bool
+	KeyFile      string // "": none
+	ServerKey    string // culvert-key BASE64, "": as in KnownServers
+	KnownServers string // file; "": the default
+
 	AllowPlaintext        bool
 	TLSCA                 string // file
 	TLSCert               string // file; set when TLSKey is
@@ -83,6 +88,14 @@ func (c *Client) options() []Option {
 			Help: "the password itself; on the command line everybody on the machine can see it"},
 		{Name: "proxy", Placeholder: "URL", check: checkProxy, target: &c.proxy,
 			Help: "forward proxy, http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or none; by default the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)"},
+		{Name: "seal", target: &c.Seal,
+			Help: "seal everything for the server, the credential too, so that nobody in between can read or change it; also over ws://"},
+		{Name: "key-file", Placeholder: "FILE", target: &c.KeyFile,
+			Help: "file with the client's private key (see keygen), which is its credential then; seals; read again at each dial"},
+		{Name: "server-key", Placeholder: "KEY", check: checkKey, target: &c.ServerKey,
+			Help: "public key of the server, culvert-key BASE64, to seal for; seals (by default it is looked up in --known-servers)"},
+		{Name: "known-servers", Placeholder: "FILE", target: &c.KnownServers,
+			Help: "file with the public keys of servers, HOST:PORT KEY, one a line (culvert/known_servers in the user's configuration unless given)"},
 		{Name: "allow-plaintext", target: &c.AllowPlaintext,
 			Help: "send the credential over ws:// to other hosts than loopback"},
 		{Name: "tls-ca", Placeholder: "FILE", target: &c.TLSCA,
@@ -127,6 +140,9 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkSettings(&c.Settings)
 	l.exclusive("token-file", "token")
 	l.checkPassword(c)
+	for _, other := range []string{"token-file", "token", "user"} {
+		l.exclusive("key-file", other)
+	}
 	l.checkHeartbeat(c)
 
 	if len(c.Servers) == 0 {
@@ -161,6 +177,9 @@ func (l *loader) checkPassword(c *Client) {
 		l.checkSecret(&c.Settings, "password", "the password", "--password-file or CULVERT_PASSWORD")
 	}
 }
+
+// Sealed says whether links are to be sealed.
+func (c *Client) Sealed() bool { return c.Seal || c.KeyFile != "" || c.ServerKey != "" }
 
 // checkHeartbeat reports bounds between which the heartbeat is not. A bound that
 // was not given gives way.
@@ -198,7 +217,10 @@ func (l *loader) checkServers(c *Client) {
 	if c.DialAddress != "" && len(c.Servers) > 1 {
 		l.problem("dial-address", 0, "give one server, or leave it out", "stands for the address of one server, and there are %d", len(c.Servers))
 	}
-	if c.AllowPlaintext && exposed > 0 && (!c.Token.Empty() || c.TokenFile != "" || c.User != "" || c.HeaderFile != "") {
+	if l.given("known-servers") && !c.Sealed() {
+		l.problem("known-servers", 0, "give --seal too, or leave it out", "means nothing without --seal")
+	}
+	if c.AllowPlaintext && exposed > 0 && (!c.Sealed() && (!c.Token.Empty() || c.TokenFile != "" || c.User != "") || c.HeaderFile != "") {
 		l.warn("the credential is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
 	}
 	if secure > 0 {

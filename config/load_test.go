@@ -160,6 +160,8 @@ func distinct(t *testing.T, o Option) [3]string {
 		return [3]string{"10.0.0.0/8", "10.0.0.1", "fd00::/8"}
 	case "tls-pin":
 		return [3]string{pin("A"), pin("B"), pin("C")}
+	case "server-key":
+		return [3]string{publicKey("A"), publicKey("B") + " comment", publicKey("C")}
 	case "path":
 		return [3]string{"/a", "/b", "/c"}
 	}
@@ -167,7 +169,8 @@ func distinct(t *testing.T, o Option) [3]string {
 }
 
 // pin is one of 32 bytes.
-func pin(letter string) string { return "sha256/" + strings.Repeat(letter, 42) + "A=" }
+func pin(letter string) string       { return "sha256/" + strings.Repeat(letter, 42) + "A=" }
+func publicKey(letter string) string { return "culvert-key " + strings.Repeat(letter, 42) + "A=" }
 
 func yamlOf(o Option, text string) string {
 	switch o.Kind() {
@@ -260,6 +263,10 @@ func TestClientProblems(t *testing.T) {
 			`FILE:3: tls-pin: "sha256/AAAA" is not the pin of a key; write sha256/ and the sum in base64, 44 characters`,
 			"FILE:3: tls-pin: is a number; put it in quotes",
 			`--tls-min-version: "1.1" is not a choice; give 1.2 or 1.3`)},
+		{"not a key", good + "server-key: " + publicKey("A")[:40] + "\n", nil, nil,
+			"FILE:3: server-key: \"" + publicKey("A")[:40] + "\" is not a public key; write culvert-key and the key in base64, as keygen prints it"},
+		{"a key and a token", good + "key-file: x\ntoken: y\n", nil, nil,
+			"FILE:4: token: is given together with key-file (FILE:3); give one of the two"},
 		{"address", good + "dial-address: 10.0.0.1\n", nil, nil,
 			`FILE:3: dial-address: "10.0.0.1" is not an address; write HOST:PORT with IPv6 addresses in brackets`},
 		{"address without a host", good + "dial-address: \":443\"\n", nil, nil,

@@ -379,6 +379,17 @@ func checkPin(text string) error {
 	return nil
 }
 
+// checkKey checks a public key of culvert.
+func checkKey(text string) error {
+	fields := strings.Fields(text)
+	if len(fields) > 1 && fields[0] == "culvert-key" {
+		if key, err := base64.StdEncoding.DecodeString(fields[1]); err == nil && len(key) == 32 {
+			return nil
+		}
+	}
+	return wrong("write culvert-key and the key in base64, as keygen prints it", "%q is not a public key", text)
+}
+
 // checkDial checks an address to connect to.
 func checkDial(text string) error {
 	host, _, err := parseHostPort(text, 1)

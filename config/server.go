@@ -20,6 +20,7 @@ type Server struct {
 	InsecureNoAuth bool   // there is no credential then
 	TLSCert        string // file; set when TLSKey is
 	TLSKey         string // file
+	KeyFile        string // "": clients cannot seal
 	ClientCA       string // file, "" for none
 	CRL            string // file; ClientCA is set when this is
 	ClientCert     string // "off", "optional" or "require"
@@ -73,6 +74,8 @@ func (s *Server) options() []Option {
 			Help: "PEM file with the certificate and its chain; without it the server speaks plain ws://"},
 		{Name: "tls-key", Placeholder: "FILE", target: &s.TLSKey,
 			Help: "PEM file with the certificate's private key"},
+		{Name: "key-file", Placeholder: "FILE", target: &s.KeyFile,
+			Help: "file with the server's private key (see keygen), for clients that seal; without it they are refused"},
 		{Name: "client-ca", Placeholder: "FILE", target: &s.ClientCA,
 			Help: "PEM file with the authorities of client certificates, which clients may show then"},
 		{Name: "crl", Placeholder: "FILE", target: &s.CRL, Live: true,

@@ -10,7 +10,7 @@ import (
 // Neither an echo nor bulk allocates: what is left are pools that the garbage
 // collector has emptied. The race detector allocates, so it does not build this.
 func TestSteadyStateAllocatesNothing(t *testing.T) {
-	app, far := tunnelled(t)
+	app, far := tunnelled(t, false)
 	go func() {
 		buf := make([]byte, 256<<10)
 		for {

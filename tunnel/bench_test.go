@@ -9,10 +9,14 @@ import (
 
 // The whole way over loopback: application, client, server, target.
 
-func tunnelled(b testing.TB) (app, far *net.TCPConn) {
-	_, server := startServer(b, nil)
+func tunnelled(b testing.TB, sealed bool) (app, far *net.TCPConn) {
+	key, edit := newKey(b), func(*ClientConfig) {}
+	if sealed {
+		edit = sealing(key, nil)
+	}
+	_, server := startServer(b, func(c *ServerConfig) { c.Key = key })
 	addr, conns := target(b)
-	client := startClient(b, server, local(addr))
+	client := startClient(b, server, both(local(addr), edit))
 	app = connect(b, client.listening(b, "local"))
 	far = within(b, conns, "connection to the target")
 	greet(b, app, far)
@@ -43,17 +47,27 @@ func benchmarkBulk(b *testing.B, from, to *net.TCPConn) {
 }
 
 func BenchmarkUpload(b *testing.B) {
-	app, far := tunnelled(b)
-	benchmarkBulk(b, app, far)
+	for name, sealed := range kinds {
+		b.Run(name, func(b *testing.B) {
+			app, far := tunnelled(b, sealed)
+			benchmarkBulk(b, app, far)
+		})
+	}
 }
 
 func BenchmarkDownload(b *testing.B) {
-	app, far := tunnelled(b)
-	benchmarkBulk(b, far, app)
+	for name, sealed := range kinds {
+		b.Run(name, func(b *testing.B) {
+			app, far := tunnelled(b, sealed)
+			benchmarkBulk(b, far, app)
+		})
+	}
 }
 
+var kinds = map[string]bool{"ws": false, "sealed": true}
+
 func BenchmarkEcho(b *testing.B) {
-	app, far := tunnelled(b)
+	app, far := tunnelled(b, false)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -27,6 +27,7 @@ const (
 	keyNext     = "next_attempt"
 	keyLimit    = "limit"
 	keyCarrier  = "carrier"
+	keySealed   = "sealed"
 	keySent     = "sent_bytes"
 	keyReceived = "received_bytes"
 )
@@ -50,6 +51,9 @@ func carrierAttrs(c link.Carrier) []any {
 	}
 	if ok && on.Mode() != carrier.ModeWebSocket {
 		attrs = append(attrs, keyCarrier, string(on.Mode()))
+	}
+	if ok && on.Sealed() {
+		attrs = append(attrs, keySealed, true)
 	}
 	return attrs
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 
@@ -18,8 +20,8 @@ import (
 )
 
 // prepare makes the client that the user described.
-func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
-	cfg, warnings, err := load(src, stderr)
+func prepare(src config.Sources, stdin io.Reader, stderr io.Writer) (*program.Job, error) {
+	cfg, sealing, warnings, err := loadSealed(src, stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -30,14 +32,31 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &program.Job{Run: client.Run, Log: cfg.Logger, Warnings: warnings}, nil
+	run := client.Run
+	if sealing != nil {
+		run = func(ctx context.Context) error {
+			for _, server := range cfg.Servers {
+				if err := sealing.meet(ctx, server, client.ServerKey, stdin, stderr); err != nil {
+					return err
+				}
+			}
+			return client.Run(ctx)
+		}
+	}
+	return &program.Job{Run: run, Log: cfg.Logger, Warnings: warnings}, nil
 }
 
 // load reads what the user said of the client, and looks at the files that it names.
-func load(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, warnings []string, err error) {
+func load(src config.Sources, stderr io.Writer) (tunnel.ClientConfig, []string, error) {
+	loaded, _, warnings, err := loadSealed(src, stderr)
+	return loaded, warnings, err
+}
+
+// loadSealed is load that also returns how links are sealed, nil if they are not.
+func loadSealed(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, sealing *sealing, warnings []string, err error) {
 	cfg, warnings, err := config.LoadClient(src)
 	if err != nil {
-		return loaded, nil, err
+		return loaded, nil, nil, err
 	}
 	var problems config.Problems
 	credential, more, err := newCredential(cfg)
@@ -58,8 +77,15 @@ func load(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, war
 	if err != nil {
 		problems = append(problems, config.Problem{Key: "--tls-pin", What: err.Error()})
 	}
+	var seal func(*url.URL) (carrier.Seal, error)
+	if cfg.Sealed() {
+		sealing, more, wrong = newSealing(cfg)
+		warnings = append(warnings, more...)
+		problems = append(problems, wrong...)
+		seal = sealing.seal
+	}
 	if len(problems) > 0 {
-		return loaded, nil, problems
+		return loaded, nil, nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
 
@@ -67,13 +93,13 @@ func load(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, war
 	return tunnel.ClientConfig{
 		Servers: cfg.Servers, RandomOrder: cfg.ServerOrder == "random", DialAddress: cfg.DialAddress, Proxy: cfg.Proxy,
 		Carrier: carrier.Mode(cfg.Carrier), Header: cfg.Header, SecretHeader: header, Credential: credential,
-		TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
+		Seal: seal, TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
 		HeartbeatMin: cfg.HeartbeatMin, HeartbeatMax: cfg.HeartbeatMax, MaxCarrierAge: cfg.MaxCarrierAge,
 		StateFile: stateFile(cfg, log),
 		Settings:  program.Settings(cfg.Settings, log),
-	}, warnings, nil
+	}, sealing, warnings, nil
 }
 
 // stateFile is where the client keeps what it finds about the way to the server, ""

@@ -18,12 +18,15 @@ func main() {
 	os.Exit(run(context.Background(), os.Args, os.Stdin, os.Stdout, os.Stderr))
 }
 
-func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return program.Program{
-		Name:     "culvert-client",
-		Summary:  "TCP through one WebSocket, and every stream alive when it is cut",
-		Options:  config.ClientOptions(),
-		Prepare:  prepare,
-		Commands: []*program.Command{doctorCommand(), demoCommand()},
+		Name:    "culvert-client",
+		Summary: "TCP through one WebSocket, and every stream alive when it is cut",
+		Options: config.ClientOptions(),
+		Prepare: func(src config.Sources, stderr io.Writer) (*program.Job, error) { return prepare(src, stdin, stderr) },
+		Commands: []*program.Command{
+			doctorCommand(), demoCommand(),
+			program.Keygen("key", "have the line added to your identity's keys at the server"),
+		},
 	}.Run(ctx, args, stdout, stderr)
 }

@@ -19,10 +19,13 @@ func main() {
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return program.Program{
-		Name:     "culvert-server",
-		Summary:  "the server's end of TCP through anything that lets HTTP pass",
-		Options:  config.ServerOptions(),
-		Prepare:  prepare,
-		Commands: []*program.Command{checkCommand(), explainCommand(), tokenCommand(), passwordCommand(stdin)},
+		Name:    "culvert-server",
+		Summary: "the server's end of TCP through anything that lets HTTP pass",
+		Options: config.ServerOptions(),
+		Prepare: prepare,
+		Commands: []*program.Command{
+			checkCommand(), explainCommand(), tokenCommand(), passwordCommand(stdin),
+			program.Keygen("server.key", "give clients the line with --server-key"),
+		},
 	}.Run(ctx, args, stdout, stderr)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
 		Listen: cfg.Listen, Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
 		Other: s.web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
+		Key: s.key, Introduce: !cfg.Stealth,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
 		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
@@ -70,6 +72,7 @@ type setup struct {
 	directory *auth.Directory
 	sources   keySources
 	web       *web
+	key       *ecdh.PrivateKey // nil: nobody can seal
 	log       *slog.Logger
 	warnings  []string
 }
@@ -94,6 +97,10 @@ func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, err
 	s.directory, s.warnings = directory, append(s.warnings, more...)
 	s.web, wrong = newWeb(cfg, clientCAs, s.log)
 	problems = append(problems, wrong...)
+	if s.key, more, err = newKey(cfg); err != nil {
+		problems = append(problems, config.Problem{Key: "--key-file", What: err.Error(), Hint: "make one with culvert-server keygen"})
+	}
+	s.warnings = append(s.warnings, more...)
 	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
 	if err := problems.Err(); err != nil {
 		s.sources.closeBut(sources)
@@ -111,6 +118,15 @@ func (s *setup) files() []string {
 		}
 	}
 	return files
+}
+
+// newKey returns the server's private key, nil if it has none.
+func newKey(cfg *config.Server) (key *ecdh.PrivateKey, warnings []string, err error) {
+	if cfg.KeyFile == "" {
+		return nil, nil, nil
+	}
+	private, warnings, err := auth.ReadPrivateKey(cfg.KeyFile)
+	return private.ECDH(), warnings, err
 }
 
 // newClientCAs reads the authorities of client certificates and what they have

@@ -292,3 +292,104 @@ func TestTerms(t *testing.T) {
 		})
 	}
 }
+
+// A request that is only considered changes nothing: no session is made or kept, none
+// is ended to make room, and no carrier is displaced.
+func TestConsider(t *testing.T) {
+	consider := func(r *Registry, identity string, h hello) (rep reply, attach func(Carrier), err error) {
+		b, attach, err := r.Consider(identity, "test", true, h.encode())
+		if err == nil {
+			rep, _ = decodeReply(b)
+		}
+		return rep, attach, err
+	}
+	bubble.Test(t, func(t *testing.T) {
+		const window = 10 * time.Second
+		r := NewRegistry(RegistryConfig{Config: Config{ResumeWindow: window}, MaxPerIdentity: 1})
+		defer r.over()
+		first := newHello()
+		rep, attach, err := consider(r, "alice", first)
+		if err != nil || rep.resumed || !rep.secure || r.Len() != 0 {
+			t.Fatalf("%+v, %v, %d sessions", rep, err, r.Len())
+		}
+		old := admitted{attach: attach}.ride(t)
+		if r.Len() != 1 {
+			t.Fatal("not admitted")
+		}
+		l := r.links()[first.id]
+
+		// With a carrier: it stays, whatever is considered.
+		first.resume = true
+		if rep, _, err := consider(r, "alice", first); err != nil || !rep.resumed || !l.Attached() {
+			t.Errorf("%+v, %v", rep, err)
+		}
+		if _, _, err := consider(r, "bob", first); !errors.Is(err, ErrGone) {
+			t.Errorf("of another identity: %v", err)
+		}
+		if _, _, err := consider(r, "alice", strange()); !errors.Is(err, ErrGone) {
+			t.Errorf("unknown: %v", err)
+		}
+		if _, _, err := consider(r, "alice", newHello()); !errors.Is(err, ErrLimit) {
+			t.Errorf("one too many: %v", err)
+		}
+
+		// Without: it makes no room for one that is considered, and expires.
+		old.Cut()
+		synctest.Wait()
+		_, attachNew, err := consider(r, "alice", newHello())
+		if err != nil || r.links()[first.id] != l || l.Err() != nil {
+			t.Errorf("a new one beside a detached one: %v, %v", err, l.Err())
+		}
+		_, attachOld, err := consider(r, "alice", first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(window + time.Second)
+		synctest.Wait()
+		if r.Len() != 0 {
+			t.Error("it was kept")
+		}
+		p := linktest.NewPipe(8, false)
+		attachOld(p.Server)
+		if _, err := p.Client.ReadMessage(make([]byte, MaxMessage)); err == nil || r.Len() != 0 {
+			t.Error("attached to a session that has ended")
+		}
+		admitted{attach: attachNew}.ride(t)
+		if r.Len() != 1 {
+			t.Error("the new one was not admitted")
+		}
+	})
+}
+
+// Two carriers that were considered with the same first hello: the second must not
+// believe that the session is new.
+func TestConsiderTwice(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{})
+		defer r.over()
+		h := newHello()
+		var attach [2]func(Carrier)
+		for i := range attach {
+			var err error
+			if _, attach[i], err = r.Consider("alice", "test", true, h.encode()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		admitted{attach: attach[0]}.ride(t)
+		p := linktest.NewPipe(8, false)
+		attach[1](p.Server)
+		if _, err := p.Client.ReadMessage(make([]byte, MaxMessage)); err == nil {
+			t.Error("attached")
+		}
+		if l := r.links()[h.id]; l == nil || !l.Attached() {
+			t.Error("the first one was displaced")
+		}
+	})
+}
+
+// strange is a hello that resumes a session that nobody knows.
+func strange() hello {
+	h := newHello()
+	h.resume = true
+	return h
+}

@@ -121,6 +121,7 @@ func refusedHint(err error) string {
 		name    x509.HostnameError
 		invalid x509.CertificateInvalidError
 		pin     *carrier.PinError
+		key     *carrier.KeyError
 		refused *carrier.RefusedError
 		proxy   *carrier.ProxyError
 	)
@@ -135,6 +136,8 @@ func refusedHint(err error) string {
 		return "check what --proxy or the environment (HTTPS_PROXY) says"
 	case errors.Is(err, carrier.ErrNotProxy):
 		return "check the address and the scheme of the proxy in --proxy or the environment"
+	case errors.As(err, &key):
+		return "ask who runs the server: only if the key is new there, give it with --server-key or change the line"
 	case errors.Is(err, carrier.ErrUnauthorized):
 		return "give a token that the server knows with --token-file, or --user and --password-file"
 	case errors.Is(err, carrier.ErrPlaintextCredential):
