@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -175,10 +176,11 @@ func telling(c mux.Code) int {
 
 // serveTarget dials target for an accepted stream and returns what relays between
 // them, nil if it could not. It answers the open itself, and ends early when the
-// stream does.
-func serveTarget(d *dialer, st stream, session, target string, log events) (relaying func()) {
+// stream does. e is told what becomes of it.
+func serveTarget(d *dialer, st stream, session, target string, log events, e *entry) (relaying func()) {
 	conn, grant, err := d.dial(st.Context(), target)
 	if err != nil {
+		e.refuse(err)
 		if st.Context().Err() != nil {
 			st.Close()
 			log.Debug("stream ended before its target answered", keySession, session, keyStream, st.ID(), keyTarget, target)
@@ -190,11 +192,13 @@ func serveTarget(d *dialer, st stream, session, target string, log events) (rela
 		return nil
 	}
 	if err := st.Accept(); err != nil {
+		e.refuse(err)
 		grant.Release()
 		st.Close()
 		abort(conn)
 		return nil
 	}
+	e.serve(slog.String(keyAddress, grant.Addr().String()), slog.String(keyRule, grant.Rule()))
 	grant.OnRevoke(func(error) { st.Reset(mux.Denied, "denied by policy") })
 	return func() {
 		defer grant.Release()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
@@ -26,6 +27,7 @@ type peer struct {
 	id       string // of the session, for logs
 	identity string
 	usage    *usage
+	account  *account // nil: nothing is recorded
 	log      events
 
 	attached func() bool                     // has a carrier
@@ -65,6 +67,7 @@ type remoteListener struct {
 	// Guarded by listeners.mu.
 	owner   *peer  // nil once released
 	forward uint32 // the owner's number for it
+	since   time.Time
 }
 
 func newListeners(guard *auth.Guard, s Settings) *listeners {
@@ -88,11 +91,13 @@ func (ls *listeners) notifyLocked() {
 }
 
 // listen binds "host:port" for p, which calls it forward, and returns the address
-// it became and the function that ends it. Its errors are *mux.Error.
+// it became and the function that ends it. Its errors wrap an *mux.Error.
 func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind string) (addr string, stop func(), err error) {
 	defer func() {
 		if err != nil {
 			p.log.Warn("listen refused", keyAddress, bind, keyReason, err)
+			event, attrs := refusal(err, auditListenDenied, auditListenFailed)
+			p.account.event(event, append(attrs, auditText(keyTarget, bind))...)
 		}
 	}()
 	if err := ls.enlist(p); err != nil {
@@ -106,6 +111,8 @@ func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind s
 		return "", nil, err
 	}
 	p.log.Info("forward listening", keyForward, forward, keyAddress, l.addr.String())
+	p.account.event(auditListenOpened, auditText(keyTarget, bind),
+		slog.String(keyListener, l.addr.String()), slog.String(keyRule, l.grant.Rule()))
 	return l.addr.String(), func() { ls.unlisten(p, l) }, nil
 }
 
@@ -130,7 +137,7 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 	grant, err := ls.guard.Listen(p.identity, host, want)
 	if err != nil {
 		p.log.Debug("listen denied", keyAddress, bind, keyError, err)
-		return nil, &mux.Error{Code: mux.Denied, Reason: "denied by policy"}
+		return nil, fmt.Errorf("%w (%w)", &mux.Error{Code: mux.Denied, Reason: "denied by policy"}, err)
 	}
 	if want.Port() != 0 {
 		l, err := ls.claim(ctx, p, forward, want)
@@ -176,14 +183,15 @@ func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want ne
 		}
 		p.log.Info("forward taken over", keyForward, forward, keyAddress, held.addr.String(), keyFrom, holder.id)
 		if held.addr == want {
+			held.endedLocked(endedTaken)
 			holder.forwards--
-			held.owner, held.forward = p, forward
+			held.owner, held.forward, held.since = p, forward, time.Now()
 			ls.notifyLocked()
 			ls.mu.Unlock()
 			return held, nil
 		}
 		// It overlaps without being the same: 0.0.0.0 and 127.0.0.1.
-		ls.releaseLocked(held)
+		ls.releaseLocked(held, endedTaken)
 		ls.mu.Unlock()
 		<-held.done
 	}
@@ -232,11 +240,11 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *a
 		return nil, &mux.Error{Code: mux.Stopping, Reason: "session is ending"}
 	}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	l := &remoteListener{addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward}
+	l := &remoteListener{addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward, since: time.Now()}
 	ls.open[l] = struct{}{}
 	f := &forwarder{
 		listener: ln, target: "remote forward at " + addr.String(),
-		open:        func(ctx context.Context) (stream, string, error) { return ls.openStream(ctx, l) },
+		open:        func(ctx context.Context, from net.Addr) (stream, string, error) { return ls.openStream(ctx, l, from) },
 		connectWait: ls.settings.ConnectWait, openTimeout: ls.settings.OpenTimeout,
 		pending: make(chan struct{}, ls.settings.MaxPending),
 		log:     ls.log.with(keyClient, p.identity, keyForward, addr.String()),
@@ -250,8 +258,9 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *a
 	return l, nil
 }
 
-// openStream opens a stream to whoever owns l, once that has a carrier.
-func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stream, session string, err error) {
+// openStream opens a stream to whoever owns l, once that has a carrier, for a
+// connection from this address.
+func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net.Addr) (st stream, session string, err error) {
 	for {
 		ls.mu.Lock()
 		owner, forward, changed := l.owner, l.forward, ls.changed
@@ -260,12 +269,16 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stre
 			return nil, "", &mux.Error{Code: mux.Stopping, Reason: "the forward has ended"}
 		}
 		if owner.attached() {
+			e := owner.account.remoteStream(l.addr, from)
 			if err := owner.usage.enter(); err != nil {
+				e.refuse(err)
 				return nil, "", err
 			}
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
 			if err == nil {
-				return owner.usage.meter(st), owner.id, nil
+				m := owner.usage.meter(st, e)
+				e.serve(slog.Uint64(keyStream, st.ID()), slog.String(keyRule, l.grant.Rule()))
+				return m, owner.id, nil
 			}
 			owner.usage.exit()
 			if !lost(err) {
@@ -286,7 +299,7 @@ func (ls *listeners) unlisten(p *peer, l *remoteListener) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if l.owner == p {
-		ls.releaseLocked(l)
+		ls.releaseLocked(l, endedClosed)
 	}
 }
 
@@ -298,7 +311,7 @@ func (ls *listeners) revoke(l *remoteListener) {
 		defer ls.mu.Unlock()
 		if l.owner != nil {
 			l.owner.log.Warn("forward revoked", keyForward, l.forward, keyAddress, l.addr.String())
-			ls.releaseLocked(l)
+			ls.releaseLocked(l, endedRevoked)
 		}
 	}()
 }
@@ -310,17 +323,23 @@ func (ls *listeners) release(p *peer) {
 	p.gone = true
 	for l := range ls.open {
 		if l.owner == p {
-			ls.releaseLocked(l)
+			ls.releaseLocked(l, endedClosed)
 		}
 	}
 }
 
-func (ls *listeners) releaseLocked(l *remoteListener) {
+func (ls *listeners) releaseLocked(l *remoteListener, ended string) {
+	l.endedLocked(ended)
 	delete(ls.open, l)
 	l.owner.forwards--
 	l.owner = nil
 	l.stop()
 	ls.notifyLocked()
+}
+
+// endedLocked has the end of a listener recorded, or of its use by its owner.
+func (l *remoteListener) endedLocked(ended string) {
+	l.owner.account.event(auditListenEnded, slog.String(keyListener, l.addr.String()), since(l.since), slog.String(keyEnded, ended))
 }
 
 // close closes all listeners and waits for their accept loops. Connections that
@@ -329,7 +348,7 @@ func (ls *listeners) close() {
 	ls.mu.Lock()
 	ls.closed = true
 	for l := range ls.open {
-		ls.releaseLocked(l)
+		ls.releaseLocked(l, endedClosed)
 	}
 	ls.mu.Unlock()
 	ls.accepting.Wait()

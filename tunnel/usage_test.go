@@ -39,13 +39,13 @@ func testUsages(t testing.TB, l auth.Limits) *usages {
 }
 
 // entered is a stream that counts for u, and its far end.
-func entered(t testing.TB, u *usage) (near stream, far *fakeStream) {
+func entered(t testing.TB, u *usage) (near *metered, far *fakeStream) {
 	t.Helper()
 	if err := u.enter(); err != nil {
 		t.Fatal(err)
 	}
 	st, far := newFakeStreams(mux.Header{})
-	return u.meter(st), far
+	return u.meter(st, nil), far
 }
 
 func wantLimit(t testing.TB, err error, limit string) {
@@ -257,7 +257,7 @@ func TestLimitComesLater(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		us := testUsages(t, auth.Limits{})
 		near, far := entered(t, us.join("alice"))
-		w := near.(*metered)
+		w := near
 		took := taker{newHalf(), new(atomic.Int64)}
 		deliver := &meteredWriter{took, &w.up}
 		if n, _ := deliver.TryWrite(make([]byte, 100)); n != 100 {
