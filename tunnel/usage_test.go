@@ -290,9 +290,7 @@ func TestLimitsOfSessions(t *testing.T) {
 	far := within(t, conns, "connection to the target")
 	greet(t, app, far)
 	for _, kind := range []string{"local", "remote"} {
-		if _, err := io.ReadAll(connect(t, client.listening(t, kind))); !isReset(err) {
-			t.Errorf("over the limit the application of a %s forward sees %v, want a reset", kind, err)
-		}
+		wantReset(t, client.listening(t, kind))
 	}
 	server.find(t, `msg="limit reached"`, `limit="streams of an identity"`, "client=alice")
 	client.find(t, `msg="target refused"`, "code=limit", "streams of an identity")
