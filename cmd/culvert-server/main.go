@@ -22,6 +22,6 @@ func run(ctx context.Context, args []string, _ io.Reader, stdout, stderr io.Writ
 		Name:    "culvert-server",
 		Summary: "the server's end of TCP through anything that lets HTTP pass",
 		Options: config.ServerOptions(),
-		Prepare: prepare,
+		Prepare: func(src config.Sources, stderr io.Writer) (*program.Job, error) { return prepare(src, stdout, stderr) },
 	}.Run(ctx, args, stdout, stderr)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // prepare makes the server that the user described.
-func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
+func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error) {
 	cfg, warnings, err := config.LoadServer(src)
 	if err != nil {
 		return nil, err
@@ -32,17 +33,27 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
+	record, err := openAudit(cfg, stdout, log)
+	if err != nil {
+		return nil, err
+	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
 		Listen: cfg.Listen, Path: cfg.Path, TLS: tlsConfig, Guard: auth.NewGuard(directory),
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
-		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
-		Settings:       program.Settings(cfg.Settings, log),
+		MaxHeaderBytes:    program.Bytes(cfg.MaxHeaderBytes),
+		MaxOpensPerSecond: cfg.MaxOpensPerSecond, MaxUpload: int64(cfg.MaxUpload), MaxDownload: int64(cfg.MaxDownload),
+		Audit:    record.log,
+		Settings: program.Settings(cfg.Settings, log),
 	})
 	if err != nil {
+		record.close()
 		return nil, err
 	}
-	return &program.Job{Run: server.Run, Log: log, Warnings: warnings}, nil
+	return &program.Job{Log: log, Warnings: warnings, Run: func(ctx context.Context) error {
+		defer record.close()
+		return server.Run(ctx)
+	}}, nil
 }
 
 // newDirectory is who may connect and what each may do.

@@ -6,11 +6,13 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"time"
 )
 
 // File is a file that lines are appended to and that only its owner can read. When
 // another line would make it too large it is renamed to FILE.1, what was FILE.1 to
-// FILE.2 and so on, and begun anew.
+// FILE.2 and so on, and begun anew. Other programs may rename or remove it too: that
+// is noticed a second later, or with Reopen.
 type File struct {
 	path string
 	max  int64 // bytes
@@ -19,8 +21,12 @@ type File struct {
 	mu   sync.Mutex // guards the rest
 	file *os.File
 	size int64
-	torn bool // the last line was not written to its end
+	torn bool      // the last line was not written to its end
+	seen time.Time // when the file was last found at its path
 }
+
+// recheck is how long lines go to a file that may not be at its path any more.
+const recheck = time.Second
 
 // Open opens or creates the file. Of the renamed ones, the last keep are kept; 0
 // keeps none.
@@ -29,9 +35,16 @@ func Open(path string, maxSize int64, keep int) (*File, error) {
 	return f, f.Reopen()
 }
 
-// Reopen closes the file and opens what is at its path now, for programs that rename
-// it themselves. If that fails, nothing changes.
+// Reopen closes the file and opens what is at its path now. If that fails, nothing
+// changes.
 func (f *File) Reopen() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reopen()
+}
+
+// reopen is Reopen with mu held.
+func (f *File) reopen() error {
 	file, err := open(f.path, 0)
 	if err != nil {
 		return err
@@ -41,10 +54,23 @@ func (f *File) Reopen() error {
 		_ = file.Close()
 		return err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.put(file, info.Size())
 	return nil
+}
+
+// moved says whether the file is not at its path any more. Called with mu held.
+func (f *File) moved() bool {
+	now := time.Now()
+	if now.Sub(f.seen) < recheck {
+		return false
+	}
+	f.seen = now
+	there, err := os.Stat(f.path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	ours, err := f.file.Stat()
+	return err == nil && !os.SameFile(there, ours)
 }
 
 func open(path string, flags int) (*os.File, error) {
@@ -56,11 +82,11 @@ func (f *File) put(file *os.File, size int64) {
 	if f.file != nil {
 		_ = f.file.Close() // what was written to it is with the system
 	}
-	f.file, f.size, f.torn = file, size, false
+	f.file, f.size, f.torn, f.seen = file, size, false, time.Now()
 }
 
-// Write appends a line. When the file cannot be replaced, it grows, and an error says
-// why; the line is written all the same.
+// Write appends a line. When the file cannot be replaced, the line goes to the one
+// that there is, and an error says why.
 func (f *File) Write(line []byte) (n int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -68,8 +94,11 @@ func (f *File) Write(line []byte) (n int, err error) {
 		return 0, fs.ErrClosed
 	}
 	var rotation error
+	if f.moved() {
+		rotation = f.reopen()
+	}
 	if f.size > 0 && f.size+int64(len(line)) > f.max {
-		rotation = f.rotate()
+		rotation = errors.Join(rotation, f.rotate())
 	}
 	if f.torn { // so that what there is of a line spoils no other
 		if _, err := f.file.Write([]byte("\n")); err != nil {

@@ -89,6 +89,19 @@ func TestReopen(t *testing.T) {
 	want(t, path+".old", "1st\n2nd\n")
 	want(t, path, "3rd\n")
 
+	// Without being told it notices by itself, after a while.
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, "too soon\n")
+	f.seen = f.seen.Add(-recheck)
+	write(t, f, "3rd\n")
+	want(t, path+".old", "3rd\ntoo soon\n")
+	want(t, path, "3rd\n")
+	f.seen = f.seen.Add(-recheck)
+	write(t, f, "still here\n")
+	want(t, path, "3rd\nstill here\n")
+
 	// Where that is not possible, it goes on with what it has.
 	if err := os.Rename(path, path+".old"); err != nil {
 		t.Fatal(err)
@@ -100,7 +113,7 @@ func TestReopen(t *testing.T) {
 		t.Error("a folder was opened")
 	}
 	write(t, f, "4th\n")
-	want(t, path+".old", "3rd\n4th\n")
+	want(t, path+".old", "3rd\nstill here\n4th\n")
 }
 
 // A file that cannot be replaced grows, and nothing is renamed.
