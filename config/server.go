@@ -49,6 +49,13 @@ type Server struct {
 	MaxUnauthenticatedPerAddress int
 	MaxHeaderBytes               Size
 
+	MaxOpensPerSecond      int  // of streams, all clients together; 0: no limit
+	MaxUpload, MaxDownload Size // per second, all clients together; 0: no limit
+
+	Audit        string // file of the audit log, "-" for stdout, "" for none
+	AuditMaxSize Size
+	AuditKeep    int
+
 	Settings
 }
 
@@ -116,6 +123,18 @@ func (s *Server) options() []Option {
 			Help: "connections that have not yet shown a credential, from one address"},
 		{Name: "max-header-bytes", Default: "16KiB", min: 4 << 10, max: 1 << 20, target: &s.MaxHeaderBytes,
 			Help: "largest HTTP request header"},
+		{Name: "max-opens-per-second", Default: "0", min: 0, max: 1 << 20, target: &s.MaxOpensPerSecond,
+			Help: "streams that all clients together may open in a second (0: no limit)"},
+		{Name: "max-upload", Default: "0", min: 0, max: 1 << 40, target: &s.MaxUpload,
+			Help: "bytes per second from all clients together (0: no limit)"},
+		{Name: "max-download", Default: "0", min: 0, max: 1 << 40, target: &s.MaxDownload,
+			Help: "bytes per second to all clients together (0: no limit)"},
+		{Name: "audit", Placeholder: "FILE|-", target: &s.Audit,
+			Help: "write a JSON line for each login, stream and listener to a file, or to standard output"},
+		{Name: "audit-max-size", Default: "100MiB", min: 64 << 10, max: 1 << 40, target: &s.AuditMaxSize,
+			Help: "size at which the file of --audit is renamed and begun anew"},
+		{Name: "audit-keep", Default: "10", min: 0, max: 10000, target: &s.AuditKeep,
+			Help: "renamed files of --audit that are kept"},
 	}, s.Settings.options()...)
 }
 
@@ -165,6 +184,11 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 	l.checkFront(s)
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
 		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
+	}
+	for _, name := range []string{"audit-max-size", "audit-keep"} {
+		if l.given(name) && (s.Audit == "" || s.Audit == "-") && !l.failed("audit") {
+			l.problem(name, 0, "give --audit FILE, or leave this out", "there is no file of an audit log")
+		}
 	}
 	l.checkToken(&s.Settings)
 	return s, l.warnings, l.problems.Err()

@@ -200,7 +200,7 @@ func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
 		header := mux.Header{Kind: mux.KindDial, Target: f.Target}
 		forwarders = append(forwarders, &forwarder{
 			listener: ln, target: f.Target,
-			open:        func(ctx context.Context) (stream, string, error) { return c.open(ctx, header) },
+			open:        func(ctx context.Context, _ net.Addr) (stream, string, error) { return c.open(ctx, header) },
 			connectWait: c.cfg.ConnectWait, openTimeout: c.cfg.OpenTimeout,
 			pending: make(chan struct{}, c.cfg.MaxPending),
 			log:     c.log.with(keyForward, "local "+f.String()),
@@ -638,5 +638,5 @@ func (s *clientSession) serve(st stream) (relaying func()) {
 		st.Refuse(code, why)
 		return nil
 	}
-	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log)
+	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log, nil)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -200,10 +201,11 @@ func telling(c mux.Code) int {
 
 // serveTarget dials target for an accepted stream and returns what relays between
 // them, nil if it could not. It answers the open itself, and ends early when the
-// stream does.
-func serveTarget(d *dialer, st stream, session, target string, log events) (relaying func()) {
+// stream does. e is told what becomes of it.
+func serveTarget(d *dialer, st stream, session, target string, log events, e *entry) (relaying func()) {
 	conn, grant, err := d.dial(st.Context(), target)
 	if err != nil {
+		e.refuse(err)
 		if st.Context().Err() != nil {
 			st.Close()
 			log.Debug("stream ended before its target answered", keySession, session, keyStream, st.ID(), keyTarget, target)
@@ -217,11 +219,13 @@ func serveTarget(d *dialer, st stream, session, target string, log events) (rela
 	// From here on a stream whose grant is revoked ends, also if that was a moment ago.
 	grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
 	if err := st.Accept(); err != nil {
+		e.refuse(err)
 		grant.Release()
 		st.Close()
 		abort(conn)
 		return nil
 	}
+	e.serve(slog.String(keyAddress, grant.Addr().String()), slog.String(keyRule, grant.Rule()))
 	return func() {
 		defer grant.Release()
 		r := &relay{conn: conn, stream: st}

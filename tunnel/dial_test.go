@@ -216,7 +216,7 @@ func TestServeTarget(t *testing.T) {
 
 // serve serves a target until its relay has ended.
 func serve(d *dialer, st stream, session, target string, log events) {
-	if relaying := serveTarget(d, st, session, target, log); relaying != nil {
+	if relaying := serveTarget(d, st, session, target, log, nil); relaying != nil {
 		relaying()
 	}
 }

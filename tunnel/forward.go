@@ -17,9 +17,9 @@ import (
 type forwarder struct {
 	listener net.Listener
 	target   string // for logs
-	// open waits, until ctx ends, for a session and opens a stream on it. It
-	// returns the session's name for logs too.
-	open        func(ctx context.Context) (st stream, session string, err error)
+	// open waits, until ctx ends, for a session and opens a stream on it for a
+	// connection from this address. It returns the session's name for logs too.
+	open        func(ctx context.Context, from net.Addr) (st stream, session string, err error)
 	closed      func(st stream) // called when a stream that open returned has ended; nil: nothing
 	connectWait time.Duration   // for open and the reply together,
 	openTimeout time.Duration   // but at least this for the reply
@@ -85,7 +85,7 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn) (relaying func()) 
 	}
 	limit := time.Now().Add(f.connectWait)
 	wait, cancel := context.WithDeadline(ctx, limit)
-	st, session, err := f.open(wait)
+	st, session, err := f.open(wait, conn.RemoteAddr())
 	cancel()
 	if err != nil {
 		<-f.pending

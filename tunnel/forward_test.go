@@ -55,7 +55,7 @@ func newForwarder(t testing.TB, ln net.Listener, s session) (*forwarder, *journa
 	logger, journal := newJournal(t)
 	return &forwarder{
 		listener: ln, target: "target:1",
-		open: func(ctx context.Context) (stream, string, error) {
+		open: func(ctx context.Context, _ net.Addr) (stream, string, error) {
 			st, err := s.Open(ctx, mux.Header{Kind: mux.KindDial, Target: "target:1"})
 			return st, "id", err
 		},
@@ -144,7 +144,7 @@ func TestForwardWaitsForSession(t *testing.T) {
 	f, journal := newForwarder(t, ln, nil)
 	s := newFakeSession()
 	up := make(chan struct{})
-	f.open = func(ctx context.Context) (stream, string, error) {
+	f.open = func(ctx context.Context, _ net.Addr) (stream, string, error) {
 		select {
 		case <-up:
 			st, err := s.Open(ctx, mux.Header{})
@@ -175,7 +175,7 @@ func TestForwardGivesUp(t *testing.T) {
 	ln := listenLoopback(t)
 	f, journal := newForwarder(t, ln, nil)
 	f.connectWait = 20 * time.Millisecond
-	f.open = func(ctx context.Context) (stream, string, error) {
+	f.open = func(ctx context.Context, _ net.Addr) (stream, string, error) {
 		<-ctx.Done()
 		return nil, "", errNoSession
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
@@ -26,6 +27,7 @@ type peer struct {
 	id       string // of the session, for logs
 	identity string
 	usage    *usage
+	account  *account // nil: nothing is recorded
 	log      events
 
 	attached func() bool                     // has a carrier
@@ -64,8 +66,9 @@ type remoteListener struct {
 	done  chan struct{} // closed when the address is free again
 
 	// Guarded by listeners.mu.
-	owner   *peer               // nil once released
-	forward uint32              // the owner's number for it
+	owner   *peer  // nil once released
+	forward uint32 // the owner's number for it
+	since   time.Time
 	streams map[stream]struct{} // of connections that came in here
 	uses    int                 // those, opens under way and the accept loop: what needs the grant
 }
@@ -91,11 +94,13 @@ func (ls *listeners) notifyLocked() {
 }
 
 // listen binds "host:port" for p, which calls it forward, and returns the address
-// it became and the function that ends it. Its errors are *mux.Error.
+// it became and the function that ends it. Its errors wrap an *mux.Error.
 func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind string) (addr string, stop func(), err error) {
 	defer func() {
 		if err != nil {
 			p.log.Warn("listen refused", keyAddress, bind, keyReason, err)
+			event, attrs := refusal(err, auditListenDenied, auditListenFailed)
+			p.account.event(event, append(attrs, auditText(keyTarget, bind))...)
 		}
 	}()
 	if err := ls.enlist(p); err != nil {
@@ -109,6 +114,8 @@ func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind s
 		return "", nil, err
 	}
 	p.log.Info("forward listening", keyForward, forward, keyAddress, l.addr.String())
+	p.account.event(auditListenOpened, auditText(keyTarget, bind),
+		slog.String(keyListener, l.addr.String()), slog.String(keyRule, l.grant.Rule()))
 	return l.addr.String(), func() { ls.unlisten(p, l) }, nil
 }
 
@@ -132,7 +139,7 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 	grant, err := ls.guard.Listen(p.identity, auth.TCP, host, want)
 	if err != nil {
 		p.log.Debug("listen denied", keyAddress, bind, keyError, err)
-		return nil, &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}
+		return nil, fmt.Errorf("%w (%w)", &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}, err)
 	}
 	if want.Port() != 0 {
 		l, err := ls.claim(ctx, p, forward, want)
@@ -178,14 +185,15 @@ func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want ne
 		}
 		p.log.Info("forward taken over", keyForward, forward, keyAddress, held.addr.String(), keyFrom, holder.id)
 		if held.addr == want {
+			held.endedLocked(endedTaken)
 			holder.forwards--
-			held.owner, held.forward = p, forward
+			held.owner, held.forward, held.since = p, forward, time.Now()
 			ls.notifyLocked()
 			ls.mu.Unlock()
 			return held, nil
 		}
 		// It overlaps without being the same: 0.0.0.0 and 127.0.0.1.
-		ls.releaseLocked(held)
+		ls.releaseLocked(held, endedTaken)
 		ls.mu.Unlock()
 		<-held.done
 	}
@@ -229,12 +237,12 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *a
 
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &remoteListener{
-		addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward,
+		addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward, since: time.Now(),
 		streams: make(map[stream]struct{}), uses: 1,
 	}
 	f := &forwarder{
 		listener: ln, target: "remote forward at " + addr.String(),
-		open:        func(ctx context.Context) (stream, string, error) { return ls.openStream(ctx, l) },
+		open:        func(ctx context.Context, from net.Addr) (stream, string, error) { return ls.openStream(ctx, l, from) },
 		closed:      func(st stream) { ls.streamClosed(l, st) },
 		connectWait: ls.settings.ConnectWait, openTimeout: ls.settings.OpenTimeout,
 		pending: make(chan struct{}, ls.settings.MaxPending),
@@ -258,8 +266,9 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *a
 	return l, nil
 }
 
-// openStream opens a stream to whoever owns l, once that has a carrier.
-func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stream, session string, err error) {
+// openStream opens a stream to whoever owns l, once that has a carrier, for a
+// connection from this address.
+func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net.Addr) (st stream, session string, err error) {
 	ls.mu.Lock()
 	l.uses++
 	ls.mu.Unlock()
@@ -276,12 +285,15 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener) (st stre
 			return nil, "", &mux.Error{Code: mux.Stopping, Reason: "the forward has ended"}
 		}
 		if owner.attached() {
+			e := owner.account.remoteStream(l.addr, from)
 			if err := owner.usage.enter(); err != nil {
+				e.refuse(err)
 				return nil, "", err
 			}
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
 			if err == nil {
-				metered := owner.usage.meter(st)
+				metered := owner.usage.meter(st, e)
+				e.serve(slog.Uint64(keyStream, st.ID()), slog.String(keyRule, l.grant.Rule()))
 				return metered, owner.id, ls.streamOpened(l, metered)
 			}
 			owner.usage.exit()
@@ -332,7 +344,7 @@ func (ls *listeners) unlisten(p *peer, l *remoteListener) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if l.owner == p {
-		ls.releaseLocked(l)
+		ls.releaseLocked(l, endedClosed)
 	}
 }
 
@@ -343,7 +355,7 @@ func (ls *listeners) revoke(l *remoteListener) {
 	defer ls.mu.Unlock()
 	if l.owner != nil {
 		l.owner.log.Warn("forward revoked", keyForward, l.forward, keyAddress, l.addr.String())
-		ls.releaseLocked(l)
+		ls.releaseLocked(l, endedRevoked)
 	}
 	for st := range l.streams {
 		st.Reset(mux.Denied, deniedByPolicy)
@@ -357,17 +369,23 @@ func (ls *listeners) release(p *peer) {
 	p.gone = true
 	for l := range ls.open {
 		if l.owner == p {
-			ls.releaseLocked(l)
+			ls.releaseLocked(l, endedClosed)
 		}
 	}
 }
 
-func (ls *listeners) releaseLocked(l *remoteListener) {
+func (ls *listeners) releaseLocked(l *remoteListener, ended string) {
+	l.endedLocked(ended)
 	delete(ls.open, l)
 	l.owner.forwards--
 	l.owner = nil
 	l.stop()
 	ls.notifyLocked()
+}
+
+// endedLocked has the end of a listener recorded, or of its use by its owner.
+func (l *remoteListener) endedLocked(ended string) {
+	l.owner.account.event(auditListenEnded, slog.String(keyListener, l.addr.String()), since(l.since), slog.String(keyEnded, ended))
 }
 
 // close closes all listeners and waits for their accept loops. Connections that
@@ -376,7 +394,7 @@ func (ls *listeners) close() {
 	ls.mu.Lock()
 	ls.closed = true
 	for l := range ls.open {
-		ls.releaseLocked(l)
+		ls.releaseLocked(l, endedClosed)
 	}
 	ls.mu.Unlock()
 	ls.accepting.Wait()

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
+	"culvert/tunnel/audit"
 	"culvert/tunnel/gate"
 )
 
@@ -55,6 +57,10 @@ type ServerConfig struct {
 	MaxOpensPerSecond      int   // streams, after as many at once
 	MaxUpload, MaxDownload int64 // bytes per second from clients, and to them
 
+	// Audit is the record of who came and what was granted; nil: none. It is not
+	// closed.
+	Audit *audit.Log
+
 	Settings
 }
 
@@ -64,6 +70,7 @@ type Server struct {
 	cfg       ServerConfig
 	log       events
 	usages    *usages
+	origins   origins
 	listeners *listeners
 	registry  *link.Registry
 	limited   every
@@ -107,6 +114,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		cfg:       cfg,
 		log:       events{cfg.Logger},
 		usages:    newUsages(&cfg),
+		origins:   origins{carriers: make(map[link.Carrier]origin), sessions: make(map[*link.Link]origin)},
 		listeners: newListeners(cfg.Guard, cfg.Lookup, cfg.Settings),
 		limited:   every{interval: 10 * time.Second},
 		own:       newOwn(),
@@ -118,14 +126,16 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		MaxOf: func(identity string) int { return cfg.Guard.Limits(identity).Sessions },
 		Open:  s.serveSession,
 		Attached: func(l *link.Link, identity string, resumed bool, c link.Carrier) {
-			what := "session opened"
+			what, event := "session opened", auditSessionOpened
 			if resumed {
-				what = "session resumed"
+				what, event = "session resumed", auditSessionResumed
 			}
+			s.attached(event, l, identity, c)
 			s.log.with(keySession, l.ID(), keyClient, identity).Info(what, carrierAttrs(c)...)
 			s.listeners.notify()
 		},
 		Replaced: func(l *link.Link, identity string, c link.Carrier) {
+			s.attached(auditSessionMoved, l, identity, c)
 			s.log.Debug("carrier replaced", keySession, l.ID(), keyClient, identity, keyRemote, c.RemoteAddr())
 		},
 		Lost: func(l *link.Link, identity string, err error) {
@@ -136,6 +146,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	})
 	cfg.Guard.Protect(s.own.is)
 	cfg.Guard.OnUse(s.expel)
+	cfg.Guard.OnUse(func() { cfg.Audit.Event(auditReload) })
 	return s, nil
 }
 
@@ -239,6 +250,8 @@ func (s *Server) Run(ctx context.Context) error {
 	s.registry.Wait() // of a session whose upgrade was just under way
 	s.listeners.conns.Wait()
 	s.watches.Wait()
+	s.usages.ends.Wait()
+	s.cfg.Audit.Flush()
 	return err
 }
 
@@ -265,6 +278,7 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 		return carrier.Client{}, fmt.Errorf("%w: %w", err, errAgain)
 	}
 	if err != nil {
+		s.cfg.Audit.Bounded(auditLoginRefused, slog.String(keyRemote, r.RemoteAddr), auditError(err))
 		return carrier.Client{}, err
 	}
 	return carrier.Client{Identity: login.Identity, Login: login}, nil
@@ -296,16 +310,21 @@ var refusals = []struct {
 
 // admit decides about an upgrade request.
 func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
+	login := r.Login.(*auth.Login)
+	from := origin{login.Credential, r.Remote}
+	who := []slog.Attr{slog.String(keyIdentity, login.Identity), slog.String(keyCredential, from.credential), slog.String(keyRemote, from.remote)}
 	var reply []byte
 	var attach func(link.Carrier)
 	var cancel func()
 	var err error
-	if r.Sealed {
+	if r.Sealed { // what was recorded proves nothing: the client has yet to say something
 		reply, attach, err = s.registry.Consider(r.Identity, r.Remote, r.Secure, r.Hello)
 	} else {
+		s.cfg.Audit.Event(auditLogin, who...)
 		reply, attach, cancel, err = s.registry.Admit(r.Identity, r.Remote, r.Secure, r.Hello)
 	}
 	if err != nil {
+		s.cfg.Audit.Bounded(auditSessionRefused, append(who, auditError(err))...)
 		if errors.Is(err, link.ErrLimit) && s.limited.now() {
 			s.log.Warn("limit reached", keyLimit, "sessions", keyClient, r.Identity, keyRemote, r.Remote)
 		}
@@ -316,12 +335,16 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 		}
 		return carrier.Admission{}, err
 	}
-	login := r.Login.(*auth.Login)
 	return carrier.Admission{Reply: reply, Attach: func(c *carrier.Conn) {
+		if r.Sealed {
+			s.cfg.Audit.Event(auditLogin, who...)
+		}
+		s.origins.carrier(c, from)
 		// A credential that ends takes the carrier with it: a client that has
 		// another resumes the session with that.
 		forget := s.cfg.Guard.Watch(login, func(err error) {
 			s.log.Info("credential ended", keyClient, login.Identity, "credential", login.Credential, keyReason, err)
+			s.cfg.Audit.Event(auditLoginEnded, append(who, auditError(err))...)
 			if s.cfg.Guard.Knows(login.Identity) {
 				c.Abort(err)
 			} // else its session ends, and tells the client on this carrier
@@ -329,9 +352,24 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 		s.watches.Go(func() {
 			<-c.Done()
 			forget()
+			s.origins.carrierEnded(c)
 		})
 		attach(c)
 	}, Cancel: cancel}, nil
+}
+
+// attached has it recorded that a session has another carrier.
+func (s *Server) attached(event string, l *link.Link, identity string, c link.Carrier) {
+	s.origins.attached(l, c)
+	s.account(l, identity).event(event)
+}
+
+// account is nil if nothing is recorded.
+func (s *Server) account(l *link.Link, identity string) *account {
+	if s.cfg.Audit == nil {
+		return nil
+	}
+	return &account{log: s.cfg.Audit, identity: identity, session: l.ID(), origin: func() origin { return s.origins.session(l) }}
 }
 
 // serveSession is the life of one session; it returns when everything of it has
@@ -340,7 +378,9 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	log := s.log.with(keySession, l.ID(), keyClient, identity)
 	u := s.usages.join(identity)
 	defer s.usages.leave(u)
-	p := &peer{id: l.ID(), identity: identity, usage: u, log: log, attached: l.Attached, probe: func(ctx context.Context) error {
+	a, began := s.account(l, identity), time.Now()
+	defer s.origins.sessionEnded(l)
+	p := &peer{id: l.ID(), identity: identity, usage: u, account: a, log: log, attached: l.Attached, probe: func(ctx context.Context) error {
 		return probe(ctx, l)
 	}}
 	known := make(chan struct{}) // closed when p is complete
@@ -363,15 +403,18 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	var streams sync.WaitGroup
 	streams.Go(func() {
 		acceptStreams(session, func(accepted stream) (relaying func()) {
+			e := a.stream(accepted.ID(), accepted.Header())
 			if err := u.enter(); err != nil {
+				e.refuse(err)
 				accepted.Refuse(verdict(err, mux.Limit))
 				return nil
 			}
-			st := u.meter(accepted)
+			st := u.meter(accepted, e)
 			switch h := st.Header(); h.Kind {
 			case mux.KindDial:
-				return serveTarget(d, st, l.ID(), h.Target, ofClient)
+				return serveTarget(d, st, l.ID(), h.Target, ofClient, e)
 			case mux.KindTest:
+				e.serve()
 				return serveTest(st)
 			default:
 				st.Refuse(mux.NotFound, "this end has no forwards of its own")
@@ -403,6 +446,11 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	closeSession(session, l, reason)
 	streams.Wait()
 	log.sessionEnded(session, reason)
+	why := slog.String(keyReason, reason)
+	if reason == "" {
+		why = auditError(session.Err())
+	}
+	a.event(auditSessionEnded, since(began), why)
 }
 
 // probe asks the carrier of l whether its client is there.

@@ -19,6 +19,7 @@ type usages struct {
 	log      events
 	up, down *bandwidth.Line // from clients and to clients
 	memory   *mux.Budget
+	ends     sync.WaitGroup // what is still to be done for streams that have ended
 
 	mu sync.Mutex        // taken before that of a usage
 	of map[string]*usage // identities with sessions, or with bytes of today; guarded by mu
@@ -54,9 +55,11 @@ const (
 	limitDay      = "bytes per day of an identity"
 )
 
-func overLimit(limit string) *mux.Error {
-	return &mux.Error{Code: mux.Limit, Reason: "limit reached: " + limit}
-}
+// limitError says which limit is reached. The peer is told the same.
+type limitError struct{ limit string }
+
+func (e *limitError) Error() string { return "limit reached: " + e.limit }
+func (e *limitError) Unwrap() error { return &mux.Error{Code: mux.Limit, Reason: e.Error()} }
 
 func newUsages(cfg *ServerConfig) *usages {
 	us := &usages{
@@ -129,8 +132,7 @@ func (u *usage) limit(l auth.Limits) {
 	u.limits = l
 }
 
-// enter counts one more stream, until exit. The error is an *mux.Error that says which
-// limit is reached.
+// enter counts one more stream, until exit. The error is a *limitError.
 func (u *usage) enter() error {
 	limit := u.bound(time.Now())
 	if limit == "" {
@@ -139,7 +141,7 @@ func (u *usage) enter() error {
 	if u.refused.now() {
 		u.all.log.Warn("limit reached", keyLimit, limit, keyClient, u.identity)
 	}
-	return overLimit(limit)
+	return &limitError{limit}
 }
 
 // bound counts one more stream, or says which limit is reached.
@@ -166,15 +168,19 @@ func (u *usage) exit() {
 	u.streams--
 }
 
-// meter returns st with its bytes counted and bounded. The stream has been entered,
-// and its end is the exit.
-func (u *usage) meter(st stream) stream {
-	context.AfterFunc(st.Context(), u.exit)
-	return &metered{
+// meter returns st with its bytes counted, for the audit log's entry of it as well,
+// and bounded. The stream has been entered, and its end is the exit.
+func (u *usage) meter(st stream, e *entry) *metered {
+	m := &metered{
 		stream: st,
 		up:     flow{usage: u, share: u.up, stream: st},
 		down:   flow{usage: u, share: u.down, stream: st},
 	}
+	if e != nil {
+		e.stream = m
+	}
+	m.atEnd(func(error) { u.exit() })
+	return m
 }
 
 func (us *usages) opened(now time.Time) bool {
@@ -220,6 +226,17 @@ type metered struct {
 	up, down flow
 }
 
+// atEnd calls f with the cause when the stream has ended. The server waits for that
+// before it ends.
+func (m *metered) atEnd(f func(cause error)) {
+	ends := &m.up.usage.all.ends
+	ends.Add(1)
+	context.AfterFunc(m.Context(), func() {
+		defer ends.Done()
+		f(context.Cause(m.Context()))
+	})
+}
+
 func (m *metered) Write(p []byte) (n int, err error) { return m.down.write(m.stream, p) }
 
 func (m *metered) Deliver(w mux.TryWriter, done func(n int64, err error)) {
@@ -239,6 +256,7 @@ func (w *meteredWriter) TryWrite(p []byte) (int, error) {
 	}
 	n, err := w.TryWriter.TryWrite(p)
 	w.flow.usage.spend(n)
+	w.flow.moved.Add(int64(n))
 	return n, err
 }
 
@@ -250,6 +268,7 @@ type flow struct {
 	share  *bandwidth.Share
 	stream stream
 	turn   bandwidth.Turn
+	moved  atomic.Int64 // bytes
 }
 
 // waits says whether not everything may go at once.
@@ -263,6 +282,7 @@ func (f *flow) write(w io.Writer, p []byte) (n int, err error) {
 			break
 		}
 		k, err = w.Write(p[n : n+k])
+		f.moved.Add(int64(k))
 		n += k
 	}
 	return n, err
@@ -272,8 +292,8 @@ func (f *flow) write(w io.Writer, p []byte) (n int, err error) {
 // end of the stream, which take makes when the bytes of the day are used up.
 func (f *flow) take(n int) (int, error) {
 	if f.usage.spent() {
-		err := overLimit(limitDay)
-		f.stream.Reset(err.Code, err.Reason)
+		err := &limitError{limitDay}
+		f.stream.Reset(verdict(err, mux.Limit))
 		return 0, err
 	}
 	n = f.share.Take(f.stream.Context().Done(), &f.turn, n)

@@ -39,13 +39,13 @@ func testUsages(t testing.TB, l auth.Limits) *usages {
 }
 
 // entered is a stream that counts for u, and its far end.
-func entered(t testing.TB, u *usage) (near stream, far *fakeStream) {
+func entered(t testing.TB, u *usage) (near *metered, far *fakeStream) {
 	t.Helper()
 	if err := u.enter(); err != nil {
 		t.Fatal(err)
 	}
 	st, far := newFakeStreams(mux.Header{})
-	return u.meter(st), far
+	return u.meter(st, nil), far
 }
 
 func wantLimit(t testing.TB, err error, limit string) {
@@ -257,7 +257,7 @@ func TestLimitComesLater(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		us := testUsages(t, auth.Limits{})
 		near, far := entered(t, us.join("alice"))
-		w := near.(*metered)
+		w := near
 		took := taker{newHalf(), new(atomic.Int64)}
 		deliver := &meteredWriter{took, &w.up}
 		if n, _ := deliver.TryWrite(make([]byte, 100)); n != 100 {
@@ -290,9 +290,7 @@ func TestLimitsOfSessions(t *testing.T) {
 	far := within(t, conns, "connection to the target")
 	greet(t, app, far)
 	for _, kind := range []string{"local", "remote"} {
-		if _, err := io.ReadAll(connect(t, client.listening(t, kind))); !isReset(err) {
-			t.Errorf("over the limit the application of a %s forward sees %v, want a reset", kind, err)
-		}
+		wantReset(t, client.listening(t, kind))
 	}
 	server.find(t, `msg="limit reached"`, `limit="streams of an identity"`, "client=alice")
 	client.find(t, `msg="target refused"`, "code=limit", "streams of an identity")

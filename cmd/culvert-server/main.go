@@ -22,7 +22,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Name:    "culvert-server",
 		Summary: "the server's end of TCP through anything that lets HTTP pass",
 		Options: config.ServerOptions(),
-		Prepare: prepare,
+		Prepare: func(src config.Sources, stderr io.Writer) (*program.Job, error) { return prepare(src, stdout, stderr) },
 		Commands: []*program.Command{
 			checkCommand(), explainCommand(), tokenCommand(), passwordCommand(stdin),
 			program.Keygen("server.key", "give clients the line with --server-key"),

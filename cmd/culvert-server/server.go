@@ -18,27 +18,35 @@ import (
 )
 
 // prepare makes the server that the user described.
-func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
+func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error) {
 	s, err := load(src, nil, stderr)
 	if err != nil {
 		return nil, err
 	}
 	cfg := s.cfg
+	record, err := openAudit(cfg, stdout, s.log)
+	if err != nil {
+		return nil, err
+	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
 		Listen: cfg.Listen, Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
 		Other: s.web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
 		Key: s.key, Introduce: !cfg.Stealth,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxUnauthenticated: cfg.MaxUnauthenticated, MaxUnauthenticatedPerAddress: cfg.MaxUnauthenticatedPerAddress,
-		MaxHeaderBytes: program.Bytes(cfg.MaxHeaderBytes),
-		Settings:       program.Settings(cfg.Settings, s.log),
+		MaxHeaderBytes:    program.Bytes(cfg.MaxHeaderBytes),
+		MaxOpensPerSecond: cfg.MaxOpensPerSecond, MaxUpload: int64(cfg.MaxUpload), MaxDownload: int64(cfg.MaxDownload),
+		Audit:    record.log,
+		Settings: program.Settings(cfg.Settings, s.log),
 	})
 	if err != nil {
+		record.close()
 		return nil, err
 	}
 	web := s.web
 	job := &program.Job{
 		Run: func(ctx context.Context) error {
+			defer record.close()
 			defer func() { s.sources.closeBut(nil) }()
 			return web.run(ctx, server)
 		},

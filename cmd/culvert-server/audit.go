@@ -1,0 +1,42 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+
+	"culvert/config"
+	"culvert/tunnel/audit"
+)
+
+// auditLog is the server's audit log, if it has one, and the file that is written to.
+type auditLog struct {
+	log  *audit.Log  // nil: none
+	file *audit.File // nil: not a file
+}
+
+// openAudit opens the audit log that cfg asks for, which its user closes.
+func openAudit(cfg *config.Server, stdout io.Writer, log *slog.Logger) (auditLog, error) {
+	var a auditLog
+	w := stdout
+	switch cfg.Audit {
+	case "":
+		return a, nil
+	case "-":
+	default:
+		var err error
+		if a.file, err = audit.Open(cfg.Audit, int64(cfg.AuditMaxSize), cfg.AuditKeep); err != nil {
+			return a, config.Problems{{Key: "--audit", What: err.Error(), Hint: "give a file in a folder that the server may write to"}}
+		}
+		w = a.file
+	}
+	a.log = audit.New(w, func(err error, events int) {
+		log.Error("audit log not written", "error", err, "events", events)
+	})
+	return a, nil
+}
+
+func (a auditLog) close() {
+	if a.file != nil {
+		_ = a.file.Close() // every line was written at once
+	}
+}

@@ -1,0 +1,156 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+)
+
+// File is a file that lines are appended to and that only its owner can read. When
+// another line would make it too large it is renamed to FILE.1, what was FILE.1 to
+// FILE.2 and so on, and begun anew. Other programs may rename or remove it too: that
+// is noticed a second later, or with Reopen.
+type File struct {
+	path string
+	max  int64 // bytes
+	keep int   // renamed files
+
+	mu   sync.Mutex // guards the rest
+	file *os.File
+	size int64
+	torn bool      // the last line was not written to its end
+	seen time.Time // when the file was last found at its path
+}
+
+// recheck is how long lines go to a file that may not be at its path any more.
+const recheck = time.Second
+
+// Open opens or creates the file. Of the renamed ones, the last keep are kept; 0
+// keeps none.
+func Open(path string, maxSize int64, keep int) (*File, error) {
+	f := &File{path: path, max: maxSize, keep: keep}
+	return f, f.Reopen()
+}
+
+// Reopen closes the file and opens what is at its path now. If that fails, nothing
+// changes.
+func (f *File) Reopen() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reopen()
+}
+
+// reopen is Reopen with mu held.
+func (f *File) reopen() error {
+	file, err := open(f.path, 0)
+	if err != nil {
+		return err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		_ = file.Close()
+		return err
+	}
+	f.put(file, info.Size())
+	return nil
+}
+
+// moved says whether the file is not at its path any more. Called with mu held.
+func (f *File) moved() bool {
+	now := time.Now()
+	if now.Sub(f.seen) < recheck {
+		return false
+	}
+	f.seen = now
+	there, err := os.Stat(f.path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	ours, err := f.file.Stat()
+	return err == nil && !os.SameFile(there, ours)
+}
+
+func open(path string, flags int) (*os.File, error) {
+	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|flags, 0o600)
+}
+
+// put has file take the place of the one that is written to. Called with mu held.
+func (f *File) put(file *os.File, size int64) {
+	if f.file != nil {
+		_ = f.file.Close() // what was written to it is with the system
+	}
+	f.file, f.size, f.torn, f.seen = file, size, false, time.Now()
+}
+
+// Write appends a line. When the file cannot be replaced, the line goes to the one
+// that there is, and an error says why.
+func (f *File) Write(line []byte) (n int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.file == nil {
+		return 0, fs.ErrClosed
+	}
+	var rotation error
+	if f.moved() {
+		rotation = f.reopen()
+	}
+	if f.size > 0 && f.size+int64(len(line)) > f.max {
+		rotation = errors.Join(rotation, f.rotate())
+	}
+	if f.torn { // so that what there is of a line spoils no other
+		if _, err := f.file.Write([]byte("\n")); err != nil {
+			return 0, err
+		}
+		f.torn = false
+	}
+	n, err = f.file.Write(line)
+	f.size += int64(n)
+	f.torn = n > 0 && n < len(line)
+	return n, errors.Join(err, rotation)
+}
+
+// rotate renames the files and begins a new one, which is opened first: without it
+// nothing is renamed. Called with mu held.
+func (f *File) rotate() error {
+	temp := f.path + ".new"
+	file, err := open(temp, os.O_TRUNC)
+	if err != nil {
+		return fmt.Errorf("cannot begin another file: %w", err)
+	}
+	name := func(i int) string {
+		if i == 0 {
+			return f.path
+		}
+		return fmt.Sprintf("%s.%d", f.path, i)
+	}
+	for i := f.keep; i > 0 && err == nil; i-- {
+		if err = os.Rename(name(i-1), name(i)); errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+	}
+	if err == nil {
+		err = os.Rename(temp, f.path)
+	}
+	if err != nil {
+		_ = file.Close()
+		_ = os.Remove(temp)
+		return err
+	}
+	f.put(file, 0)
+	return nil
+}
+
+// Close closes the file. Nothing can be written to it any more.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.file == nil {
+		return nil
+	}
+	err := f.file.Close()
+	f.file = nil
+	return err
+}

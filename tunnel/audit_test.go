@@ -1,0 +1,205 @@
+package tunnel
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"culvert/auth"
+	"culvert/mux/carrier"
+	"culvert/tunnel/audit"
+)
+
+// auditing is an audit log that a test can wait on.
+type auditing struct {
+	*audit.Log
+	*journal
+}
+
+func newAuditing(t testing.TB) auditing {
+	_, j := newJournal(t)
+	return auditing{audit.New(j, func(err error, _ int) { t.Error(err) }), j}
+}
+
+// event waits for the nth event of a kind, from 0, and returns it.
+func (a auditing) event(t testing.TB, event string, n int) map[string]any {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		if all := a.events(t, event); len(all) > n {
+			return all[n]
+		}
+		select {
+		case <-a.lines:
+		case <-timeout:
+			t.Fatalf("no %s in:\n%s", event, a)
+		}
+	}
+}
+
+// events are those of one kind so far.
+func (a auditing) events(t testing.TB, event string) (all []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(a.String()) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		if _, err := time.Parse(time.RFC3339Nano, fmt.Sprint(e["time"])); err != nil {
+			t.Error(err)
+		}
+		if e["event"] == event {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// wantEvent checks that an event has these values, and no other keys than those and
+// the ones of which only the presence is checked.
+func wantEvent(t testing.TB, got map[string]any, values map[string]any, present ...string) {
+	t.Helper()
+	keys := append(slices.Collect(maps.Keys(values)), append(present, "time", "event")...)
+	slices.Sort(keys)
+	if has := slices.Sorted(maps.Keys(got)); !slices.Equal(has, keys) {
+		t.Errorf("%s has the keys %v, want %v", got["event"], has, keys)
+	}
+	for key, value := range values {
+		if fmt.Sprint(got[key]) != fmt.Sprint(value) {
+			t.Errorf("%s: %s is %v, want %v", got["event"], key, got[key], value)
+		}
+	}
+}
+
+// policy is a directory of alice, who has goodToken with a label.
+func policy(t testing.TB, rules ...string) *auth.Directory {
+	t.Helper()
+	alice := auth.Identity{Name: "alice", Tokens: []auth.Token{{Sum: sha256.Sum256([]byte(goodToken)), Label: "laptop"}}}
+	for _, text := range rules {
+		list := &alice.Policy.Dial
+		text, listen := strings.CutPrefix(text, "listen ")
+		if listen {
+			list = &alice.Policy.Listen
+		}
+		r, err := auth.ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*list = append(*list, r)
+	}
+	d, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{alice}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// forwardTo is the address of the agent's local forward to a target.
+func (a *agent) forwardTo(t testing.TB, target string) string {
+	t.Helper()
+	line := a.find(t, `msg="forward listening"`, `forward="local`, ":"+target+`" `)
+	_, rest, _ := strings.Cut(line, " address=")
+	return strings.TrimSpace(rest)
+}
+
+func TestAuditLog(t *testing.T) {
+	a := newAuditing(t)
+	to, conns := target(t)
+	denied, _ := target(t)
+	gone := listenLoopback(t)
+	gone.Close()
+	_, port, _ := strings.Cut(to, ":")
+	_, gonePort, _ := strings.Cut(gone.Addr().String(), ":")
+	rule := "allow 127.0.0.1:" + port
+	guard := auth.NewGuard(policy(t, rule, "allow localhost:"+gonePort, "listen allow localhost:*"))
+	server, addr := startServer(t, func(c *ServerConfig) { c.Guard, c.Audit = guard, a.Log })
+
+	// A stranger.
+	if err := refusedWith(t, addr, func(c *ClientConfig) {
+		c.Credential = func() (string, error) { return "wrong-" + goodToken, nil }
+	}); !errors.Is(err, carrier.ErrUnauthorized) {
+		t.Errorf("a stranger is told %v", err)
+	}
+	wantEvent(t, a.event(t, auditLoginRefused, 0), map[string]any{"error": "unknown token"}, "remote")
+
+	client := startClient(t, addr, func(c *ClientConfig) {
+		local("localhost:" + port)(c)
+		local(denied)(c)
+		local(gone.Addr().String())(c)
+		remote(to)(c)
+	})
+	login := a.event(t, auditLogin, 0)
+	wantEvent(t, login, map[string]any{"identity": "alice", "credential": "token laptop"}, "remote")
+	opened := a.event(t, auditSessionOpened, 0)
+	wantEvent(t, opened, map[string]any{"identity": "alice", "credential": "token laptop", "remote": login["remote"]}, "session")
+	base := map[string]any{"identity": "alice", "credential": "token laptop", "remote": login["remote"], "session": opened["session"]}
+	with := func(more map[string]any) map[string]any {
+		all := maps.Clone(base)
+		maps.Copy(all, more)
+		return all
+	}
+
+	// A stream that is allowed, and its bytes.
+	app := connect(t, client.forwardTo(t, "localhost:"+port))
+	far := within(t, conns, "connection to the target")
+	defer far.Close()
+	io.WriteString(app, "question")
+	app.CloseWrite()
+	io.ReadAll(far)
+	io.WriteString(far, "the answer")
+	far.Close()
+	io.ReadAll(app)
+	stream := map[string]any{"kind": "local", "target": "localhost:" + port, "address": to, "rule": rule}
+	wantEvent(t, a.event(t, auditStreamOpened, 0), with(stream), "stream")
+	maps.Copy(stream, map[string]any{"bytes_sent": 10, "bytes_received": 8, "ended": "closed"})
+	wantEvent(t, a.event(t, auditStreamEnded, 0), with(stream), "stream", "duration")
+
+	// One that is denied, and one whose target is not there.
+	wantReset(t, client.forwardTo(t, denied))
+	wantEvent(t, a.event(t, auditStreamDenied, 0), with(map[string]any{"kind": "local", "target": denied, "address": denied,
+		"rule": "no rule allows it"}), "stream", "error")
+	wantReset(t, client.forwardTo(t, gone.Addr().String()))
+	wantEvent(t, a.event(t, auditStreamFailed, 0), with(map[string]any{"kind": "local", "target": gone.Addr().String()}), "stream", "error")
+
+	// A remote forward.
+	listener := client.listening(t, "remote")
+	wantEvent(t, a.event(t, auditListenOpened, 0), with(map[string]any{"target": "127.0.0.1:0", "listener": listener, "rule": "allow localhost:*"}))
+	outsider := connect(t, listener)
+	far = within(t, conns, "connection to the target")
+	defer far.Close()
+	greet(t, outsider, far)
+	stream = map[string]any{"kind": "remote", "listener": listener, "from": outsider.LocalAddr().String(), "rule": "allow localhost:*"}
+	wantEvent(t, a.event(t, auditStreamOpened, 1), with(stream), "stream")
+
+	// The policy changes: what it does not allow any more is revoked.
+	app = connect(t, client.forwardTo(t, "localhost:"+port))
+	greet(t, app, within(t, conns, "connection to the target"))
+	guard.Use(policy(t))
+	wantEvent(t, a.event(t, auditReload, 0), nil)
+	wantEvent(t, a.event(t, auditListenEnded, 0), with(map[string]any{"listener": listener, "ended": "revoked"}), "duration")
+	var revoked map[string]any
+	for n := 1; revoked == nil; n++ {
+		if e := a.event(t, auditStreamEnded, n); e["kind"] == "local" {
+			revoked = e
+		}
+	}
+	wantEvent(t, revoked, with(map[string]any{"kind": "local", "target": "localhost:" + port, "address": to, "rule": rule,
+		"bytes_sent": 1, "bytes_received": 1, "ended": "revoked"}), "stream", "duration", "error")
+
+	client.stop()
+	client.ended(t)
+	wantEvent(t, a.event(t, auditSessionEnded, 0), with(nil), "duration", "reason")
+	server.stop()
+	server.ended(t)
+	if text := a.String(); strings.Contains(text, goodToken) {
+		t.Error("a secret in the log")
+	}
+	t.Logf("%s", a)
+}
