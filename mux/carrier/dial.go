@@ -136,15 +136,15 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 			err = &DialError{Phase: PhaseSetup, Addr: d.addr(), Err: err}
 		}
 	}()
-	defer func() {
-		if err != nil {
-			d.forgetTLS()
-		}
-	}()
 	r, err := d.request()
 	if err != nil {
 		return nil, nil, err
 	}
+	defer func() {
+		if err != nil {
+			r.tickets.forget(d.serverName())
+		}
+	}()
 	if len(hello) > maxHello {
 		return nil, nil, fmt.Errorf("%w: hello of %d bytes", ErrInvalidDialer, len(hello))
 	}
@@ -308,6 +308,9 @@ func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err
 		return conn, nil
 	}
 	cfg := d.tlsConfig()
+	if r.tickets != nil {
+		cfg.ClientSessionCache = r.tickets
+	}
 	secured := tls.Client(conn, cfg)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		socketOf(conn).Close()
@@ -341,12 +344,20 @@ func (d *Dialer) netDial() func(ctx context.Context, network, addr string) (net.
 	return newNetDialer().DialContext
 }
 
+// serverName is the one that the server's certificate must have.
+func (d *Dialer) serverName() string {
+	if d.TLS != nil && d.TLS.ServerName != "" {
+		return d.TLS.ServerName
+	}
+	return d.URL.Hostname()
+}
+
 func (d *Dialer) tlsConfig() *tls.Config {
 	cfg := d.TLS.Clone()
 	if cfg == nil {
 		cfg = &tls.Config{}
 	}
-	cfg.ServerName = cmp.Or(cfg.ServerName, d.URL.Hostname())
+	cfg.ServerName = d.serverName()
 	if verify := cfg.VerifyConnection; len(d.Pins) > 0 {
 		cfg.VerifyConnection = func(state tls.ConnectionState) error {
 			if verify != nil {
@@ -358,14 +369,6 @@ func (d *Dialer) tlsConfig() *tls.Config {
 		}
 	}
 	return hardenTLS(cfg)
-}
-
-// forgetTLS ends what the server knows of earlier handshakes: a client certificate is
-// not shown again by who resumes, and it may be that one which was refused.
-func (d *Dialer) forgetTLS() {
-	if d.URL != nil && d.TLS != nil && d.TLS.ClientSessionCache != nil {
-		d.TLS.ClientSessionCache.Put(cmp.Or(d.TLS.ServerName, d.URL.Hostname()), nil)
-	}
 }
 
 // hardenTLS changes cfg, of either end, to what carriers need.

@@ -16,6 +16,7 @@ type request struct {
 	secrets secrets       // of the header
 	guarded bool          // it may go to loopback only
 	proxy   *forwardProxy // to send it through; nil: straight
+	tickets *tickets      // of TLS; nil: none are kept
 	// forwarded says that the proxy passes requests on, without a tunnel, and basic
 	// that it is given its credential with each of them.
 	forwarded, basic bool
@@ -30,6 +31,9 @@ func (d *Dialer) request() (*request, error) {
 		return nil, err
 	}
 	r := &request{header: http.Header{}}
+	if d.TLS != nil && d.TLS.ClientSessionCache != nil {
+		r.tickets = &tickets{cache: d.TLS.ClientSessionCache}
+	}
 	if err := r.add(d.Header); err != nil {
 		return nil, err
 	}

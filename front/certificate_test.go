@@ -1,0 +1,101 @@
+package front_test
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"culvert/front"
+	"culvert/mux/carrier/carriertest"
+	"culvert/test/bubble"
+)
+
+// pair is a new certificate and its key, as PEM.
+func pair(t *testing.T) (cert, key []byte, leaf *x509.Certificate) {
+	t.Helper()
+	c, _ := carriertest.Certificate(t)
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), c.Leaf
+}
+
+// A certificate follows its files, within a second, and only if they are a pair.
+func TestCertificateFollowsItsFiles(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		dir := t.TempDir()
+		certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+		written := time.Now()
+		write := func(file string, content []byte) {
+			t.Helper()
+			if err := os.WriteFile(file, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			written = written.Add(time.Millisecond) // the clock of the files is another one than ours
+			if err := os.Chtimes(file, written, written); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cert1, key1, leaf1 := pair(t)
+		cert2, key2, leaf2 := pair(t)
+		write(certFile, cert1)
+		write(keyFile, key2)
+		logger := slog.New(slog.NewTextHandler(&log, nil))
+		if _, err := front.NewCertificate(certFile, keyFile, logger); err == nil {
+			t.Error("a certificate and another's key are a pair")
+		}
+		write(keyFile, key1)
+		c, err := front.NewCertificate(certFile, keyFile, logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		is := func(what string, want *x509.Certificate, logged string) {
+			t.Helper()
+			got, err := c.Get(&tls.ClientHelloInfo{})
+			if err != nil || !got.Leaf.Equal(want) {
+				t.Errorf("%s: the wrong certificate, %v", what, err)
+			}
+			if text := log.String(); logged == "" && text != "" || logged != "" && (strings.Count(text, "\n") != 1 || !strings.Contains(text, logged)) {
+				t.Errorf("%s: logged %q, want one line with %q", what, text, logged)
+			}
+			log.Reset()
+		}
+		second := func() { time.Sleep(time.Second) }
+		is("at first", leaf1, "")
+		second()
+		is("unchanged", leaf1, "")
+
+		write(certFile, cert2)
+		is("changed just now", leaf1, "")
+		second()
+		is("changed by half", leaf1, `level=WARN msg="certificate not changed"`)
+		second()
+		is("still", leaf1, "")
+		write(keyFile, key2)
+		second()
+		is("changed", leaf2, `level=INFO msg="certificate changed"`)
+
+		if err := os.Remove(certFile); err != nil {
+			t.Fatal(err)
+		}
+		second()
+		is("removed", leaf2, `level=WARN`)
+		write(certFile, []byte("x"))
+		second()
+		is("nonsense", leaf2, `level=WARN`)
+		write(keyFile, key1)
+		write(certFile, cert1)
+		second()
+		is("back again", leaf1, `level=INFO`)
+	})
+}

@@ -1,0 +1,153 @@
+package front_test
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"culvert/front"
+)
+
+// fallback is a front with a web server behind it.
+func fallback(t *testing.T, behind http.HandlerFunc) (address string, log *bytes.Buffer) {
+	t.Helper()
+	site := httptest.NewServer(behind)
+	t.Cleanup(site.Close)
+	return fallbackTo(t, site.URL)
+}
+
+func fallbackTo(t *testing.T, target string) (address string, log *bytes.Buffer) {
+	t.Helper()
+	u, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log = new(bytes.Buffer)
+	f := front.NewFallback(u, slog.New(slog.NewTextHandler(log, nil)))
+	t.Cleanup(f.Close)
+	srv := httptest.NewServer(f)
+	t.Cleanup(srv.Close)
+	return srv.Listener.Addr().String(), log
+}
+
+// answerTo sends a request as it is, and returns the answer.
+func answerTo(t *testing.T, address, request string) (*http.Response, string) {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+// A web server behind gets the request as it was, and is told whose it is.
+func TestFallbackPassesOn(t *testing.T) {
+	type seen struct {
+		method, uri, host, body string
+		header                  http.Header
+	}
+	got := make(chan seen, 1)
+	address, _ := fallback(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		got <- seen{r.Method, r.RequestURI, r.Host, string(body), r.Header}
+		w.Header().Set("Server", "a site")
+		w.Header().Set("Keep-Alive", "timeout=5")
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = io.WriteString(w, "tea")
+	})
+	resp, body := answerTo(t, address, "POST /a%2Fb/%E4?x=1;y=%zz&z HTTP/1.1\r\nHost: tunnel.example\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n"+
+		"Authorization: Basic YTpi\r\nOrigin: http://o\r\nTE: deflate\r\nProxy-Connection: x\r\nX-Forwarded-For: 192.0.2.9\r\nContent-Length: 4\r\n\r\nbody")
+	if resp.StatusCode != http.StatusTeapot || body != "tea" || resp.Header.Get("Server") != "a site" || resp.Header.Get("Keep-Alive") != "" {
+		t.Errorf("answered %s, %v, %q", resp.Status, resp.Header, body)
+	}
+	s := <-got
+	if s.method != "POST" || s.uri != "/a%2Fb/%E4?x=1;y=%zz&z" || s.body != "body" || s.host == "tunnel.example" {
+		t.Errorf("passed on %+v", s)
+	}
+	for name, want := range map[string]string{
+		"Authorization": "Basic YTpi", "Origin": "http://o",
+		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "tunnel.example", "X-Forwarded-Proto": "http",
+		"X-Hop": "", "Te": "", "Proxy-Connection": "", "User-Agent": "", "Accept-Encoding": "",
+	} {
+		if values := s.header[name]; strings.Join(values, "|") != want {
+			t.Errorf("passed on %s: %q, want %q", name, values, want)
+		}
+	}
+}
+
+// What a trusted proxy in front has said is said again.
+func TestFallbackBehindTLS(t *testing.T) {
+	got := make(chan http.Header, 1)
+	address, _ := fallback(t, func(_ http.ResponseWriter, r *http.Request) { got <- r.Header })
+	answerTo(t, address, "GET / HTTP/1.1\r\nHost: inner\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\n\r\n")
+	if header := <-got; header.Get("X-Forwarded-Proto") != "https" || header.Get("X-Forwarded-Host") != "outer" {
+		t.Error(header)
+	}
+}
+
+// The WebSockets of a site work.
+func TestFallbackUpgrades(t *testing.T) {
+	address, _ := fallback(t, func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		_, _ = io.Copy(conn, rw)
+	})
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp, err)
+	}
+	_, _ = io.WriteString(conn, "hello\n")
+	if line, err := r.ReadString('\n'); line != "hello\n" {
+		t.Errorf("%q, %v", line, err)
+	}
+}
+
+// A site that is not there is what any proxy says then, and one line in the log.
+func TestFallbackIsDead(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	address, log := fallbackTo(t, "http://"+ln.Addr().String())
+	for range 3 {
+		if resp, body := answerTo(t, address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); resp.StatusCode != 502 || body != "Bad Gateway\n" {
+			t.Errorf("%s %q", resp.Status, body)
+		}
+	}
+	if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, "level=WARN msg=\"fallback does not answer\"") {
+		t.Errorf("logged %q", text)
+	}
+}
