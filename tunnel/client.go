@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +19,6 @@ import (
 	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
-	"culvert/tunnel/gate"
 )
 
 // ClientConfig is what a Client is made of.
@@ -72,7 +70,10 @@ type Client struct {
 	log     events
 	budget  *mux.Budget
 	guard   *auth.Guard
-	remote  []*remoteForward
+	local   *locals
+	remote  *remoteForwards
+
+	listening chan struct{} // closed when there are the first listeners
 
 	learners []*learner // of the ways to cfg.Servers
 	newWatch func() *watch
@@ -111,10 +112,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		guard:    auth.NewGuard(auth.Everybody()),
 		newWatch: newWatch,
 		changed:  make(chan struct{}),
+		remote:   newRemoteForwards(cfg.Remote),
+
+		listening: make(chan struct{}),
 	}
-	for _, f := range cfg.Remote {
-		c.remote = append(c.remote, &remoteForward{Forward: f})
-	}
+	c.local = &locals{client: c}
 	for _, u := range cfg.Servers {
 		d := &carrier.Dialer{
 			URL: u, Address: cfg.DialAddress, Proxy: cfg.Proxy,
@@ -145,45 +147,38 @@ func (c *Client) Run(ctx context.Context) error {
 	for _, l := range c.learners {
 		l.recall()
 	}
-	forwarders, err := c.listen(ctx)
-	if err != nil {
+	defer c.local.end()
+	if err := c.local.start(ctx, c.cfg.Local); err != nil {
 		return err
 	}
-	accepting, stop := context.WithCancel(ctx)
-	var loops, conns sync.WaitGroup
-	for _, f := range forwarders {
-		loops.Go(func() { f.run(accepting, &conns) })
-	}
-	err = c.runSessions(ctx)
-	stop()
-	loops.Wait()
-	conns.Wait()
-	return err
+	close(c.listening)
+	return c.runSessions(ctx)
 }
 
-// listen opens the listeners of all local forwards.
-func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
-	var forwarders []*forwarder
-	for _, f := range c.cfg.Local {
-		lc := net.ListenConfig{KeepAliveConfig: gate.KeepAlive}
-		ln, err := lc.Listen(ctx, "tcp", strings.TrimPrefix(bindAddress(f.Bind, f.Port), "*"))
-		if err != nil {
-			for _, open := range forwarders {
-				open.listener.Close()
-			}
-			return nil, fmt.Errorf("%w for local forward %s: %w", ErrListen, f, err)
-		}
-		c.log.Info("forward listening", keyForward, "local "+f.String(), keyAddress, ln.Addr().String())
-		header := mux.Header{Kind: mux.KindDial, Target: f.Target}
-		forwarders = append(forwarders, &forwarder{
-			listener: ln, target: f.Target,
-			open:        func(ctx context.Context) (stream, string, error) { return c.open(ctx, header) },
-			connectWait: c.cfg.ConnectWait, openTimeout: c.cfg.OpenTimeout,
-			pending: make(chan struct{}, c.cfg.MaxPending),
-			log:     c.log.with(keyForward, "local "+f.String()),
-		})
+// SetForwards changes the forwards. Those that go listen no more, here or at the
+// server, and their connections go on; those that come listen; nothing happens to the
+// others, and one whose target alone changes keeps its listener. When it fails
+// (ErrConfig, ErrListen) the forwards are as before. It waits, until ctx ends, for Run
+// to have begun, and for names of addresses to listen at; the server is asked later,
+// and again while it refuses. It is called once at a time.
+func (c *Client) SetForwards(ctx context.Context, local, remote []Forward) error {
+	var errs []error
+	for _, f := range slices.Concat(local, remote) {
+		errs = append(errs, f.check())
 	}
-	return forwarders, nil
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	select {
+	case <-c.listening:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := c.local.set(ctx, local); err != nil {
+		return err
+	}
+	c.remote.set(remote)
+	return nil
 }
 
 // open opens a stream on the session of the moment, for which it waits.
@@ -539,28 +534,54 @@ func serverAddress(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
-// listen asks for all remote forwards. The client's first session must get them
-// all, so that a mistake in the configuration is told at once.
+// listen asks for all remote forwards, and for those that come later, and gives up
+// those that go, until the session is retired. The client's first session must get
+// all that it was made with, so that a mistake in the configuration is told at once.
 func (s *clientSession) listen(ctx context.Context) {
 	select {
 	case <-s.opened:
 	case <-ctx.Done():
 		return
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
-	for _, f := range s.client.remote {
-		if s.initial && !s.client.cfg.RetryInitial {
-			err := s.remotes.listen(ctx, f)
-			if err == nil {
-				continue
-			}
-			if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
-				s.fail(listenError(f.Forward, err))
-				return
+	defer cancel()
+	asking := make(map[*remoteForward]context.CancelFunc)
+	for {
+		forwards, changed := s.client.remote.now()
+		for f, end := range asking {
+			if !slices.Contains(forwards, f) {
+				end()
+				s.remotes.drop(f)
+				delete(asking, f)
 			}
 		}
-		running.Go(func() { s.remotes.keep(ctx, f) })
+		for _, f := range forwards {
+			if asking[f] != nil {
+				continue
+			}
+			life, end := context.WithCancel(ctx)
+			asking[f] = end
+			if f.required && s.initial && !s.client.cfg.RetryInitial {
+				err := s.remotes.listen(life, f)
+				if err == nil {
+					continue
+				}
+				if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
+					s.fail(listenError(f.now(), err))
+					return
+				}
+			}
+			running.Go(func() { s.remotes.keep(life, f) })
+		}
+		select {
+		case <-changed:
+		case <-s.retired:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
