@@ -16,8 +16,10 @@ type Client struct {
 	Carrier     string     // auto, websocket or http
 	Header      map[string][]string
 	HeaderFile  string // file
-	Token       Secret // empty when TokenFile is set
-	TokenFile   string // "" when Token is set
+	// The credential: one of these, or none.
+	Token        Secret
+	TokenFile    string
+	TokenCommand string // for the shell
 
 	// Proxy returns the forward proxy to a server, nil for none, from the option
 	// and the environment. The server's scheme is http or https; nil: no proxy.
@@ -69,6 +71,8 @@ func (c *Client) options() []Option {
 			Help: "file with the token, read again at each dial"},
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
 			Help: "the token itself; on the command line everybody on the machine can see it"},
+		{Name: "token-command", Placeholder: "COMMAND", target: &c.TokenCommand,
+			Help: "command that prints the token as its first line, run by the shell at each dial"},
 		{Name: "proxy", Placeholder: "URL", check: checkProxy, target: &c.proxy,
 			Help: "forward proxy, http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or none; by default the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)"},
 		{Name: "allow-plaintext", target: &c.AllowPlaintext,
@@ -87,9 +91,9 @@ func (c *Client) options() []Option {
 			Help: "public key that the server or an authority above it must have (repeatable: one of them)"},
 		{Name: "tls-insecure-skip-verify", target: &c.TLSInsecureSkipVerify,
 			Help: "accept any certificate: whoever is in the way reads and changes everything"},
-		{Name: "local", Short: "L", target: &c.Local,
+		{Name: "local", Short: "L", target: &c.Local, Live: true,
 			Help: "listen here, dial from the server (repeatable; port 0: any free one)"},
-		{Name: "remote", Short: "R", target: &c.Remote,
+		{Name: "remote", Short: "R", target: &c.Remote, Live: true,
 			Help: "listen at the server, dial from here (repeatable; port 0: any free one)"},
 		{Name: "retry-initial", target: &c.RetryInitial,
 			Help: "keep trying when the first attempt fails, whatever the reason"},
@@ -113,7 +117,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	c = new(Client)
 	l := load(c.options(), src)
 	l.checkSettings(&c.Settings)
-	l.exclusive("token-file", "token")
+	l.exclusive("token-file", "token", "token-command")
 	l.checkHeartbeat(c)
 
 	if len(c.Servers) == 0 {
@@ -165,7 +169,7 @@ func (l *loader) checkServers(c *Client) {
 	if c.DialAddress != "" && len(c.Servers) > 1 {
 		l.problem("dial-address", 0, "give one server, or leave it out", "stands for the address of one server, and there are %d", len(c.Servers))
 	}
-	if c.AllowPlaintext && exposed > 0 && (!c.Token.Empty() || c.TokenFile != "" || c.HeaderFile != "") {
+	if c.AllowPlaintext && exposed > 0 && (!c.Token.Empty() || c.TokenFile+c.TokenCommand+c.HeaderFile != "") {
 		l.warn("the token is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
 	}
 	if secure > 0 {

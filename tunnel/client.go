@@ -26,16 +26,20 @@ type ClientConfig struct {
 	// Servers are ws or wss, path included; at least one. They are tried in this
 	// order, or at random, but those that failed lately after the others. While a
 	// session may be resumed, the server that it was last connected to comes first.
-	Servers        []*url.URL
-	RandomOrder    bool
-	DialAddress    string                      // to connect to instead of the URL's host and port
-	Carrier        carrier.Mode                // carrier.ModeAuto if ""
-	Header         http.Header                 // extra, for the upgrade request
-	SecretHeader   func() (http.Header, error) // more of it, asked for at every dial; nil: none
-	Credential     func() (string, error)      // the bearer token, asked for at every dial; nil: none
-	TLS            *tls.Config                 // for wss; nil: the system's roots
-	Pins           []carrier.Pin               // keys that a wss server may have; none: any
-	AllowPlaintext bool                        // permit a credential over ws to a host that is not loopback
+	Servers      []*url.URL
+	RandomOrder  bool
+	DialAddress  string                      // to connect to instead of the URL's host and port
+	Carrier      carrier.Mode                // carrier.ModeAuto if ""
+	Header       http.Header                 // extra, for the upgrade request
+	SecretHeader func() (http.Header, error) // more of it, asked for at every dial; nil: none
+	Credential   func() (string, error)      // the bearer token, asked for at every dial; nil: none
+	// CredentialLater keeps NewClient from asking for the credential to see what is
+	// wrong with it: that takes time, or somebody's attention.
+	CredentialLater bool
+
+	TLS            *tls.Config   // for wss; nil: the system's roots
+	Pins           []carrier.Pin // keys that a wss server may have; none: any
+	AllowPlaintext bool          // permit a credential over ws to a host that is not loopback
 
 	// Proxy returns the forward proxy to the server (see carrier.Dialer.Proxy);
 	// nil: none.
@@ -125,9 +129,13 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies), Credential: cfg.Credential,
 			Timeout: cfg.HandshakeTimeout, MaxHeartbeat: cfg.HeartbeatMax, Options: cfg.carrier(),
 		}
+		if cfg.CredentialLater {
+			d.Credential = func() (string, error) { return "unknown", nil }
+		}
 		if err := d.Validate(); err != nil {
 			return nil, err
 		}
+		d.Credential = cfg.Credential
 		c.dialers = append(c.dialers, d)
 		c.learners = append(c.learners, &learner{
 			server: serverAddress(u), memory: memory{cfg.StateFile}, log: c.log,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
-	"strings"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
@@ -40,12 +39,8 @@ func prepare(src config.Sources, stderr io.Writer) (*program.Job, error) {
 					return nil, err
 				}
 				server.Use(next.directory)
-				warnings := next.warnings
-				if fixed := config.Fixed(cfg, next.cfg); len(fixed) > 0 {
-					warnings = append(warnings, "needs a restart to change: "+strings.Join(fixed, ", "))
-				}
 				s = next
-				return warnings, nil
+				return append(next.warnings, program.NeedsRestart(config.Fixed(cfg, next.cfg))...), nil
 			},
 		}
 	}
