@@ -17,10 +17,11 @@ type Client struct {
 	Header      map[string][]string
 	HeaderFile  string // file
 
-	// The credential: a token or a user with a password, each in one of two ways, or
-	// nothing.
+	// The credential: a token or a user with a password, each in one of several ways,
+	// or nothing.
 	Token        Secret
 	TokenFile    string
+	TokenCommand string // for the shell
 	User         string
 	Password     Secret
 	PasswordFile string
@@ -80,6 +81,8 @@ func (c *Client) options() []Option {
 			Help: "file with the token, read again at each dial"},
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
 			Help: "the token itself; on the command line everybody on the machine can see it"},
+		{Name: "token-command", Placeholder: "COMMAND", target: &c.TokenCommand,
+			Help: "command that prints the token as its first line, run by the shell at each dial"},
 		{Name: "user", Placeholder: "NAME", check: checkUser, target: &c.User,
 			Help: "log in with a user and a password instead of a token"},
 		{Name: "password-file", Placeholder: "FILE", target: &c.PasswordFile,
@@ -112,9 +115,9 @@ func (c *Client) options() []Option {
 			Help: "public key that the server or an authority above it must have (repeatable: one of them)"},
 		{Name: "tls-insecure-skip-verify", target: &c.TLSInsecureSkipVerify,
 			Help: "accept any certificate: whoever is in the way reads and changes everything"},
-		{Name: "local", Short: "L", target: &c.Local,
+		{Name: "local", Short: "L", target: &c.Local, Live: true,
 			Help: "listen here, dial from the server (repeatable; port 0: any free one)"},
-		{Name: "remote", Short: "R", target: &c.Remote,
+		{Name: "remote", Short: "R", target: &c.Remote, Live: true,
 			Help: "listen at the server, dial from here (repeatable; port 0: any free one)"},
 		{Name: "retry-initial", target: &c.RetryInitial,
 			Help: "keep trying when the first attempt fails, whatever the reason"},
@@ -138,11 +141,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	c = new(Client)
 	l := load(c.options(), src)
 	l.checkSettings(&c.Settings)
-	l.exclusive("token-file", "token")
-	l.checkPassword(c)
-	for _, other := range []string{"token-file", "token", "user"} {
-		l.exclusive("key-file", other)
-	}
+	l.checkCredential(c)
 	l.checkHeartbeat(c)
 
 	if len(c.Servers) == 0 {
@@ -158,13 +157,12 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	return c, l.warnings, l.problems.Err()
 }
 
-// checkPassword lets a user log in in one way. Of a token and a user the one from the
-// stronger source counts.
-func (l *loader) checkPassword(c *Client) {
+// checkCredential lets a client log in in one way: the one from the stronger source
+// counts. A user comes with a password.
+func (l *loader) checkCredential(c *Client) {
 	l.exclusive("password-file", "password")
 	named := l.given("user")
-	l.exclusive("token-file", "user")
-	l.exclusive("token", "user")
+	l.exclusive("token-file", "token", "token-command", "key-file", "user")
 	for _, name := range []string{"password-file", "password"} {
 		if l.given(name) && !named && !l.failed("user") {
 			l.problem(name, 0, "give --user NAME too", "needs a user")
@@ -220,7 +218,7 @@ func (l *loader) checkServers(c *Client) {
 	if l.given("known-servers") && !c.Sealed() {
 		l.problem("known-servers", 0, "give --seal too, or leave it out", "means nothing without --seal")
 	}
-	if c.AllowPlaintext && exposed > 0 && (!c.Sealed() && (!c.Token.Empty() || c.TokenFile != "" || c.User != "") || c.HeaderFile != "") {
+	if c.AllowPlaintext && exposed > 0 && (!c.Sealed() && (!c.Token.Empty() || c.TokenFile+c.TokenCommand+c.User != "") || c.HeaderFile != "") {
 		l.warn("the credential is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
 	}
 	if secure > 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -225,8 +226,16 @@ func (l *loader) missing(name string) {
 	}
 }
 
-// exclusive lets one of two options be set: the one of the stronger source.
-func (l *loader) exclusive(a, b string) {
+// exclusive lets one of the options be set: the one of the strongest source.
+func (l *loader) exclusive(names ...string) {
+	for i, a := range names {
+		for _, b := range names[i+1:] {
+			l.eitherOf(a, b)
+		}
+	}
+}
+
+func (l *loader) eitherOf(a, b string) {
 	if !l.given(a) || !l.given(b) {
 		return
 	}
@@ -273,4 +282,17 @@ func (l *loader) checkSecret(s *Settings, option, secret, better string) {
 		l.warn(secret + " is on the command line, where everybody on this machine can see it (ps); use " + better)
 	case fromEnv:
 	}
+}
+
+// Fixed are the names of the options in which two configurations of an agent differ
+// and that an agent which runs cannot change.
+func Fixed[Agent interface{ options() []Option }](a, b Agent) (names []string) {
+	value := func(o Option) any { return reflect.ValueOf(o.target).Elem().Interface() }
+	others := b.options()
+	for i, o := range a.options() {
+		if !o.Live && !reflect.DeepEqual(value(o), value(others[i])) {
+			names = append(names, o.Name)
+		}
+	}
+	return names
 }

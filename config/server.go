@@ -3,7 +3,6 @@ package config
 import (
 	"net/netip"
 	"net/url"
-	"reflect"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -192,16 +191,4 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 	}
 	l.checkToken(&s.Settings)
 	return s, l.warnings, l.problems.Err()
-}
-
-// Fixed are the names of the options in which two configurations of a server differ
-// and that a server which runs cannot change.
-func Fixed(a, b *Server) (names []string) {
-	others := b.options()
-	for i, o := range a.options() {
-		if !o.Live && !reflect.DeepEqual(reflect.ValueOf(o.target).Elem().Interface(), reflect.ValueOf(others[i].target).Elem().Interface()) {
-			names = append(names, o.Name)
-		}
-	}
-	return names
 }

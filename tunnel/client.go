@@ -19,7 +19,6 @@ import (
 	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
-	"culvert/tunnel/gate"
 )
 
 // ClientConfig is what a Client is made of.
@@ -27,16 +26,20 @@ type ClientConfig struct {
 	// Servers are ws or wss, path included; at least one. They are tried in this
 	// order, or at random, but those that failed lately after the others. While a
 	// session may be resumed, the server that it was last connected to comes first.
-	Servers        []*url.URL
-	RandomOrder    bool
-	DialAddress    string                      // to connect to instead of the URL's host and port
-	Carrier        carrier.Mode                // carrier.ModeAuto if ""
-	Header         http.Header                 // extra, for the upgrade request
-	SecretHeader   func() (http.Header, error) // more of it, asked for at every dial; nil: none
-	Credential     func() (string, error)      // the bearer token, asked for at every dial; nil: none
-	TLS            *tls.Config                 // for wss; nil: the system's roots
-	Pins           []carrier.Pin               // keys that a wss server may have; none: any
-	AllowPlaintext bool                        // permit a credential over ws to a host that is not loopback
+	Servers      []*url.URL
+	RandomOrder  bool
+	DialAddress  string                      // to connect to instead of the URL's host and port
+	Carrier      carrier.Mode                // carrier.ModeAuto if ""
+	Header       http.Header                 // extra, for the upgrade request
+	SecretHeader func() (http.Header, error) // more of it, asked for at every dial; nil: none
+	Credential   func() (string, error)      // the bearer token, asked for at every dial; nil: none
+	// CredentialLater keeps NewClient from asking for the credential to see what is
+	// wrong with it: that takes time, or somebody's attention.
+	CredentialLater bool
+
+	TLS            *tls.Config   // for wss; nil: the system's roots
+	Pins           []carrier.Pin // keys that a wss server may have; none: any
+	AllowPlaintext bool          // permit a credential over ws to a host that is not loopback
 
 	// Seal says how carriers to a server are sealed, and is asked at every dial; nil:
 	// they are not.
@@ -75,7 +78,13 @@ type Client struct {
 	log     events
 	budget  *mux.Budget
 	guard   *auth.Guard
-	remote  []*remoteForward
+	local   *locals
+	remote  *remoteForwards
+	// forwards are those that the guard allows: what was configured last. They belong
+	// to SetForwards.
+	forwards struct{ local, remote []Forward }
+
+	listening chan struct{} // closed when there are the first listeners
 
 	learners []*learner // of the ways to cfg.Servers
 	newWatch func() *watch
@@ -114,10 +123,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		guard:    auth.NewGuard(granted(cfg.Local, cfg.Remote)),
 		newWatch: newWatch,
 		changed:  make(chan struct{}),
+		remote:   newRemoteForwards(cfg.Remote),
+
+		listening: make(chan struct{}),
 	}
-	for _, f := range cfg.Remote {
-		c.remote = append(c.remote, &remoteForward{Forward: f})
-	}
+	c.local = &locals{client: c}
+	c.forwards.local, c.forwards.remote = cfg.Local, cfg.Remote
 	for _, u := range cfg.Servers {
 		d := &carrier.Dialer{
 			URL: u, Address: cfg.DialAddress, Proxy: cfg.Proxy,
@@ -129,9 +140,13 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		if cfg.Seal != nil {
 			d.Seal = func() (carrier.Seal, error) { return cfg.Seal(u) }
 		}
+		if cfg.CredentialLater {
+			d.Credential = func() (string, error) { return "unknown", nil }
+		}
 		if err := d.Validate(); err != nil {
 			return nil, err
 		}
+		d.Credential = cfg.Credential
 		c.dialers = append(c.dialers, d)
 		c.learners = append(c.learners, &learner{
 			server: serverAddress(u), memory: memory{cfg.StateFile}, log: c.log,
@@ -169,74 +184,42 @@ func (c *Client) Run(ctx context.Context) error {
 	for _, l := range c.learners {
 		l.recall()
 	}
-	forwarders, err := c.listen(ctx)
-	if err != nil {
+	defer c.local.end()
+	if err := c.local.start(ctx, c.cfg.Local); err != nil {
 		return err
 	}
-	accepting, stop := context.WithCancel(ctx)
-	var loops, conns sync.WaitGroup
-	for _, f := range forwarders {
-		loops.Go(func() { f.run(accepting, &conns) })
+	close(c.listening)
+	return c.runSessions(ctx)
+}
+
+// SetForwards changes the forwards. Those that go listen no more, here or at the
+// server, and their connections go on; those that come listen; nothing happens to the
+// others, and one whose target alone changes keeps its listener. When it fails
+// (ErrConfig, ErrListen) the forwards are as before. It waits, until ctx ends, for Run
+// to have begun, and for names of addresses to listen at; the server is asked later,
+// and again while it refuses. It is called once at a time.
+func (c *Client) SetForwards(ctx context.Context, local, remote []Forward) error {
+	var errs []error
+	for _, f := range slices.Concat(local, remote) {
+		errs = append(errs, f.check())
 	}
-	err = c.runSessions(ctx)
-	stop()
-	loops.Wait()
-	conns.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	select {
+	case <-c.listening:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	before := c.forwards
+	c.guard.Use(granted(slices.Concat(before.local, local), slices.Concat(before.remote, remote)))
+	err := c.local.set(ctx, local)
+	if err == nil {
+		c.remote.set(remote)
+		c.forwards.local, c.forwards.remote = local, remote
+	}
+	c.guard.Use(granted(c.forwards.local, c.forwards.remote))
 	return err
-}
-
-// listen opens the listeners of all local forwards.
-func (c *Client) listen(ctx context.Context) ([]*forwarder, error) {
-	var forwarders []*forwarder
-	for _, f := range c.cfg.Local {
-		ln, err := c.bind(ctx, f)
-		if err != nil {
-			for _, open := range forwarders {
-				open.listener.Close()
-			}
-			return nil, fmt.Errorf("%w for local forward %s: %w", ErrListen, f, err)
-		}
-		c.log.Info("forward listening", keyForward, "local "+f.String(), keyAddress, ln.Addr().String())
-		header := mux.Header{Kind: mux.KindDial, Target: f.Target}
-		forwarders = append(forwarders, &forwarder{
-			listener: ln, target: f.Target,
-			open:        func(ctx context.Context, _ net.Addr) (stream, string, error) { return c.open(ctx, header) },
-			connectWait: c.cfg.ConnectWait, openTimeout: c.cfg.OpenTimeout,
-			pending: make(chan struct{}, c.cfg.MaxPending),
-			log:     c.log.with(keyForward, "local "+f.String()),
-		})
-	}
-	return forwarders, nil
-}
-
-// bind opens the listener of a local forward.
-func (c *Client) bind(ctx context.Context, f Forward) (net.Listener, error) {
-	host, addr, err := bindAddr(ctx, bindAddress(f.Bind, f.Port), nil)
-	if err != nil {
-		return nil, err
-	}
-	grant, err := c.guard.Listen("", auth.TCP, host, addr)
-	if err != nil {
-		return nil, err
-	}
-	ln, err := gate.Listen(ctx, grant)
-	if err != nil {
-		grant.Release()
-		return nil, err
-	}
-	grant.OnRevoke(func(error) { ln.Close() })
-	return &grantedListener{ln, grant}, nil
-}
-
-// grantedListener gives its grant back when it is closed.
-type grantedListener struct {
-	net.Listener
-	grant *auth.Grant
-}
-
-func (l *grantedListener) Close() error {
-	l.grant.Release()
-	return l.Listener.Close()
 }
 
 // open opens a stream on the session of the moment, for which it waits.
@@ -599,28 +582,54 @@ func serverAddress(u *url.URL) string {
 	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
-// listen asks for all remote forwards. The client's first session must get them
-// all, so that a mistake in the configuration is told at once.
+// listen asks for all remote forwards, and for those that come later, and gives up
+// those that go, until the session is retired. The client's first session must get
+// all that it was made with, so that a mistake in the configuration is told at once.
 func (s *clientSession) listen(ctx context.Context) {
 	select {
 	case <-s.opened:
 	case <-ctx.Done():
 		return
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
-	for _, f := range s.client.remote {
-		if s.initial && !s.client.cfg.RetryInitial {
-			err := s.remotes.listen(ctx, f)
-			if err == nil {
-				continue
-			}
-			if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
-				s.fail(listenError(f.Forward, err))
-				return
+	defer cancel()
+	asking := make(map[*remoteForward]context.CancelFunc)
+	for {
+		forwards, changed := s.client.remote.now()
+		for f, end := range asking {
+			if !slices.Contains(forwards, f) {
+				end()
+				s.remotes.drop(f)
+				delete(asking, f)
 			}
 		}
-		running.Go(func() { s.remotes.keep(ctx, f) })
+		for _, f := range forwards {
+			if asking[f] != nil {
+				continue
+			}
+			life, end := context.WithCancel(ctx)
+			asking[f] = end
+			if f.required && s.initial && !s.client.cfg.RetryInitial {
+				err := s.remotes.listen(life, f)
+				if err == nil {
+					continue
+				}
+				if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
+					s.fail(listenError(f.now(), err))
+					return
+				}
+			}
+			running.Go(func() { s.remotes.keep(life, f) })
+		}
+		select {
+		case <-changed:
+		case <-s.retired:
+			return
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -638,5 +647,5 @@ func (s *clientSession) serve(st stream) (relaying func()) {
 		st.Refuse(code, why)
 		return nil
 	}
-	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log, nil)
+	return serveTarget(&dialer{guard: s.client.guard, outlived: true, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log, nil)
 }

@@ -28,6 +28,9 @@ const maxAddresses = 8
 type dialer struct {
 	guard    *auth.Guard
 	identity string
+	// outlived is for an end that grants itself what its user configured: the
+	// connections of a forward go on when it is taken out of the configuration.
+	outlived bool
 	timeout  time.Duration // for everything
 	lookup   lookup
 }
@@ -216,8 +219,12 @@ func serveTarget(d *dialer, st stream, session, target string, log events, e *en
 		log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, target, keyCode, code, keyReason, err)
 		return nil
 	}
-	// From here on a stream whose grant is revoked ends, also if that was a moment ago.
-	grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
+	if d.outlived {
+		grant.Release()
+	} else {
+		// From here on a stream whose grant is revoked ends, also if that was a moment ago.
+		grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
+	}
 	if err := st.Accept(); err != nil {
 		e.refuse(err)
 		grant.Release()

@@ -16,6 +16,8 @@ var (
 	// the start, here (local) or at the server (remote).
 	ErrListen = errors.New("cannot listen")
 
+	errStopping = errors.New("stopping")
+
 	errNoSession = errors.New("no session to the peer")
 	errNoCarrier = errors.New("no carrier to probe")
 )

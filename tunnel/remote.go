@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -11,12 +12,67 @@ import (
 	"culvert/mux"
 )
 
+// remoteForwards are a client's remote forwards. Which they are may change.
+type remoteForwards struct {
+	mu      sync.Mutex
+	current []*remoteForward
+	changed chan struct{} // closed and replaced by set
+}
+
+// newRemoteForwards are those that a client is made with.
+func newRemoteForwards(forwards []Forward) *remoteForwards {
+	fs := &remoteForwards{changed: make(chan struct{})}
+	for _, f := range forwards {
+		fs.current = append(fs.current, &remoteForward{Forward: f, required: true})
+	}
+	return fs
+}
+
+// now returns the forwards, and what is closed when they change.
+func (fs *remoteForwards) now() ([]*remoteForward, <-chan struct{}) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.current, fs.changed
+}
+
+// set makes forwards what there is. One whose target alone changes stays the same.
+func (fs *remoteForwards) set(forwards []Forward) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	var next []*remoteForward
+	for _, f := range forwards {
+		i := slices.IndexFunc(fs.current, func(old *remoteForward) bool { return old.now().sameListener(f) })
+		if i < 0 {
+			next = append(next, &remoteForward{Forward: f})
+			continue
+		}
+		fs.current[i].retarget(f.Target)
+		next = append(next, fs.current[i])
+	}
+	fs.current = next
+	close(fs.changed)
+	fs.changed = make(chan struct{})
+}
+
 // remoteForward is a remote forward of a client, over all its sessions.
 type remoteForward struct {
-	Forward
+	required bool // the client is of no use without it, as far as is known; never changes
 
-	mu   sync.Mutex
-	last string // where the server listened for it last
+	mu      sync.Mutex // guards the rest
+	Forward            // Bind and Port never change
+	last    string     // where the server listened for it last
+}
+
+func (f *remoteForward) now() Forward {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.Forward
+}
+
+func (f *remoteForward) retarget(target string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Target = target
 }
 
 // lister is what remotes need of a *mux.Session.
@@ -32,16 +88,15 @@ type remotes struct {
 	log      events
 
 	mu      sync.Mutex
-	targets map[string]string // by the forward's number, as in stream headers
-	numbers []uint32
-	asked   int           // requests without an answer
-	changed chan struct{} // closed and replaced with each answer
+	numbers map[uint32]*remoteForward // that the server listens for
+	asked   int                       // requests without an answer
+	changed chan struct{}             // closed and replaced with each answer
 }
 
 func newRemotes(session lister, settings Settings, log events) *remotes {
 	return &remotes{
 		session: session, settings: settings, log: log,
-		targets: make(map[string]string), changed: make(chan struct{}),
+		numbers: make(map[uint32]*remoteForward), changed: make(chan struct{}),
 	}
 }
 
@@ -63,12 +118,12 @@ func (r *remotes) listen(ctx context.Context, f *remoteForward) error {
 }
 
 func (r *remotes) request(ctx context.Context, f *remoteForward, bind string) error {
-	ctx, cancel := context.WithTimeout(ctx, r.settings.ConnectWait)
+	answer, cancel := context.WithTimeout(ctx, r.settings.ConnectWait)
 	defer cancel()
 	r.mu.Lock()
 	r.asked++
 	r.mu.Unlock()
-	number, address, err := r.session.Listen(ctx, bind)
+	number, address, err := r.session.Listen(answer, bind)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked--
@@ -80,13 +135,29 @@ func (r *remotes) request(ctx context.Context, f *remoteForward, bind string) er
 		}
 		return err
 	}
-	r.targets[strconv.FormatUint(uint64(number), 10)] = f.Target
-	r.numbers = append(r.numbers, number)
+	if err := ctx.Err(); err != nil { // nobody wants it any more
+		r.session.Unlisten(number)
+		return err
+	}
+	r.numbers[number] = f
 	f.mu.Lock()
 	f.last = address
 	f.mu.Unlock()
-	r.log.Info("forward listening", keyForward, "remote "+f.String(), keyAddress, address)
+	r.log.Info("forward listening", keyForward, "remote "+f.now().String(), keyAddress, address)
 	return nil
+}
+
+// drop gives up f, whose requests have been told to end.
+func (r *remotes) drop(f *remoteForward) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for number, other := range r.numbers {
+		if other == f {
+			r.session.Unlisten(number)
+			delete(r.numbers, number)
+			r.log.Info("forward closed", keyForward, "remote "+f.now().String())
+		}
+	}
 }
 
 // keep asks for f until the server listens or ctx has ended.
@@ -98,7 +169,7 @@ func (r *remotes) keep(ctx context.Context, f *remoteForward) {
 			return
 		}
 		wait := pause.next(time.Second, 30*time.Second)
-		r.log.Warn("forward not listening", keyForward, "remote "+f.String(), keyError, err, keyNext, wait)
+		r.log.Warn("forward not listening", keyForward, "remote "+f.now().String(), keyError, err, keyNext, wait)
 		if !sleep(ctx, wait) {
 			return
 		}
@@ -108,34 +179,38 @@ func (r *remotes) keep(ctx context.Context, f *remoteForward) {
 // target is what to dial for a stream of this forward. The answer to the
 // request may still be on its way when the first stream is here.
 func (r *remotes) target(ctx context.Context, forward string) (string, error) {
+	unknown := &TargetError{Code: mux.NotFound, Reason: "no such forward"}
+	number, err := strconv.ParseUint(forward, 10, 32)
+	if err != nil {
+		return "", unknown
+	}
 	ctx, cancel := context.WithTimeout(ctx, r.settings.OpenTimeout)
 	defer cancel()
 	for {
 		r.mu.Lock()
-		target, known := r.targets[forward]
+		f := r.numbers[uint32(number)]
 		asked, changed := r.asked, r.changed
 		r.mu.Unlock()
-		if known {
-			return target, nil
+		if f != nil {
+			return f.now().Target, nil
 		}
 		if asked == 0 {
-			return "", &TargetError{Code: mux.NotFound, Reason: "no such forward"}
+			return "", unknown
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return "", &TargetError{Code: mux.NotFound, Reason: "no such forward"}
+			return "", unknown
 		}
 	}
 }
 
 // release gives the server's addresses back while the session goes on, for the
-// session that follows.
+// session that follows. Streams that are on their way still find their target.
 func (r *remotes) release() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, n := range r.numbers {
-		r.session.Unlisten(n)
+	for number := range r.numbers {
+		r.session.Unlisten(number)
 	}
-	r.numbers = nil
 }

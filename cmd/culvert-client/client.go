@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"culvert/auth"
 	"culvert/cmd/internal/program"
@@ -21,45 +22,82 @@ import (
 
 // prepare makes the client that the user described.
 func prepare(src config.Sources, stdin io.Reader, stderr io.Writer) (*program.Job, error) {
-	cfg, sealing, warnings, err := loadSealed(src, stderr)
+	life, end := context.WithCancel(context.Background())
+	s, err := load(life, src, stderr)
 	if err != nil {
+		end()
 		return nil, err
 	}
-	if len(cfg.Local)+len(cfg.Remote) == 0 {
-		warnings = append(warnings, "there is no forward, so nothing can use this tunnel; give -L or -R")
-	}
-	client, err := tunnel.NewClient(cfg)
+	client, err := tunnel.NewClient(s.client)
 	if err != nil {
+		end()
 		return nil, err
 	}
-	run := client.Run
-	if sealing != nil {
-		run = func(ctx context.Context) error {
-			for _, server := range cfg.Servers {
-				if err := sealing.meet(ctx, server, client.ServerKey, stdin, stderr); err != nil {
-					return err
+	run := func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, end)()
+		defer end()
+		if err := s.meet(ctx, client, stdin, stderr); err != nil {
+			return err
+		}
+		return client.Run(ctx)
+	}
+	job := &program.Job{Run: run, Log: s.client.Logger, Warnings: append(s.warnings, idle(s.client)...)}
+	if s.cfg.File != "" {
+		job.Reload = &program.Reload{
+			Files: func() []string { return []string{s.cfg.File} },
+			Do: func(ctx context.Context) ([]string, error) {
+				next, err := load(life, src, stderr)
+				if err != nil {
+					return nil, err
 				}
-			}
-			return client.Run(ctx)
+				if err := client.SetForwards(ctx, next.client.Local, next.client.Remote); err != nil {
+					return nil, err
+				}
+				return slices.Concat(next.warnings, idle(next.client), program.NeedsRestart(config.Fixed(s.cfg, next.cfg))), nil
+			},
 		}
 	}
-	return &program.Job{Run: run, Log: cfg.Logger, Warnings: warnings}, nil
+	return job, nil
+}
+
+// idle is a warning if the client has nothing to do.
+func idle(cfg tunnel.ClientConfig) []string {
+	if len(cfg.Local)+len(cfg.Remote) > 0 {
+		return nil
+	}
+	return []string{"there is no forward, so nothing can use this tunnel; give -L or -R"}
+}
+
+// setup is a client as the user described it.
+type setup struct {
+	cfg      *config.Client
+	client   tunnel.ClientConfig
+	sealing  *sealing // nil: links are not sealed
+	warnings []string
+}
+
+// meet learns the keys of servers that are not known yet, if links are to be sealed.
+func (s *setup) meet(ctx context.Context, client *tunnel.Client, stdin io.Reader, stderr io.Writer) error {
+	if s.sealing == nil {
+		return nil
+	}
+	for _, server := range s.client.Servers {
+		if err := s.sealing.meet(ctx, server, client.ServerKey, stdin, stderr); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // load reads what the user said of the client, and looks at the files that it names.
-func load(src config.Sources, stderr io.Writer) (tunnel.ClientConfig, []string, error) {
-	loaded, _, warnings, err := loadSealed(src, stderr)
-	return loaded, warnings, err
-}
-
-// loadSealed is load that also returns how links are sealed, nil if they are not.
-func loadSealed(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfig, sealing *sealing, warnings []string, err error) {
+// What gives the credential ends with ctx.
+func load(ctx context.Context, src config.Sources, stderr io.Writer) (*setup, error) {
 	cfg, warnings, err := config.LoadClient(src)
 	if err != nil {
-		return loaded, nil, nil, err
+		return nil, err
 	}
 	var problems config.Problems
-	credential, more, err := newCredential(cfg)
+	credential, more, err := newCredential(ctx, cfg, stderr)
 	if err != nil && cfg.User != "" {
 		problems = append(problems, config.Problem{Key: "password", What: err.Error(),
 			Hint: "check --password-file, CULVERT_PASSWORD or wherever it is given"})
@@ -77,6 +115,7 @@ func loadSealed(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfi
 	if err != nil {
 		problems = append(problems, config.Problem{Key: "--tls-pin", What: err.Error()})
 	}
+	var sealing *sealing
 	var seal func(*url.URL) (carrier.Seal, error)
 	if cfg.Sealed() {
 		sealing, more, wrong = newSealing(cfg)
@@ -85,21 +124,22 @@ func loadSealed(src config.Sources, stderr io.Writer) (loaded tunnel.ClientConfi
 		seal = sealing.seal
 	}
 	if len(problems) > 0 {
-		return loaded, nil, nil, problems
+		return nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
-	return tunnel.ClientConfig{
+	client := tunnel.ClientConfig{
 		Servers: cfg.Servers, RandomOrder: cfg.ServerOrder == "random", DialAddress: cfg.DialAddress, Proxy: cfg.Proxy,
-		Carrier: carrier.Mode(cfg.Carrier), Header: cfg.Header, SecretHeader: header, Credential: credential,
+		Carrier: carrier.Mode(cfg.Carrier), Header: cfg.Header, SecretHeader: header, Credential: credential, CredentialLater: cfg.TokenCommand != "",
 		Seal: seal, TLS: tlsConfig, Pins: pins, AllowPlaintext: cfg.AllowPlaintext,
 		Local: forwards(cfg.Local), Remote: forwards(cfg.Remote),
 		RetryInitial: cfg.RetryInitial, MaxBackoff: cfg.MaxBackoff,
 		HeartbeatMin: cfg.HeartbeatMin, HeartbeatMax: cfg.HeartbeatMax, MaxCarrierAge: cfg.MaxCarrierAge,
 		StateFile: stateFile(cfg, log),
 		Settings:  program.Settings(cfg.Settings, log),
-	}, sealing, warnings, nil
+	}
+	return &setup{cfg, client, sealing, warnings}, nil
 }
 
 // stateFile is where the client keeps what it finds about the way to the server, ""
@@ -118,41 +158,6 @@ func stateFile(cfg *config.Client, log *slog.Logger) string {
 	default:
 		return cfg.StateFile
 	}
-}
-
-// newCredential returns what gives the client its credential, nil for none. A file is
-// read now, to tell what is wrong with it, and again at each dial.
-func newCredential(cfg *config.Client) (credential func() (string, error), warnings []string, err error) {
-	switch {
-	case cfg.User != "":
-		password := func() (string, []string, error) {
-			return cfg.Password.Reveal(), nil, auth.CheckPassword(cfg.Password.Reveal())
-		}
-		if cfg.PasswordFile != "" {
-			password = func() (string, []string, error) { return auth.ReadPassword(cfg.PasswordFile) }
-		}
-		if _, warnings, err = password(); err != nil {
-			return nil, nil, err
-		}
-		credential = func() (string, error) {
-			text, _, err := password()
-			return carrier.Basic(cfg.User, text), err
-		}
-	case cfg.TokenFile != "":
-		if _, warnings, err = auth.ReadToken(cfg.TokenFile); err != nil {
-			return nil, nil, err
-		}
-		credential = func() (string, error) {
-			token, _, err := auth.ReadToken(cfg.TokenFile)
-			return token, err
-		}
-	case !cfg.Token.Empty():
-		if _, warnings, err = auth.NewTokens(auth.Policy{}, cfg.Token.Reveal()); err != nil {
-			return nil, nil, err
-		}
-		credential = func() (string, error) { return cfg.Token.Reveal(), nil }
-	}
-	return credential, warnings, nil
 }
 
 // maxHeaderFile bounds a file of request headers in bytes.

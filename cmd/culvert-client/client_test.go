@@ -198,6 +198,13 @@ func TestRefused(t *testing.T) {
 		{name: "token in a file for all", content: "token: " + secret, mode: 0o644,
 			args: []string{"--server", ws(locked), "--config", "FILE"}, code: 3,
 			stderr: []string{noForward, "FILE: holds a secret and can be read by others", "401"}},
+		{name: "token command", args: []string{"--server", ws(locked), "--token-command", "echo " + secret}, code: 3, stderr: []string{noForward, "401"}},
+		{name: "token command that fails", args: []string{"--server", ws(locked), "--token-command", "echo sesame && exit 7"}, code: 1,
+			stderr: []string{noForward, ": credential: token command: exit status 7; "}},
+		{name: "token command in plain text", args: []string{"--server", "ws://192.0.2.1", "--token-command", "echo sesame", "-L", "1:h:1"}, code: 3,
+			stderr: []string{"; use wss://, or --allow-plaintext"}},
+		{name: "two credentials", args: []string{"--server", ws(locked), "--token-command", "echo sesame", "--token-file", "FILE"}, code: 2,
+			stderr: []string{"culvert-client: --token-command: is given together with token-file (--token-file); give one of the two"}},
 		{name: "token file for all", content: secret, mode: 0o644,
 			args: []string{"--server", ws(locked), "--token-file", "FILE"}, code: 3,
 			stderr: []string{noForward, "FILE: holds a secret and can be read by others", "401"}},
@@ -206,9 +213,18 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestCredentialIsReadAgain checks that a token file may change while the client
-// runs.
+// TestCredentialIsReadAgain checks that a token file, and what a command prints, may
+// change while the client runs.
 func TestCredentialIsReadAgain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	t.Run("--token-file", func(t *testing.T) { checkReadAgain(t, file, "--token-file", file) })
+	t.Run("--token-command", func(t *testing.T) {
+		checkReadAgain(t, file, "--token-command", printFile+" "+file)
+	})
+}
+
+// checkReadAgain runs a client with a credential that is in the file.
+func checkReadAgain(t *testing.T, file string, args ...string) {
 	identities, _, err := auth.NewTokens(auth.Everything(), secret)
 	if err != nil {
 		t.Fatal(err)
@@ -237,14 +253,13 @@ func TestCredentialIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	file := filepath.Join(t.TempDir(), "token")
 	if err := os.WriteFile(file, []byte("another-0123456789abcdef"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log := newWatcher()
 	go func() {
-		code := run(ctx, []string{"culvert-client", "--server", "ws://" + addr.String(), "--token-file", file,
-			"--retry-initial", "--max-backoff", "100ms", "--log-format", "json"}, nil, log, log)
+		code := run(ctx, append([]string{"culvert-client", "--server", "ws://" + addr.String(),
+			"--retry-initial", "--max-backoff", "100ms", "--log-format", "json"}, args...), nil, log, log)
 		if code != 0 {
 			t.Errorf("exit code %d", code)
 		}

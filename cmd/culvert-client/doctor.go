@@ -32,13 +32,17 @@ func doctorCommand() *program.Command {
 			if long < 0 || long > maxDoctorWait {
 				return nil, config.Problems{{Key: "--long", What: long.String() + " is out of range", Hint: "give a time up to 24h"}}
 			}
-			cfg, warnings, err := load(src, stderr)
+			life, end := context.WithCancel(context.Background())
+			s, err := load(life, src, stderr)
 			if err != nil {
+				end()
 				return nil, err
 			}
 			paper := report{out: stdout, json: json.NewEncoder(stdout), asJSON: asJSON}
-			d := tunnel.Doctor{Config: cfg, Long: long, Found: paper.finding}
+			d := tunnel.Doctor{Config: s.client, Long: long, Found: paper.finding}
 			run := func(ctx context.Context) error {
+				defer context.AfterFunc(ctx, end)()
+				defer end()
 				diagnosis, err := d.Examine(ctx)
 				if err != nil {
 					return err
@@ -46,7 +50,7 @@ func doctorCommand() *program.Command {
 				paper.end(diagnosis)
 				return diagnosis.Err
 			}
-			return &program.Job{Run: run, Log: cfg.Logger, Warnings: warnings}, nil
+			return &program.Job{Run: run, Log: s.client.Logger, Warnings: s.warnings}, nil
 		},
 	}
 }

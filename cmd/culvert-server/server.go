@@ -62,12 +62,8 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 				}
 				server.Use(next.directory)
 				s.sources.closeBut(next.sources)
-				warnings := next.warnings
-				if fixed := config.Fixed(cfg, next.cfg); len(fixed) > 0 {
-					warnings = append(warnings, "needs a restart to change: "+strings.Join(fixed, ", "))
-				}
 				s = next
-				return warnings, nil
+				return append(next.warnings, program.NeedsRestart(config.Fixed(cfg, next.cfg))...), nil
 			},
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"math"
+	"strings"
 
 	"culvert/config"
 	"culvert/tunnel"
@@ -39,4 +40,13 @@ func BadCredential(err error) config.Problem {
 func Problems(err error) config.Problems {
 	problems, _ := errors.AsType[config.Problems](err)
 	return problems
+}
+
+// NeedsRestart is a warning of options that have changed and cannot while an agent
+// runs, none if there are none.
+func NeedsRestart(names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{"needs a restart to change: " + strings.Join(names, ", ")}
 }

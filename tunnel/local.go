@@ -1,0 +1,183 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"culvert/auth"
+	"culvert/mux"
+	"culvert/tunnel/gate"
+)
+
+// locals are a client's local forwards. Which they are may change while they run.
+type locals struct {
+	client *Client
+	loops  sync.WaitGroup
+	conns  sync.WaitGroup
+
+	mu        sync.Mutex // guards the rest
+	accepting context.Context
+	stop      context.CancelFunc
+	running   []*localForward
+}
+
+// localForward is a listener, and who accepts from it at the moment. Its fields are
+// guarded by locals.mu.
+type localForward struct {
+	Forward
+	listener *net.TCPListener
+	grant    *auth.Grant        // of the listener
+	forget   func() bool        // keeps the end of all from closing the listener
+	leave    context.CancelFunc // ends the accept loop and lets the listener be
+	left     chan struct{}      // closed when it has ended
+}
+
+// start listens for all forwards until ctx ends or end is called, which it has to be,
+// also when start fails.
+func (ls *locals) start(ctx context.Context, forwards []Forward) error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.accepting, ls.stop = context.WithCancel(ctx)
+	return ls.open(ctx, forwards)
+}
+
+// end closes all listeners, and waits for the connections that came in through them.
+func (ls *locals) end() {
+	ls.mu.Lock()
+	ls.stop()
+	for _, l := range ls.running {
+		_ = l.listener.Close()
+		l.grant.Release()
+	}
+	ls.mu.Unlock()
+	ls.loops.Wait()
+	ls.conns.Wait()
+}
+
+// set makes forwards what there is, and changes nothing if it fails. Connections go
+// on whatever happens to their forward, and so do listeners whose target alone
+// changes.
+func (ls *locals) set(ctx context.Context, forwards []Forward) error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	if ls.accepting.Err() != nil {
+		return errStopping
+	}
+	var before []Forward
+	for _, l := range ls.running {
+		before = append(before, l.Forward)
+	}
+	// An address may pass from one forward to another, so those that go, go first.
+	ls.close(forwards)
+	if err := ls.open(ctx, forwards); err != nil {
+		ls.close(before)
+		return errors.Join(err, ls.open(ctx, before))
+	}
+	return nil
+}
+
+// close closes the listeners that none of forwards needs. Called with mu held.
+func (ls *locals) close(forwards []Forward) {
+	ls.running = slices.DeleteFunc(ls.running, func(l *localForward) bool {
+		if slices.ContainsFunc(forwards, l.sameListener) {
+			return false
+		}
+		l.leave()
+		<-l.left
+		l.forget()
+		_ = l.listener.Close()
+		l.grant.Release()
+		ls.client.log.Info("forward closed", keyForward, "local "+l.String(), keyAddress, l.listener.Addr().String())
+		return true
+	})
+}
+
+// open sees to it that there is a listener for each of forwards, with its target.
+// Called with mu held.
+func (ls *locals) open(ctx context.Context, forwards []Forward) error {
+	for _, f := range forwards {
+		i := slices.IndexFunc(ls.running, func(l *localForward) bool { return l.sameListener(f) })
+		if i < 0 {
+			ln, grant, err := ls.client.bind(ctx, f)
+			if err != nil {
+				return fmt.Errorf("%w for local forward %s: %w", ErrListen, f, err)
+			}
+			l := &localForward{Forward: f, listener: ln, grant: grant}
+			l.forget = context.AfterFunc(ls.accepting, func() { _ = ln.Close() })
+			ls.running = append(ls.running, l)
+			ls.run(l)
+			continue
+		}
+		if l := ls.running[i]; l.Target != f.Target {
+			l.leave()
+			<-l.left
+			l.Target = f.Target
+			_ = l.listener.SetDeadline(time.Time{})
+			ls.run(l)
+		}
+	}
+	return nil
+}
+
+// run accepts connections for l. Called with mu held.
+func (ls *locals) run(l *localForward) {
+	c, header := ls.client, mux.Header{Kind: mux.KindDial, Target: l.Target}
+	f := &forwarder{
+		listener: &turn{TCPListener: l.listener}, target: l.Target,
+		open:        func(ctx context.Context, _ net.Addr) (stream, string, error) { return c.open(ctx, header) },
+		connectWait: c.cfg.ConnectWait, openTimeout: c.cfg.OpenTimeout,
+		pending: make(chan struct{}, c.cfg.MaxPending),
+		log:     c.log.with(keyForward, "local "+l.String()),
+	}
+	c.log.Info("forward listening", keyForward, "local "+l.String(), keyAddress, l.listener.Addr().String())
+	var accepting context.Context
+	accepting, l.leave = context.WithCancel(ls.accepting)
+	left := make(chan struct{})
+	l.left = left
+	ls.loops.Go(func() {
+		defer close(left)
+		f.run(accepting, &ls.conns)
+	})
+}
+
+// sameListener reports whether one listener is enough for both. The system's choice
+// of a port is made for one forward.
+func (f Forward) sameListener(other Forward) bool {
+	return f.Bind == other.Bind && f.Port == other.Port && (f.Port != 0 || f.Target == other.Target)
+}
+
+// turn is one accept loop's use of a listener: Close ends the loop and leaves the
+// listener, with the connections that wait in it, to the next one.
+type turn struct {
+	*net.TCPListener
+	once sync.Once
+}
+
+func (t *turn) Close() (err error) {
+	t.once.Do(func() { err = t.SetDeadline(time.Unix(1, 0)) })
+	return err
+}
+
+// bind opens the listener of a local forward. The grant is to be released with it.
+func (c *Client) bind(ctx context.Context, f Forward) (*net.TCPListener, *auth.Grant, error) {
+	host, addr, err := bindAddr(ctx, bindAddress(f.Bind, f.Port), nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	grant, err := c.guard.Listen("", auth.TCP, host, addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	ln, err := gate.Listen(ctx, grant)
+	if err != nil {
+		grant.Release()
+		return nil, nil, err
+	}
+	grant.OnRevoke(func(error) { ln.Close() })
+	return ln.(*net.TCPListener), grant, nil
+}
