@@ -162,7 +162,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 func (l *loader) checkCredential(c *Client) {
 	l.exclusive("password-file", "password")
 	named := l.given("user")
-	l.exclusive("token-file", "token", "token-command", "key-file", "user")
+	l.exclusive("key-file", "token-file", "token", "token-command", "user")
 	for _, name := range []string{"password-file", "password"} {
 		if l.given(name) && !named && !l.failed("user") {
 			l.problem(name, 0, "give --user NAME too", "needs a user")

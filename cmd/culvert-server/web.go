@@ -13,9 +13,9 @@ import (
 	"sync"
 
 	"culvert/auth"
+	"culvert/cmd/internal/front"
 	"culvert/cmd/internal/program"
 	"culvert/config"
-	"culvert/front"
 	"culvert/mux/carrier"
 	"culvert/tunnel"
 )

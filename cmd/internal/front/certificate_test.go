@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"culvert/front"
+	"culvert/cmd/internal/front"
 	"culvert/mux/carrier/carriertest"
 	"culvert/test/bubble"
 )

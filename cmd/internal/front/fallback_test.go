@@ -13,7 +13,7 @@ import (
 	"strings"
 	"testing"
 
-	"culvert/front"
+	"culvert/cmd/internal/front"
 )
 
 // fallback is a front with a web server behind it.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"culvert/front"
+	"culvert/cmd/internal/front"
 )
 
 // A site shows the files of its directory, and nothing else of the machine.
