@@ -111,7 +111,7 @@ func (w *web) run(ctx context.Context, server *tunnel.Server) error {
 	defer end()
 	failed := make(chan error, 1)
 	if w.acmeHTTP != "" {
-		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", w.acmeHTTP)
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", w.acmeHTTP) //nolint:forbidigo // no stream has to do with it
 		if err != nil {
 			return fmt.Errorf("%w at %s: %w", tunnel.ErrListen, w.acmeHTTP, err)
 		}

@@ -143,10 +143,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	here := r.URL.Path == cmp.Or(h.Path, "/")
 	allowed := h.allowed(r)
 	var client Client
-	meant := r
 	var opened *seal.Opened
 	var err error
 	if asked && allowed && (here || h.Stealth) {
+		var meant *http.Request
 		opened, meant, err = h.open(w, r, piped)
 		if err == nil && h.Authenticate != nil {
 			client, err = h.Authenticate(meant)

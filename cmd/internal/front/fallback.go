@@ -35,7 +35,7 @@ type Fallback struct {
 // begin to answer within 60 s 504. log gets a warning then, once a minute at most.
 func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 	f := &Fallback{log: log, transport: &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: fallbackConnect}).DialContext,
+		DialContext:           (&net.Dialer{Timeout: fallbackConnect}).DialContext, //nolint:forbidigo // no stream has to do with it
 		TLSHandshakeTimeout:   fallbackConnect,
 		ResponseHeaderTimeout: fallbackAnswer,
 		IdleConnTimeout:       30 * time.Second,
