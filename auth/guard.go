@@ -44,12 +44,6 @@ func (g *Guard) Authenticate(_ context.Context, p Presented) (*Login, error) {
 	return g.current().login(p)
 }
 
-func (g *Guard) current() *Directory {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.directory
-}
-
 // OnUse has f called after each Use, before that returns: to end what belongs to
 // identities that are no more ([Guard.Knows]). It may not be taken back.
 func (g *Guard) OnUse(f func()) {
@@ -85,6 +79,12 @@ func (g *Guard) Use(d *Directory) {
 	for _, f := range changed {
 		f()
 	}
+}
+
+func (g *Guard) current() *Directory {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.directory
 }
 
 // Knows reports whether an identity with this name may still connect.
@@ -150,7 +150,7 @@ func (g *Guard) Listen(identity string, network Network, host Host, addr netip.A
 	})
 }
 
-// grant makes g good if the directory in force allows it.
+// grant makes a grant good if the directory in force allows it.
 func (g *Guard) grant(grant *Grant) (*Grant, error) {
 	for {
 		d := g.current()
