@@ -35,8 +35,8 @@ func (g *Grant) good() bool { return g.guard != nil && g.guard.holds(g) }
 // Network is the protocol to use.
 func (g *Grant) Network() Network { return g.network }
 
-// Addr is the address that was asked about, with the port of Bound: an IPv4 address is never spelt as an
-// IPv6 one.
+// Addr is the address that was asked about, with the port of Bound. An IPv4 address
+// is never spelt as an IPv6 one.
 func (g *Grant) Addr() netip.AddrPort {
 	g.mu.Lock()
 	defer g.mu.Unlock()

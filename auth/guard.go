@@ -92,15 +92,9 @@ func (g *Guard) authenticate(ctx context.Context, p Presented) (*Login, error) {
 // TakesPasswords reports whether anybody could log in with one.
 func (g *Guard) TakesPasswords() bool { return len(g.current().costs) > 0 }
 
-func (g *Guard) current() *Directory {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.directory
-}
-
 // OnUse has f called after each Use, before that returns: to end what belongs to
 // identities that are no more ([Guard.Knows]), or to take new limits. It may not be
-// taken back, and f must not block.
+// taken back.
 func (g *Guard) OnUse(f func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -134,6 +128,12 @@ func (g *Guard) Use(d *Directory) {
 	for _, f := range changed {
 		f()
 	}
+}
+
+func (g *Guard) current() *Directory {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.directory
 }
 
 // Knows reports whether an identity with this name may still connect.
@@ -199,7 +199,7 @@ func (g *Guard) Listen(identity string, network Network, host Host, addr netip.A
 	})
 }
 
-// grant makes g good if the directory in force allows it.
+// grant makes a grant good if the directory in force allows it.
 func (g *Guard) grant(grant *Grant) (*Grant, error) {
 	for {
 		d := g.current()

@@ -178,6 +178,20 @@ func TestUseWhileAsking(t *testing.T) {
 	asking.Wait()
 }
 
+// What the directory before would have granted is asked of the one in force.
+func TestUseDuringAnAnswer(t *testing.T) {
+	g := NewGuard(two(t, "allow *:*", ""))
+	g.Protect(func(netip.AddrPort) bool { // asked in the midst of it
+		if g.Knows("alice") {
+			g.Use(guardOf(t, Policy{}).current())
+		}
+		return false
+	})
+	if grant, err := g.Dial("alice", TCP, HostOf(service.Addr()), service); !errors.Is(err, ErrDenied) {
+		t.Errorf("granted %v, %v", grant, err)
+	}
+}
+
 func TestGrantIsSmall(t *testing.T) {
 	size := unsafe.Sizeof(Grant{})
 	t.Logf("a grant is %d bytes", size)

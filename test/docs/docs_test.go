@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"culvert/auth"
 )
 
 const root = "../.."
@@ -124,5 +126,24 @@ func TestTheReadmeHasItsParts(t *testing.T) {
 		if !strings.Contains(readme, want) {
 			t.Errorf("README.md does not mention %s", want)
 		}
+	}
+}
+
+// TestRulesOfThePolicyPage checks that the rules which docs/policy.md shows are ones.
+func TestRulesOfThePolicyPage(t *testing.T) {
+	shown := 0
+	for line := range strings.Lines(read(t, "docs/policy.md")) {
+		rule, isRule := strings.CutPrefix(line, "    ")
+		rule, _, _ = strings.Cut(rule, " #")
+		if !isRule {
+			continue
+		}
+		shown++
+		if _, err := auth.ParseRule(rule); err != nil {
+			t.Error(err)
+		}
+	}
+	if shown < 5 {
+		t.Errorf("%d rules are shown", shown)
 	}
 }

@@ -1,13 +1,11 @@
 package gate
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"culvert/auth"
 )
@@ -100,30 +98,6 @@ func TestOnlyGrantsOpen(t *testing.T) {
 	own.Close()
 	if got := own.Addr().String(); got != listens.Addr().String() {
 		t.Errorf("listening at %s with leave for %s", got, listens.Addr())
-	}
-}
-
-// A dial that is under way ends with its grant.
-func TestDialEndsWithItsGrant(t *testing.T) {
-	g := guard(t, "allow *:*", "")
-	// Nobody answers at an address for documentation, if there is a way to it at all.
-	addr := netip.MustParseAddrPort("192.0.2.1:9")
-	grant, err := g.Dial("", auth.TCP, auth.HostOf(addr.Addr()), addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	ended := make(chan error, 1)
-	go func() {
-		_, err := Dial(ctx, grant)
-		ended <- err
-	}()
-	for grant.Dials() {
-		g.Use(directory(t, "deny *:*", ""))
-	}
-	if err := <-ended; ctx.Err() != nil {
-		t.Error("the dial went on:", err)
 	}
 }
 
