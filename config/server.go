@@ -31,7 +31,7 @@ func (s *Server) options() []Option {
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &s.Path,
 			Help: "path of the upgrade request; all others are not found"},
 		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile,
-			Help: "file with the tokens of clients, one a line"},
+			Help: "file with the tokens of clients or their hashes, sha256:HASH LABEL, one a line"},
 		{Name: "token", Placeholder: "TOKEN", target: &s.Token,
 			Help: "a client's token itself; on the command line everybody on the machine can see it"},
 		{Name: "insecure-no-auth", target: &s.InsecureNoAuth,
