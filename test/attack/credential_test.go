@@ -135,3 +135,15 @@ func helloOf(t *testing.T, text string) []byte {
 	}
 	return b
 }
+
+// A server that lets everybody in takes no credential for none.
+func TestWrongCredentialAtOpenServer(t *testing.T) {
+	server, _ := startServer(t, func(c *tunnel.ServerConfig) { c.Guard = auth.NewGuard(auth.Everybody()) })
+	for _, lines := range [][]string{
+		{bearer("anything")}, {basic("alice", "anything")}, {"Authorization: Negotiate YWJj"}, {"Authorization:"},
+		{bearer("one"), bearer("two")},
+	} {
+		refused(t, server, http.StatusUnauthorized, upgrade(hello(sessionID(), false, 0), lines...))
+	}
+	openSession(t, server)
+}
