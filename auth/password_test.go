@@ -299,11 +299,11 @@ func TestChecksOfOneAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // so that whoever may wait does not
 	v.byAddr[key] = maxChecksPerAddress
 	if _, err := v.enter(ctx, key); !errors.Is(err, ErrBusy) {
 		t.Errorf("one more: %v", err)
 	}
-	cancel()
 	if _, err := v.enter(ctx, newThrottle().key(from(2))); !errors.Is(err, context.Canceled) {
 		t.Errorf("of another address: %v, want to wait", err)
 	}

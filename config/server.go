@@ -69,7 +69,7 @@ func (s *Server) options() []Option {
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &s.Path,
 			Help: "path of the upgrade request; all others are the site's, or not found"},
 		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile, Live: true,
-			Help: "file with the tokens of clients, one a line"},
+			Help: "file with the tokens of clients or their hashes, sha256:HASH LABEL, one a line"},
 		{Name: "token", Placeholder: "TOKEN", target: &s.Token, Live: true,
 			Help: "a client's token itself; on the command line everybody on the machine can see it"},
 		{Name: "identities-dir", Placeholder: "DIR", target: &s.IdentitiesDir, Live: true,

@@ -70,6 +70,7 @@ func TestWaysToGiveACredential(t *testing.T) {
 		warning string
 	}{
 		{"token file", []string{"--token-file", write(t, secret)}, nil, http.StatusUnauthorized, ""},
+		{"hash in the token file", []string{"--token-file", write(t, "sha256:"+strings.Repeat("0f", 32)+" laptop")}, nil, http.StatusUnauthorized, ""},
 		{"token", []string{"--token", secret}, nil, http.StatusUnauthorized, "the token is on the command line"},
 		{"variable", nil, map[string]string{"CULVERT_TOKEN": secret}, http.StatusUnauthorized, ""},
 		{"variable for the file", nil, map[string]string{"CULVERT_TOKEN_FILE": write(t, secret)}, http.StatusUnauthorized, ""},

@@ -138,32 +138,50 @@ type session struct {
 	in        []byte // of them, not yet looked at
 	next      uint32 // stream to open
 	fragments []byte
+	pong      string // the last one
 }
 
 // openSession has a new session from the server, with the given header lines.
 func openSession(t testing.TB, server string, lines ...string) *session {
 	t.Helper()
-	s := attach(t, dialRaw(t, server, ""), sessionID(), false, lines...)
+	s := attach(t, dialRaw(t, server, ""), sessionID(), lines...)
 	s.send(frameSYN, controlStream, nil)
 	return s
 }
 
-// attach makes c a carrier of the session with the identifier. One that is resumed
-// goes on with bytes that the test did not lose: none may be under way.
-func attach(t testing.TB, c *raw, id [16]byte, resume bool, lines ...string) *session {
+// attach makes c a carrier of a session that is to have the identifier.
+func attach(t testing.TB, c *raw, id [16]byte, lines ...string) *session {
 	t.Helper()
-	resp, body := c.ask(upgrade(hello(id, resume, 0), lines...))
+	s := &session{raw: c, id: id, next: 5}
+	s.upgrade(upgrade(hello(id, false, 0), lines...))
+	return s
+}
+
+// resume is the session on another carrier. The client of these tests does not send
+// again what was lost, so nothing may be under way to the server.
+func (s *session) resume(c *raw, lines ...string) *session {
+	s.t.Helper()
+	again := *s
+	again.raw, again.fragments = c, nil
+	again.upgrade(upgrade(hello(s.id, true, s.received), lines...))
+	if again.sent != s.sent || !again.resumed {
+		s.t.Fatalf("the server has %d bytes of %d, resumed %v", again.sent, s.sent, again.resumed)
+	}
+	return &again
+}
+
+// upgrade sends the text of an upgrade request, which must be accepted.
+func (s *session) upgrade(text string) {
+	s.t.Helper()
+	resp, body := s.ask(text)
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("answered %s, %q", resp.Status, body)
+		s.t.Fatalf("answered %s, %q", resp.Status, body)
 	}
 	welcome, err := base64.RawURLEncoding.DecodeString(resp.Header.Get("Culvert-Hello"))
-	if err != nil || len(welcome) < 22 || string(sealed(welcome[:len(welcome)-4])) != string(welcome) {
-		t.Fatalf("welcome %x, %v", welcome, err)
+	if n := len(welcome) - 4; err != nil || n < 18 || string(sealed(welcome[:n:n])) != string(welcome) {
+		s.t.Fatalf("welcome %x, %v", welcome, err)
 	}
-	return &session{
-		raw: c, id: id, next: 5,
-		resumed: welcome[1]&1 != 0, sent: binary.BigEndian.Uint64(welcome[2:]),
-	}
+	s.resumed, s.sent = welcome[1]&1 != 0, binary.BigEndian.Uint64(welcome[2:])
 }
 
 // The commands of smux, and what the control stream says (mux/PROTOCOL.md, 3).
@@ -203,6 +221,18 @@ func (s *session) message(payload []byte) {
 	m = binary.BigEndian.AppendUint64(m, s.received)
 	s.sent += uint64(len(payload))
 	s.webSocket(0x82, sealed(append(m, payload...)))
+}
+
+// acknowledge says what was received, and waits until the server has heard it.
+func (s *session) acknowledge() {
+	s.t.Helper()
+	s.message(nil)
+	s.webSocket(0x89, []byte("heard"))
+	for s.pong = ""; s.pong != "heard"; {
+		if err := s.more(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 // webSocket sends one frame, masked with zeros.
@@ -265,6 +295,7 @@ func (s *session) more() error {
 		s.webSocket(0x8a, payload)
 		return nil
 	case 0xa:
+		s.pong = string(payload)
 		return nil
 	}
 	s.fragments = append(s.fragments, payload...)
