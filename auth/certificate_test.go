@@ -342,7 +342,7 @@ func TestClientCAsErrors(t *testing.T) {
 		{"no authority", pemOf(leaf), nil, "CN=alice is not an authority's certificate"},
 		{"a list as an authority", pemLists(list), nil, `PEM block "X509 CRL", not "CERTIFICATE"`},
 		{"an authority as a list", pemOf(ca), pemOf(ca), `PEM block "CERTIFICATE", not "X509 CRL"`},
-		{"an empty list", pemOf(ca), []byte{}, "malformed"},
+		{"an empty list", pemOf(ca), []byte{}, "not a revocation list of version 2"},
 		{"a list of another", pemOf(ca), other.list(t, x509.RevocationList{}), "CN=other is not signed by a client authority"},
 		{"a list of another of the same name", pemOf(ca), twin.list(t, x509.RevocationList{}), "CN=ca is not signed by a client authority"},
 		{"a broken list", pemOf(ca), broken, "CN=ca is not signed by a client authority"},

@@ -94,10 +94,11 @@ func (c *ClientCAs) readLists(data []byte) (warnings []string, err error) {
 	var errs []error
 	for _, block := range blocks {
 		list, err := x509.ParseRevocationList(block)
-		if err == nil {
-			err = c.addList(list)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("not a revocation list of version 2 (%w)", err))
+			continue
 		}
-		errs = append(errs, err)
+		errs = append(errs, c.addList(list))
 	}
 	for _, ca := range c.authorities {
 		switch list := c.lists[authority(ca)]; {
