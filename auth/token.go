@@ -145,6 +145,10 @@ func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 			errs = append(errs, err)
 			continue
 		}
+		if looksSigned(line.token) {
+			errs = append(errs, fmt.Errorf("%s is a signed token (JWT), which only its issuer's keys can tell to be good; configure the issuer instead", line.where))
+			continue
+		}
 		sum := sha256.Sum256([]byte(line.token))
 		if where, ok := first[sum]; ok {
 			errs = append(errs, fmt.Errorf("%s is the same as %s", line.where, where))

@@ -46,6 +46,7 @@ func TestNewTokensErrors(t *testing.T) {
 		{"control", []string{"line\nbreak-0123456789"}, "token 1 has a character"},
 		{"not ASCII", []string{"schlüssel-0123456789"}, "token 1 has a character"},
 		{"twice", []string{alice, bob, alice}, "token 3 is the same as token 1"},
+		{"signed", []string{alice, "eyJhbGciOiJub25lIn0.e30."}, "token 2 is a signed token (JWT)"},
 		{"long", []string{strings.Repeat("x", maxTokenLength+1)}, "token 1 is longer"},
 	}
 	for _, tt := range tests {
