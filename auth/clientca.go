@@ -52,12 +52,18 @@ func NewClientCAs(authorities, lists []byte) (c *ClientCAs, warnings []string, e
 	if len(c.authorities) == 0 {
 		return nil, nil, errors.New("no certificate of an authority in it")
 	}
+	signed := 0
 	for _, cert := range c.authorities {
-		if !slices.ContainsFunc(c.authorities, func(ca *x509.Certificate) bool {
+		if slices.ContainsFunc(c.authorities, func(ca *x509.Certificate) bool {
 			return authority(ca) != authority(cert) && cert.CheckSignatureFrom(ca) == nil
 		}) {
-			c.roots.AddCert(cert)
+			signed++
+			continue
 		}
+		c.roots.AddCert(cert)
+	}
+	if signed == len(c.authorities) {
+		return nil, nil, errors.New("the authorities have all signed one another; give one that is signed by none of them")
 	}
 	if lists == nil {
 		return c, nil, nil
