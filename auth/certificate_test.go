@@ -207,6 +207,15 @@ func TestClientCertificates(t *testing.T) {
 			t.Errorf("a certificate rescued a bad token: %v, %v", login, err)
 		}
 	})
+	t.Run("anybody last", func(t *testing.T) {
+		open := mustDirectory(t, DirectoryConfig{ClientCAs: mustCAs(t, pemOf(ca), nil), Anybody: &Identity{Name: "guest"}})
+		if login, err := open.login(t.Context(), shown(issue(t, ca, named("nobody")))); !errors.Is(err, ErrNobodys) {
+			t.Errorf("nobody's certificate: %v, %v", login, err)
+		}
+		if login, err := open.login(t.Context(), Presented{}); err != nil || login.Identity != "guest" {
+			t.Errorf("nothing shown: %v, %v", login, err)
+		}
+	})
 	t.Run("until the authority ends", func(t *testing.T) {
 		brief := issue(t, ca, x509.Certificate{Subject: pkix.Name{CommonName: "brief"}, IsCA: true, NotAfter: now.Add(time.Minute)})
 		login, err := d.login(t.Context(), shown(issue(t, brief, x509.Certificate{Subject: subject}), brief))
@@ -330,6 +339,17 @@ func TestClientCAsErrors(t *testing.T) {
 		SerialNumber: big.NewInt(1), RevocationTime: time.Now(),
 		ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 29}, Critical: true, Value: []byte{0x30, 0}}},
 	}}}
+	crossed := func(subject, signer *testCA) *testCA {
+		der, err := x509.CreateCertificate(rand.Reader, subject.cert, signer.cert, subject.key.Public(), signer.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &testCA{cert, subject.key}
+	}
 	list := ca.list(t, x509.RevocationList{})
 	broken := slices.Clone(list)
 	broken[len(broken)-1] ^= 1
@@ -340,9 +360,10 @@ func TestClientCAsErrors(t *testing.T) {
 	}{
 		{"nothing", nil, nil, "no certificate of an authority"},
 		{"no authority", pemOf(leaf), nil, "CN=alice is not an authority's certificate"},
+		{"two that signed one another", pemOf(crossed(ca, other), crossed(other, ca)), nil, "have all signed one another"},
 		{"a list as an authority", pemLists(list), nil, `PEM block "X509 CRL", not "CERTIFICATE"`},
 		{"an authority as a list", pemOf(ca), pemOf(ca), `PEM block "CERTIFICATE", not "X509 CRL"`},
-		{"an empty list", pemOf(ca), []byte{}, "malformed"},
+		{"an empty list", pemOf(ca), []byte{}, "not a revocation list of version 2"},
 		{"a list of another", pemOf(ca), other.list(t, x509.RevocationList{}), "CN=other is not signed by a client authority"},
 		{"a list of another of the same name", pemOf(ca), twin.list(t, x509.RevocationList{}), "CN=ca is not signed by a client authority"},
 		{"a broken list", pemOf(ca), broken, "CN=ca is not signed by a client authority"},

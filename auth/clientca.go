@@ -52,12 +52,18 @@ func NewClientCAs(authorities, lists []byte) (c *ClientCAs, warnings []string, e
 	if len(c.authorities) == 0 {
 		return nil, nil, errors.New("no certificate of an authority in it")
 	}
+	signed := 0
 	for _, cert := range c.authorities {
-		if !slices.ContainsFunc(c.authorities, func(ca *x509.Certificate) bool {
+		if slices.ContainsFunc(c.authorities, func(ca *x509.Certificate) bool {
 			return authority(ca) != authority(cert) && cert.CheckSignatureFrom(ca) == nil
 		}) {
-			c.roots.AddCert(cert)
+			signed++
+			continue
 		}
+		c.roots.AddCert(cert)
+	}
+	if signed == len(c.authorities) {
+		return nil, nil, errors.New("the authorities have all signed one another; give one that is signed by none of them")
 	}
 	if lists == nil {
 		return c, nil, nil
@@ -94,10 +100,11 @@ func (c *ClientCAs) readLists(data []byte) (warnings []string, err error) {
 	var errs []error
 	for _, block := range blocks {
 		list, err := x509.ParseRevocationList(block)
-		if err == nil {
-			err = c.addList(list)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("not a revocation list of version 2 (%w)", err))
+			continue
 		}
-		errs = append(errs, err)
+		errs = append(errs, c.addList(list))
 	}
 	for _, ca := range c.authorities {
 		switch list := c.lists[authority(ca)]; {

@@ -10,5 +10,10 @@
 // so its spelling (decimal, octal, a trailing dot, IPv4 inside IPv6, a name that
 // resolves to it) cannot matter.
 //
+// What a client shows is of one kind, and never tried as another: a token of an
+// identity's own, a token that an [Issuer] has signed, or a certificate of one of
+// [ClientCAs]. Keys of issuers come from a [KeySource]; package auth/jwks has one that
+// fetches them.
+//
 // All methods are safe for concurrent use.
 package auth

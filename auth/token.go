@@ -98,6 +98,19 @@ func ReadTokens(policy Policy, path string) (identities []Identity, warnings []s
 	return identities, append(exposed, warnings...), nil
 }
 
+// CheckToken says what is wrong with a token that a client presents, and whether it is
+// weak.
+func CheckToken(token string) (warnings []string, err error) {
+	line := tokenLine{where: "the token", token: token}
+	if err := line.check(); err != nil {
+		return nil, err
+	}
+	if w := line.weakness(); w != "" {
+		warnings = append(warnings, w)
+	}
+	return warnings, nil
+}
+
 // ReadToken reads the token that a client presents: the first of a token file, as
 // ReadTokens reads it.
 func ReadToken(path string) (token string, warnings []string, err error) {
@@ -201,6 +214,10 @@ func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 		token, err := line.parse()
 		if err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		if looksSigned(line.token) {
+			errs = append(errs, fmt.Errorf("%s is a signed token (JWT), which only its issuer's keys can tell to be good; configure the issuer instead", line.where))
 			continue
 		}
 		if where, ok := first[token.Sum]; ok {

@@ -46,6 +46,7 @@ func TestNewTokensErrors(t *testing.T) {
 		{"control", []string{"line\nbreak-0123456789"}, "token 1 has a character"},
 		{"not ASCII", []string{"schlüssel-0123456789"}, "token 1 has a character"},
 		{"twice", []string{alice, bob, alice}, "token 3 is the same as token 1"},
+		{"signed", []string{alice, "eyJhbGciOiJub25lIn0.e30."}, "token 2 is a signed token (JWT)"},
 		{"long", []string{strings.Repeat("x", maxTokenLength+1)}, "token 1 is longer"},
 	}
 	for _, tt := range tests {
@@ -182,4 +183,22 @@ func loginOf(identities []Identity, token string) (string, error) {
 		return "", err
 	}
 	return login.Identity, nil
+}
+
+// What a client presents may be an issuer's, which a server cannot take for a token of
+// its own.
+func TestCheckToken(t *testing.T) {
+	signed := "eyJhbGciOiJFZERTQSJ9.e30.c2lnbmF0dXJl"
+	if warnings, err := CheckToken(signed); err != nil || len(warnings) > 0 {
+		t.Errorf("a signed token: %q, %v", warnings, err)
+	}
+	if _, _, err := NewTokens(Everything(), signed); err == nil {
+		t.Error("a server takes a signed token for one of its own")
+	}
+	if _, err := CheckToken("two words"); err == nil {
+		t.Error("two words are a token")
+	}
+	if warnings, err := CheckToken("short"); err != nil || len(warnings) != 1 {
+		t.Errorf("a short token: %q, %v", warnings, err)
+	}
 }

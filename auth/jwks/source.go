@@ -110,8 +110,8 @@ func isLoopback(host string) bool {
 // Close ends a fetch that is under way and returns when it has ended. From then on no
 // keys are fetched.
 func (s *Source) Close() {
-	s.cancel()
-	s.mu.Lock() // no fetch begins after this
+	s.mu.Lock()
+	s.cancel() // no fetch begins after this
 	s.mu.Unlock()
 	s.fetches.Wait()
 }

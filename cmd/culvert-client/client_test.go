@@ -128,7 +128,7 @@ func TestConfiguration(t *testing.T) {
 		{name: "pin", args: []string{"--server", "wss://h", "--tls-pin", "sha256/x"}, code: 2,
 			stderr: []string{`culvert-client: --tls-pin: "sha256/x" is not the pin of a key`}},
 		{name: "malformed token", env: map[string]string{"CULVERT_TOKEN": "sesame open"}, args: []string{"--server", "wss://h"}, code: 2,
-			stderr: []string{"culvert-client: token: token 1 has a character"}},
+			stderr: []string{"culvert-client: token: the token has a character"}},
 		{name: "plaintext", env: map[string]string{"CULVERT_TOKEN": secret}, args: []string{"--server", "ws://192.0.2.1", "-L", "1:h:1"}, code: 3,
 			stderr: []string{"; use wss://, or --allow-plaintext"}},
 	} {

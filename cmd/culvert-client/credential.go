@@ -44,7 +44,7 @@ func newCredential(ctx context.Context, cfg *config.Client, stderr io.Writer) (c
 			return token, err
 		}
 	case !cfg.Token.Empty():
-		if _, warnings, err = auth.NewTokens(auth.Policy{}, cfg.Token.Reveal()); err != nil {
+		if warnings, err = auth.CheckToken(cfg.Token.Reveal()); err != nil {
 			return nil, nil, err
 		}
 		credential = func() (string, error) { return cfg.Token.Reveal(), nil }

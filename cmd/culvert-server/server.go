@@ -154,7 +154,7 @@ func newClientCAs(cfg *config.Server) (c *auth.ClientCAs, warnings []string, pro
 		c, warnings, err = auth.NewClientCAs(authorities, lists)
 	}
 	if err != nil {
-		return nil, nil, &config.Problem{Key: "--crl", What: inFile(cfg.CRL, err), Hint: "give a file with a list of each authority, as openssl ca -gencrl makes it"}
+		return nil, nil, &config.Problem{Key: "--crl", What: inFile(cfg.CRL, err), Hint: "give a list of each authority, as openssl ca -gencrl makes it when crlnumber is set"}
 	}
 	return c, warnings, nil
 }
