@@ -152,7 +152,12 @@ func nameServer(t *testing.T) (address string) {
 // A server gets its certificate from a real ACME server by either challenge, a client trusts it, and a
 // restart needs neither. That clients have to show a certificate does not keep the authority out.
 func TestACME(t *testing.T) {
-	const domain = "tunnel.culvert.example"
+	const domain = "tunnel.example.com"
+	_, readme, _ := strings.Cut(readmeBlocks(t)["run: front server"], "--acme-domain "+domain+" ")
+	site := strings.Fields(strings.ReplaceAll(readme, "/var/www/html", t.TempDir()))
+	if len(site) < 3 {
+		t.Fatalf("the README's command goes on with %q", readme)
+	}
 	program := buildPebble(t)
 	t.Run("none", func(t *testing.T) { testACMEFails(t, program) })
 	for _, challenge := range []string{"tls-alpn-01", "http-01"} {
@@ -161,7 +166,7 @@ func TestACME(t *testing.T) {
 			port, httpPort, nowhere := thirdparty.FreePort(t), thirdparty.FreePort(t), thirdparty.FreePort(t)
 			clients := issue(t, "Clients")
 			cache := filepath.Join(t.TempDir(), "acme")
-			flags := []string{"--client-ca", clients.authority, "--client-cert", "require", "--acme-cache", cache, "--acme-email", "admin@culvert.example"}
+			flags := append(slices.Clip(site), "--client-ca", clients.authority, "--client-cert", "require", "--acme-cache", cache, "--acme-email", "admin@culvert.example")
 			var authority *pebble
 			if challenge == "tls-alpn-01" {
 				authority = newPebble(t, program, port, nowhere)
