@@ -68,7 +68,7 @@ type Client struct {
 // Request is what a client with a good credential asks.
 type Request struct {
 	Client
-	Remote string // address of the socket's other end
+	Remote string // address of the client, "host:port", as far as it is known
 	Secure bool   // over TLS
 	Hello  []byte // at most 1024 bytes
 }
@@ -199,6 +199,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte) 
 	opt := h.Options.withDefaults()
 	opt.Heartbeat = max(opt.Heartbeat, decodeHeartbeat(r.Header)) // the client keeps idle middleboxes open
 	c := newConn(hw.cork, opt, r.TLS != nil)
+	c.remote = r.RemoteAddr // beyond trusted proxies
 	pinged = c.pinged
 	c.start(ws)
 	return c, nil
