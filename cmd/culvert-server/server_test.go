@@ -44,6 +44,15 @@ func TestConfiguration(t *testing.T) {
 		{"missing token file", []string{"--token-file", token + ".missing"}, 2, "no such file"},
 		{"missing certificate", []string{"--token-file", token, "--tls-cert", token + ".missing", "--tls-key", token}, 2, "--tls-cert: open "},
 		{"no certificate", []string{"--token-file", token, "--tls-cert", token, "--tls-key", token}, 2, "--tls-cert: "},
+		{"missing site", []string{"--token-file", token, "--site", token + ".missing"}, 2, "--site: stat "},
+		{"no site", []string{"--token-file", token, "--site", token}, 2, "not a directory; give a directory"},
+		{"no place for certificates", []string{"--token-file", token, "--acme-domain", "a.example", "--acme-cache", filepath.Join(token, "acme")}, 2, "--acme-cache: mkdir "},
+		{"no authority of ACME", []string{"--token-file", token, "--acme-domain", "a.example", "--acme-cache", t.TempDir(),
+			"--acme-directory", "https://a.example", "--acme-ca", token}, 2, "no certificate in it; give a PEM file with certificates"},
+		{"no authority of clients", []string{"--token-file", token, "--acme-domain", "a.example", "--acme-cache", t.TempDir(), "--client-ca", token}, 2,
+			"--client-ca: "},
+		{"the port of ACME in use", []string{"--token-file", token, "--listen", "127.0.0.1:0", "--acme-domain", "a.example", "--acme-cache", t.TempDir(),
+			"--acme-http", taken.Addr().String()}, 1, "use another port, or end what listens there"},
 		{"an address in use", []string{"--token-file", token, "--listen", taken.Addr().String()}, 1, "use another port, or end what listens there"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

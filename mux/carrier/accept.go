@@ -88,7 +88,7 @@ type Client struct {
 // Request is what a client with a good credential asks.
 type Request struct {
 	Client
-	Remote string // address of the socket's other end
+	Remote string // address of the client, "host:port", as far as it is known
 	Secure bool   // over TLS, or sealed
 	// Sealed says that the request may be one that was recorded and is played
 	// again. Nothing that lasts may come of it before Attach is called.
@@ -263,6 +263,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte, 
 	opt := h.Options.withDefaults()
 	opt.Heartbeat = max(opt.Heartbeat, decodeHeartbeat(r.Header)) // the client keeps idle middleboxes open
 	c = newConn(hw.cork, opt, r.TLS != nil)
+	c.remote = r.RemoteAddr // beyond trusted proxies
 	pinged = c.pinged
 	if opened != nil {
 		c.sealWith(in, out)

@@ -278,7 +278,8 @@ func (c *Conn) Sealed() bool { return c.seal != nil }
 func (c *Conn) Mode() Mode { return c.mode }
 
 // RemoteAddr returns the address that the socket is connected to, which may be
-// that of a proxy; of an HTTP pipe, that of one of its connections.
+// that of a proxy, if it is not one that a server trusts to say who is behind it; of
+// an HTTP pipe, that of one of its connections.
 func (c *Conn) RemoteAddr() string { return c.remote }
 
 // Proxy returns the host and port of the forward proxy that the socket is

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"strings"
 	"testing"
 
 	"culvert/mux/carrier"
@@ -127,5 +129,65 @@ func TestTrustedProxiesAreManyClients(t *testing.T) {
 		if open != tt.open {
 			t.Errorf("%s is trusted, and %d connections are served, want %d", tt.trusted, open, tt.open)
 		}
+	}
+}
+
+// The address that is found is that of the request, of the carrier, and of the carrier
+// over a pipe.
+func TestTrustedProxyOfCarriers(t *testing.T) {
+	for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeHTTP} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		remotes, conns := make(chan string, 1), make(chan *carrier.Conn, 1)
+		stop := serve(t, ln, carrier.ServerConfig{
+			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")},
+			Handler: &carrier.Handler{Admit: func(r carrier.Request) (carrier.Admission, error) {
+				remotes <- r.Remote
+				return carrier.Admission{Attach: func(c *carrier.Conn) { conns <- c }}, nil
+			}},
+		})
+		d := carrier.Dialer{
+			URL: &url.URL{Scheme: "ws", Host: ln.Addr().String()}, Mode: mode,
+			Header: http.Header{"X-Forwarded-For": {"198.51.100.1, 192.0.2.1"}},
+		}
+		client, _, err := d.Dial(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := <-conns
+		if remote := <-remotes; remote != "198.51.100.1:0" || server.RemoteAddr() != remote {
+			t.Errorf("%s: the request is from %s, the carrier from %s", mode, remote, server.RemoteAddr())
+		}
+		abort(client, server)
+		stop()
+	}
+}
+
+// Nobody is believed who says inside of a pipe where he is.
+func TestNoProxyInsideOfPipes(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	remotes := make(chan string, 1)
+	serve(t, ln, carrier.ServerConfig{
+		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/24")},
+		Handler: &carrier.Handler{Path: "/tunnel", Admit: func(r carrier.Request) (carrier.Admission, error) {
+			remotes <- r.Remote
+			return carrier.Admission{}, &carrier.Refusal{Status: 503, Token: carrier.RefusalLimit}
+		}},
+	})
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	inner := strings.Replace(innerUpgrade, "Host:", "X-Forwarded-For: 203.0.113.6\r\nHost:", 1)
+	fmt.Fprintf(conn, "POST /tunnel HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.9\r\nCulvert-Pipe: %s\r\nCulvert-Offset: 0\r\nContent-Length: %d\r\n\r\n%s",
+		id(1), len(inner), inner)
+	if remote := <-remotes; remote != "192.0.2.9:0" {
+		t.Errorf("it is from %s", remote)
 	}
 }

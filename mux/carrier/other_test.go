@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -259,4 +260,39 @@ func TestOtherHasTime(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+// A wrong credential is answered as quickly as any path.
+func TestStealthTiming(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, ln, carrier.ServerConfig{Handler: &carrier.Handler{Path: "/tunnel", Stealth: true, Authenticate: secretOnly}})
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	answers := bufio.NewReader(conn)
+	paths := []string{"/tunnel", "/nothin"}
+	var times [2][]time.Duration
+	for i := range 2000 {
+		started := time.Now()
+		fmt.Fprintf(conn, strangers["wrong token"], paths[i%2])
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		times[i%2] = append(times[i%2], time.Since(started))
+	}
+	for i := range times {
+		slices.Sort(times[i])
+	}
+	here, there := times[0][500], times[1][500]
+	t.Logf("answered in %v, and at another path in %v (p50 of 1,000)", here, there)
+	if here > 2*there || there > 2*here {
+		t.Errorf("answered in %v, and at another path in %v", here, there)
+	}
 }

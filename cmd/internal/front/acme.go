@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -35,6 +36,7 @@ type ACME struct {
 	domains   []string
 	manager   *autocert.Manager
 	transport *http.Transport
+	reasons   *reasons
 	log       *slog.Logger
 
 	mu     sync.Mutex // guards failed
@@ -56,9 +58,11 @@ func NewACME(cfg ACMEConfig) (*ACME, error) {
 		TLSHandshakeTimeout: 10 * time.Second,
 		IdleConnTimeout:     30 * time.Second,
 	}
+	reasons := &reasons{over: transport}
 	return &ACME{
 		domains:   cfg.Domains,
 		transport: transport,
+		reasons:   reasons,
 		log:       cfg.Log,
 		failed:    make(map[string]time.Time),
 		manager: &autocert.Manager{
@@ -68,7 +72,7 @@ func NewACME(cfg ACMEConfig) (*ACME, error) {
 			Email:      cfg.Email,
 			Client: &acme.Client{
 				DirectoryURL: cmp.Or(cfg.Directory, autocert.DefaultACMEDirectory),
-				HTTPClient:   &http.Client{Transport: transport, Timeout: time.Minute},
+				HTTPClient:   &http.Client{Transport: reasons, Timeout: time.Minute},
 				UserAgent:    "culvert",
 			},
 		},
@@ -109,7 +113,7 @@ func (a *ACME) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	cert, err := a.manager.GetCertificate(hello)
 	domain := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if err != nil && slices.Contains(a.domains, domain) && a.seldom(domain) {
-		a.log.Error("no certificate", "domain", domain, "error", oneLine(err),
+		a.log.Error("no certificate", "domain", domain, "error", oneLine(err), "reason", strings.Join(strings.Fields(a.reasons.take()), " "),
 			"note", "the domain has to lead here: port 443, or port 80 with --acme-http")
 	}
 	return cert, err
@@ -127,7 +131,15 @@ func (a *ACME) seldom(domain string) bool {
 
 // HTTP answers the challenge HTTP-01, which is then tried beside TLS-ALPN-01. The
 // authority asks at port 80. Everything else is redirected to https.
-func (a *ACME) HTTP() http.Handler { return a.manager.HTTPHandler(nil) }
+func (a *ACME) HTTP() http.Handler {
+	answer := a.manager.HTTPHandler(nil)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if host, _, err := net.SplitHostPort(r.Host); err == nil {
+			r.Host = host // whatever port is led here
+		}
+		answer.ServeHTTP(w, r)
+	})
+}
 
 // Obtain gets the certificates that are not in the cache, so that the first client
 // does not have to wait, and what is wrong is in the log at once. It returns when ctx

@@ -62,7 +62,13 @@ func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 	return f
 }
 
-func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) { f.proxy.ServeHTTP(w, r) }
+func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodConnect { // which is for proxies of another kind
+		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
+		return
+	}
+	f.proxy.ServeHTTP(w, r)
+}
 
 // Close ends the connections that nobody uses at the moment.
 func (f *Fallback) Close() { f.transport.CloseIdleConnections() }

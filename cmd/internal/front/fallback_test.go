@@ -151,3 +151,19 @@ func TestFallbackIsDead(t *testing.T) {
 		t.Errorf("logged %q", text)
 	}
 }
+
+// Nobody gets anywhere but to the site.
+func TestFallbackIsNoOpenProxy(t *testing.T) {
+	hosts := make(chan string, 1)
+	address, _ := fallback(t, func(_ http.ResponseWriter, r *http.Request) { hosts <- r.Host + r.RequestURI })
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it went elsewhere") }))
+	defer elsewhere.Close()
+	other := elsewhere.Listener.Addr().String()
+	if resp, _ := answerTo(t, address, "CONNECT "+other+" HTTP/1.1\r\nHost: "+other+"\r\n\r\n"); resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("CONNECT is answered %s", resp.Status)
+	}
+	answerTo(t, address, "GET http://"+other+"/a HTTP/1.1\r\nHost: "+other+"\r\n\r\n")
+	if got := <-hosts; strings.HasPrefix(got, other) || !strings.HasSuffix(got, "/a") {
+		t.Errorf("an absolute URL is passed on as %q", got)
+	}
+}

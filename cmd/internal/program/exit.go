@@ -157,7 +157,7 @@ func refusedHint(err error) string {
 		case refused.Status/100 == 3:
 			return "check the address and the path, or log in where it redirects to"
 		}
-		return "check the address and the path"
+		return "check the address, the path and the credential"
 	case errors.Is(err, carrier.ErrNotCulvert):
 		return "check the address and the path"
 	default: // a certificate
