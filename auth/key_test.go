@@ -109,7 +109,7 @@ func TestKeyLogin(t *testing.T) {
 	}
 	l, err := login(one)
 	if err != nil || l.Identity != "alice" || l.Credential != "key "+one.Fingerprint()+" one" {
-		t.Errorf("%+v, %v", l, err)
+		t.Fatalf("%+v, %v", l, err)
 	}
 	// An unknown key is not rescued by anything else.
 	if _, err := login(strange); !errors.Is(err, ErrUnknownKey) || !strings.Contains(err.Error(), strange.Fingerprint()) {

@@ -58,6 +58,7 @@ func TestReadmeCommands(t *testing.T) {
 	for _, c := range []struct{ name, server, client string }{
 		{"a public certificate", "run: server", ""},
 		{"a certificate of one's own", "run: own certificate server", "run: own certificate client"},
+		{"sealed", "run: sealed server", "run: sealed client"},
 	} {
 		s := newSheet(t, serve(t, echo))
 		server := take(c.server)

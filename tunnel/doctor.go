@@ -223,6 +223,12 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 			if kind.mode == carrier.ModeHTTP {
 				how = map[string]string{"stream": ", answers stream", "buffer": ", answers are BUFFERED on the way"}[answers(ctx, dialer.Ladder)]
 			}
+			if v.carrier.Sealed() {
+				how += ", sealed"
+				if seal, err := dialer.Seal(); err == nil {
+					how += " for the server with the key " + seal.Fingerprint()
+				}
+			}
 			d.measured(kind.step, VerdictOK, took.Seconds(), "s", "comes up in %s, credential accepted%s", rounded(took), how)
 			v.end()
 			if best == nil {

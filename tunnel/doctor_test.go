@@ -85,6 +85,29 @@ func TestDoctorIsStopped(t *testing.T) {
 	}
 }
 
+// It says for whom a link is sealed.
+func TestDoctorOfSeal(t *testing.T) {
+	key := newKey(t)
+	_, server := startServer(t, func(c *ServerConfig) { c.Key = key })
+	c, _ := newTestClient(t, server, sealing(key, nil))
+	ctx, cancel := context.WithCancel(t.Context())
+	texts := map[string]string{}
+	d := Doctor{Config: c.cfg, Found: func(f Finding) {
+		texts[f.Step] = f.Text
+		if f.Step == stepRoundTrip {
+			cancel()
+		}
+	}}
+	if diagnosis, err := d.Examine(ctx); err != nil || !diagnosis.Works {
+		t.Errorf("%+v, %v", diagnosis, err)
+	}
+	for _, step := range []string{stepUpgrade, stepRequests} {
+		if !strings.Contains(texts[step], ", sealed for the server with the key SHA256:") {
+			t.Errorf("%s: %s", step, texts[step])
+		}
+	}
+}
+
 // One that waits for connections to be cut ends as well.
 func TestDoctorIsStoppedWhileItWaits(t *testing.T) {
 	t.Parallel()

@@ -170,7 +170,9 @@ func TestKeyRotation(t *testing.T) {
 // on the carrier that came of it: the session does not notice.
 func TestSealedReplay(t *testing.T) {
 	key, own := newKey(t), newKey(t)
-	server, at := startServer(t, func(c *ServerConfig) { c.Key, c.Guard = key, auth.NewGuard(keyed(t, own)) })
+	server, at := startServer(t, func(c *ServerConfig) {
+		c.Key, c.Guard, c.MaxSessionsPerIdentity = key, auth.NewGuard(keyed(t, own)), 1
+	})
 	var mu sync.Mutex
 	var recorded []byte
 	front := listenLoopback(t)
@@ -229,6 +231,22 @@ func TestSealedReplay(t *testing.T) {
 	if n := strings.Count(server.String(), `msg="session opened"`); n != 1 {
 		t.Errorf("%d sessions", n)
 	}
+
+	// When the session is over, they make none: there is still room for the one that
+	// alice may have.
+	client.stop()
+	server.find(t, `msg="session closed"`)
+	for range 20 {
+		again := connect(t, at)
+		if _, err := again.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := again.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := startClient(t, at, sealing(key, own))
+	next.find(t, `msg="session opened"`)
 
 	// Those that wait for more do not keep the server from stopping.
 	began := time.Now()

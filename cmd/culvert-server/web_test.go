@@ -34,7 +34,7 @@ func TestClientCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, problems := newWeb(cfg, program.NewLogger(io.Discard, "text", 0))
+		w, problems := newWeb(cfg, nil, program.NewLogger(io.Discard, "text", 0))
 		if len(problems) > 0 {
 			t.Fatal(problems)
 		}

@@ -16,9 +16,9 @@
 //
 // Both give a [Conn]. Its layers, from the top:
 //
-//	Conn             messages, heartbeats, how it ended
+//	Conn             messages, heartbeats, how it ended; opens what is sealed
 //	websocket.Conn   frames (RFC 6455)
-//	cork             gathers the frames of one message; one system call each
+//	cork             gathers the frames of one message, and seals; one system call each
 //	tls.Conn         with wss only
 //	tls.Conn         again, with an https proxy only
 //	wire             notes every byte received; gathers TLS records
@@ -28,6 +28,11 @@
 // makes of plain requests (pipe_dial.go, pipe_accept.go), TLS and all. The server
 // takes it for one more connection of the same http.Server. [ModeAuto] finds out
 // which way works, and a [Ladder] remembers.
+//
+// A sealed carrier is encrypted from one end to the other, whoever ends TLS in
+// between (sealing.go; package seal is the cryptography). Its handshake is in the
+// upgrade, and the server attaches it when the client's first message has come: what
+// came before may be a recording.
 //
 // Invariants:
 //

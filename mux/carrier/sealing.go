@@ -29,6 +29,9 @@ type Seal struct {
 	Key *ecdh.PrivateKey
 }
 
+// Fingerprint is the server's public key as people compare it.
+func (s Seal) Fingerprint() string { return fingerprint(s.Server) }
+
 // KeyError means that a server has shown another key than the one it is known by:
 // somebody may stand in its place.
 type KeyError struct {
@@ -243,7 +246,7 @@ func (d *Dialer) explain(ctx context.Context, r *request, err error) error {
 		}
 	}
 	if dial, ok := errors.AsType[*DialError](err); ok {
-		dial.Err = fmt.Errorf("%w (sealed for a server with the key %s)", dial.Err, fingerprint(r.seal.Server))
+		dial.Err = fmt.Errorf("%w (sealed for a server with the key %s)", dial.Err, r.seal.Fingerprint())
 	}
 	return err
 }

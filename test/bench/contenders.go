@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"culvert/auth"
 	"culvert/test/agent"
 )
 
@@ -79,6 +80,15 @@ func culvert(name string, p agent.Programs) contender {
 			}
 			serverArgs = append(serverArgs, "--tls-cert", cert, "--tls-key", key)
 			clientArgs = append(clientArgs, "--tls-ca", cert)
+		}
+		if e.load.seal {
+			key, path := auth.NewPrivateKey(""), filepath.Join(e.agents.dir, "seal.key")
+			_ = os.Remove(path) // the last load's
+			if err := key.Save(path); err != nil {
+				return "", err
+			}
+			serverArgs = append(serverArgs, "--key-file", path)
+			clientArgs = append(clientArgs, "--server-key", key.Public().String())
 		}
 		if err := e.agents.start(p.Server, serverArgs...); err != nil {
 			return "", err

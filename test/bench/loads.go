@@ -20,6 +20,8 @@ import (
 type load struct {
 	name        string
 	tls         bool                  // between culvert's agents
+	seal        bool                  // the same
+	like        string                // the load that it is to be compared with; "": none
 	culvertOnly bool                  // the others cannot do it, or are not asked to
 	path        func(*netfault.Relay) // between the agents; nil: loopback
 	warm        time.Duration         // until a bulk transfer is at its pace; 300 ms if 0
@@ -29,6 +31,8 @@ type load struct {
 var loads = []load{
 	{name: "bulk, 1 stream", run: bulk(1)},
 	{name: "bulk, 32 streams", run: bulk(32)},
+	{name: "bulk sealed, 1 stream", seal: true, like: "bulk, 1 stream", culvertOnly: true, run: bulk(1)},
+	{name: "bulk sealed, 32 streams", seal: true, like: "bulk, 32 streams", culvertOnly: true, run: bulk(32)},
 	{name: "bulk over TLS, 1 stream", tls: true, culvertOnly: true, run: bulk(1)},
 	{name: "bulk over TLS, 32 streams", tls: true, culvertOnly: true, run: bulk(32)},
 	{name: "64-byte echo", run: echoAlone},

@@ -87,6 +87,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	t.print(out)
+	t.compare(out)
 	fmt.Fprintf(out, "\n%s, %s, %d cores, %s/%s; `go run ./test/bench %s`\n", time.Now().Format(time.DateOnly),
 		cpuModel(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, strings.Join(args, " "))
 	return nil
@@ -150,18 +151,41 @@ func (t *table) print(out io.Writer) {
 	}
 }
 
+// compare says of each rate of a load that is to be compared with another what part it is of that one's.
+func (t *table) compare(out io.Writer) {
+	for _, l := range loads {
+		for _, row := range t.rows {
+			name, ok := strings.CutPrefix(row, l.name+": ")
+			if l.like == "" || !ok || !strings.HasSuffix(row, "/s") {
+				continue
+			}
+			for _, column := range t.columns {
+				ours, theirs := t.values[[2]string{row, column}], t.values[[2]string{l.like + ": " + name, column}]
+				if len(ours) > 0 && len(theirs) > 0 {
+					fmt.Fprintf(out, "\n%s, %s: %.2f of %s", column, row, median(ours)/median(theirs), l.like)
+				}
+			}
+		}
+	}
+	fmt.Fprintln(out)
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	n := len(values)
+	return (values[(n-1)/2] + values[n/2]) / 2
+}
+
 // cell is the median of values and their range.
 func cell(values []float64) string {
 	if len(values) == 0 {
 		return ""
 	}
-	slices.Sort(values)
-	n := len(values)
-	median := (values[(n-1)/2] + values[n/2]) / 2
+	middle, n := median(values), len(values)
 	if n == 1 {
-		return figure(median)
+		return figure(middle)
 	}
-	return fmt.Sprintf("%s (%s-%s)", figure(median), figure(values[0]), figure(values[n-1]))
+	return fmt.Sprintf("%s (%s-%s)", figure(middle), figure(values[0]), figure(values[n-1]))
 }
 
 func figure(v float64) string {
