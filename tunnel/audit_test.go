@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"culvert/auth"
 	"culvert/mux/carrier"
+	"culvert/mux/link"
 	"culvert/tunnel/audit"
 )
 
@@ -201,5 +203,65 @@ func TestAuditLog(t *testing.T) {
 	if text := a.String(); strings.Contains(text, goodToken) {
 		t.Error("a secret in the log")
 	}
-	t.Logf("%s", a)
+
+	// Everything that was written is explained.
+	page, err := os.ReadFile("../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(a.String()) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range append(slices.Collect(maps.Keys(e)), e["event"].(string)) {
+			if !strings.Contains(string(page), "\n| `"+name+"` |") && name != "event" {
+				t.Errorf("docs/audit.md does not explain %s", name)
+			}
+		}
+	}
+}
+
+// A session that was taken over, a login that ended, and limits.
+func TestAuditOfWhatEnds(t *testing.T) {
+	a := newAuditing(t)
+	to, conns := target(t)
+	guard := auth.NewGuard(limited(t, auth.Limits{Sessions: 1, Streams: 1, BytesPerDay: 100}))
+	_, addr := startServer(t, func(c *ServerConfig) { c.Guard, c.Audit = guard, a.Log })
+	client := startClient(t, addr, func(c *ClientConfig) { local(to)(c); remote(to)(c) })
+	app := connect(t, client.listening(t, "local"))
+	far := within(t, conns, "connection to the target")
+	defer far.Close()
+	greet(t, app, far)
+
+	wantReset(t, client.listening(t, "local"))
+	e := a.event(t, auditStreamDenied, 0)
+	if e["kind"] != "local" || e["limit"] != limitStreams {
+		t.Errorf("over the limit: %v", e)
+	}
+	wantReset(t, client.listening(t, "remote"))
+	e = a.event(t, auditStreamDenied, 1)
+	if e["kind"] != "remote" || e["limit"] != limitStreams || e["listener"] != client.listening(t, "remote") {
+		t.Errorf("over the limit: %v", e)
+	}
+	startClient(t, addr, func(c *ClientConfig) { c.RetryInitial = true })
+	if e := a.event(t, auditSessionRefused, 0); e["identity"] != "alice" || e["error"] != link.ErrLimit.Error() {
+		t.Errorf("a session over the limit: %v", e)
+	}
+
+	io.WriteString(app, strings.Repeat("x", 200))
+	io.ReadFull(far, make([]byte, 200))
+	io.WriteString(app, "too many")
+	if e := a.event(t, auditStreamEnded, 0); e["ended"] != "limit" || e["bytes_received"] != 201.0 || e["error"] == nil {
+		t.Errorf("at the limit of the day: %v", e)
+	}
+
+	nobody, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{{Name: "carol"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard.Use(nobody)
+	if e := a.event(t, auditLoginEnded, 0); e["identity"] != "alice" || e["error"] != auth.ErrRevoked.Error() {
+		t.Errorf("a credential that is taken away: %v", e)
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"culvert/auth"
@@ -71,7 +72,7 @@ func TestStreamLimit(t *testing.T) {
 		_, bobs := entered(t, us.join("bob"))
 
 		far.peer.Close()
-		time.Sleep(1)
+		synctest.Wait()
 		_, third := entered(t, u)
 		wantLimit(t, u.enter(), limitStreams)
 
@@ -81,7 +82,7 @@ func TestStreamLimit(t *testing.T) {
 		for _, f := range []*fakeStream{other, bobs, third, fourth} {
 			f.peer.Close()
 		}
-		time.Sleep(1)
+		synctest.Wait()
 	})
 }
 
@@ -125,7 +126,7 @@ func TestDayLimit(t *testing.T) {
 		ended := make(chan error, 1)
 		near.Deliver(taker{received, new(atomic.Int64)}, func(_ int64, err error) { ended <- err })
 		far.Write(make([]byte, 400))
-		time.Sleep(1)
+		synctest.Wait()
 		far.Write(make([]byte, 1))
 		wantLimit(t, <-ended, limitDay)
 		wantLimit(t, context.Cause(near.Context()), limitDay)
@@ -143,7 +144,7 @@ func TestDayLimit(t *testing.T) {
 		}
 		near.Close()
 		far.Close()
-		time.Sleep(1)
+		synctest.Wait()
 		us.leave(u)
 		time.Sleep(24 * time.Hour)
 		us.leave(us.join("bob"))
@@ -242,7 +243,7 @@ func TestRelayBandwidth(t *testing.T) {
 				far.Reset(mux.ResetByPeer, "test")
 				<-done
 				app.Close()
-				time.Sleep(1)
+				synctest.Wait()
 				if longest := time.Duration(pause.Load()); longest > 100*time.Millisecond {
 					t.Errorf("a pause of %v", longest)
 				}
@@ -275,7 +276,7 @@ func TestLimitComesLater(t *testing.T) {
 		}
 		near.Close()
 		far.Close()
-		time.Sleep(1)
+		synctest.Wait()
 	})
 }
 
