@@ -375,8 +375,8 @@ func TestFairnessOfSessions(t *testing.T) {
 				}
 				return at
 			}
-			first, start := reach(rate / 2), time.Now()
-			last, got, sum := reach(rate * 3 / 2), "", int64(0)
+			first, start := reach(rate/2), time.Now()
+			last, got, sum := reach(rate*3/2), "", int64(0)
 			took := time.Since(start)
 			for i := range each {
 				sum += last[i] - first[i]
