@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"culvert/auth"
+	"culvert/mux"
 	"culvert/mux/carrier"
+	"culvert/mux/link"
 	"culvert/tunnel/audit"
 )
 
@@ -201,5 +204,121 @@ func TestAuditLog(t *testing.T) {
 	if text := a.String(); strings.Contains(text, goodToken) {
 		t.Error("a secret in the log")
 	}
-	t.Logf("%s", a)
+
+	// Everything that was written is explained.
+	page, err := os.ReadFile("../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(a.String()) {
+		var e map[string]any
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range append(slices.Collect(maps.Keys(e)), e["event"].(string)) {
+			if !strings.Contains(string(page), "\n| `"+name+"` |") && name != "event" {
+				t.Errorf("docs/audit.md does not explain %s", name)
+			}
+		}
+	}
+}
+
+// A listener that another session takes over is the one's no more and the other's.
+func TestAuditOfTakeOver(t *testing.T) {
+	a := newAuditing(t)
+	ls := newTestListeners(t, everything(t))
+	peers := [2]*testPeer{newPeer(t, "alice"), newPeer(t, "alice")}
+	for i, session := range []string{"first", "second"} {
+		peers[i].account = &account{log: a.Log, identity: "alice", session: session, origin: func() origin { return origin{} }}
+	}
+	addr, _ := mustListen(t, ls, peers[0], 1, "127.0.0.1:0")
+	peers[0].attached.Store(false)
+	mustListen(t, ls, peers[1], 1, addr)
+	who := func(session string, more map[string]any) map[string]any {
+		maps.Copy(more, map[string]any{"identity": "alice", "session": session, "listener": addr})
+		return more
+	}
+	wantEvent(t, a.event(t, auditListenEnded, 0), who("first", map[string]any{"ended": "taken_over"}), "duration")
+	wantEvent(t, a.event(t, auditListenOpened, 1), who("second", map[string]any{"rule": "allow localhost:*", "target": addr}))
+	ls.release(peers[0].peer)
+	ls.release(peers[1].peer)
+	wantEvent(t, a.event(t, auditListenEnded, 1), who("second", map[string]any{"ended": "closed"}), "duration")
+
+	// What the policy allows and the system does not.
+	taken := listenLoopback(t)
+	peers[1].gone = false
+	if _, _, err := ls.listen(t.Context(), peers[1].peer, 2, taken.Addr().String()); err == nil {
+		t.Error("an address twice")
+	}
+	wantEvent(t, a.event(t, auditListenFailed, 0), map[string]any{"identity": "alice", "session": "second", "target": taken.Addr().String()}, "error")
+}
+
+// Streams over a limit may be very many, and few lines are written of them.
+func TestAuditOfManyRefusals(t *testing.T) {
+	a := newAuditing(t)
+	u := testUsages(t, auth.Limits{}).join("alice")
+	who := &account{log: a.Log, identity: "alice", session: "s", origin: func() origin { return origin{} }}
+	u.limit(auth.Limits{OpensPerSecond: 1})
+	u.enter()
+	for range 1000 {
+		who.stream(1, mux.Header{Target: "x:1"}).refuse(u.enter())
+	}
+	a.Flush()
+	if n := len(a.events(t, auditStreamDenied)); n > 200 {
+		t.Errorf("%d lines of 1,000 refusals", n)
+	}
+}
+
+// What a client says of itself is bounded.
+func TestAuditOfLongNames(t *testing.T) {
+	a := newAuditing(t)
+	who := &account{log: a.Log, session: "s", origin: func() origin { return origin{} }}
+	who.stream(1, mux.Header{Target: strings.Repeat("x", 10_000)}).refuse(errNoSession)
+	if e := a.event(t, auditStreamFailed, 0); len(e["target"].(string)) > maxAudited+3 {
+		t.Errorf("a target of %d bytes", len(e["target"].(string)))
+	}
+}
+
+// A login that is taken away, and limits.
+func TestAuditOfWhatEnds(t *testing.T) {
+	a := newAuditing(t)
+	to, conns := target(t)
+	guard := auth.NewGuard(limited(t, auth.Limits{Sessions: 1, Streams: 1, BytesPerDay: 100}))
+	_, addr := startServer(t, func(c *ServerConfig) { c.Guard, c.Audit = guard, a.Log })
+	client := startClient(t, addr, func(c *ClientConfig) { local(to)(c); remote(to)(c) })
+	app := connect(t, client.listening(t, "local"))
+	far := within(t, conns, "connection to the target")
+	defer far.Close()
+	greet(t, app, far)
+
+	wantReset(t, client.listening(t, "local"))
+	e := a.event(t, auditStreamDenied, 0)
+	if e["kind"] != "local" || e["limit"] != limitStreams {
+		t.Errorf("over the limit: %v", e)
+	}
+	wantReset(t, client.listening(t, "remote"))
+	e = a.event(t, auditStreamDenied, 1)
+	if e["kind"] != "remote" || e["limit"] != limitStreams || e["listener"] != client.listening(t, "remote") {
+		t.Errorf("over the limit: %v", e)
+	}
+	startClient(t, addr, func(c *ClientConfig) { c.RetryInitial = true })
+	if e := a.event(t, auditSessionRefused, 0); e["identity"] != "alice" || e["error"] != link.ErrLimit.Error() {
+		t.Errorf("a session over the limit: %v", e)
+	}
+
+	io.WriteString(app, strings.Repeat("x", 200))
+	io.ReadFull(far, make([]byte, 200))
+	io.WriteString(app, "too many")
+	if e := a.event(t, auditStreamEnded, 0); e["ended"] != "limit" || e["bytes_received"] != 201.0 || e["error"] == nil {
+		t.Errorf("at the limit of the day: %v", e)
+	}
+
+	nobody, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{{Name: "carol"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard.Use(nobody)
+	if e := a.event(t, auditLoginEnded, 0); e["identity"] != "alice" || e["error"] != auth.ErrRevoked.Error() {
+		t.Errorf("a credential that is taken away: %v", e)
+	}
 }

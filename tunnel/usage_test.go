@@ -9,9 +9,9 @@ import (
 	"log/slog"
 	"math"
 	"net"
-	"runtime"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"culvert/auth"
@@ -19,13 +19,15 @@ import (
 	"culvert/test/bubble"
 )
 
-// limited is a directory of alice, who has goodToken, and bob, both with the same
-// limits and free to go wherever they like.
+const bobsToken = "another-horse-and-its-staple"
+
+// limited is a directory of alice, who has goodToken, and bob, who has bobsToken, both
+// with the same limits and free to go wherever they like.
 func limited(t testing.TB, l auth.Limits) *auth.Directory {
 	t.Helper()
 	d, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{
 		{Name: "alice", Tokens: []auth.Token{{Sum: sha256.Sum256([]byte(goodToken))}}, Policy: auth.Everything(), Limits: l},
-		{Name: "bob", Policy: auth.Everything(), Limits: l},
+		{Name: "bob", Tokens: []auth.Token{{Sum: sha256.Sum256([]byte(bobsToken))}}, Policy: auth.Everything(), Limits: l},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +73,7 @@ func TestStreamLimit(t *testing.T) {
 		_, bobs := entered(t, us.join("bob"))
 
 		far.peer.Close()
-		time.Sleep(1)
+		synctest.Wait()
 		_, third := entered(t, u)
 		wantLimit(t, u.enter(), limitStreams)
 
@@ -81,7 +83,7 @@ func TestStreamLimit(t *testing.T) {
 		for _, f := range []*fakeStream{other, bobs, third, fourth} {
 			f.peer.Close()
 		}
-		time.Sleep(1)
+		synctest.Wait()
 	})
 }
 
@@ -125,7 +127,7 @@ func TestDayLimit(t *testing.T) {
 		ended := make(chan error, 1)
 		near.Deliver(taker{received, new(atomic.Int64)}, func(_ int64, err error) { ended <- err })
 		far.Write(make([]byte, 400))
-		time.Sleep(1)
+		synctest.Wait()
 		far.Write(make([]byte, 1))
 		wantLimit(t, <-ended, limitDay)
 		wantLimit(t, context.Cause(near.Context()), limitDay)
@@ -133,6 +135,7 @@ func TestDayLimit(t *testing.T) {
 			t.Errorf("%d bytes received, want 400", received.fill())
 		}
 		wantLimit(t, u.enter(), limitDay)
+		synctest.Wait()
 		us.leave(u)
 		u = us.join("alice")
 		wantLimit(t, u.enter(), limitDay)
@@ -143,7 +146,7 @@ func TestDayLimit(t *testing.T) {
 		}
 		near.Close()
 		far.Close()
-		time.Sleep(1)
+		synctest.Wait()
 		us.leave(u)
 		time.Sleep(24 * time.Hour)
 		us.leave(us.join("bob"))
@@ -242,7 +245,7 @@ func TestRelayBandwidth(t *testing.T) {
 				far.Reset(mux.ResetByPeer, "test")
 				<-done
 				app.Close()
-				time.Sleep(1)
+				synctest.Wait()
 				if longest := time.Duration(pause.Load()); longest > 100*time.Millisecond {
 					t.Errorf("a pause of %v", longest)
 				}
@@ -275,7 +278,7 @@ func TestLimitComesLater(t *testing.T) {
 		}
 		near.Close()
 		far.Close()
-		time.Sleep(1)
+		synctest.Wait()
 	})
 }
 
@@ -323,41 +326,71 @@ func TestMemoryLimit(t *testing.T) {
 	server.find(t, "limit=memory")
 }
 
-// With real sessions and a real clock: streams of one identity share its bandwidth.
-func TestBandwidthOfSessions(t *testing.T) {
-	const rate, streams = 4 << 20, 4
-	guard := auth.NewGuard(limited(t, auth.Limits{Download: rate}))
-	_, addr := startServer(t, func(c *ServerConfig) { c.Guard = guard })
-	to, conns := target(t)
-	client := startClient(t, addr, local(to))
-	var total atomic.Int64
-	var each [streams]atomic.Int64
-	start := time.Now()
-	for i := range streams {
-		app := connect(t, client.listening(t, "local"))
-		far := within(t, conns, "connection to the target")
-		go io.Copy(far, repeat{})
-		go func() {
-			buf := make([]byte, 64<<10)
-			for {
-				n, err := app.Read(buf)
-				if err != nil {
-					return
+// With real sessions and a real clock: under a limit of all clients together an
+// identity with ten streams has as much as one with a single stream, in each
+// direction.
+func TestFairnessOfSessions(t *testing.T) {
+	const rate, streams = 4 << 20, 10
+	for _, direction := range []string{"upload", "download"} {
+		t.Run(direction, func(t *testing.T) {
+			guard := auth.NewGuard(limited(t, auth.Limits{}))
+			_, addr := startServer(t, func(c *ServerConfig) { c.Guard, c.MaxUpload, c.MaxDownload = guard, rate, rate })
+			to, conns := target(t)
+			alice := startClient(t, addr, local(to))
+			bob := startClient(t, addr, func(c *ClientConfig) {
+				local(to)(c)
+				c.Credential = func() (string, error) { return bobsToken, nil }
+			})
+			var total atomic.Int64
+			var each [1 + streams]atomic.Int64 // the first is bob's
+			for i := range each {
+				client := alice
+				if i == 0 {
+					client = bob
 				}
-				each[i].Add(int64(n))
-				total.Add(int64(n))
+				from, into := connect(t, client.listening(t, "local")), within(t, conns, "connection to the target")
+				if direction == "download" {
+					from, into = into, from
+				}
+				go io.Copy(from, repeat{})
+				go func() {
+					buf := make([]byte, 64<<10)
+					for {
+						n, err := into.Read(buf)
+						if err != nil {
+							return
+						}
+						each[i].Add(int64(n))
+						total.Add(int64(n))
+					}
+				}()
 			}
-		}()
-	}
-	for total.Load() < 2*rate {
-		runtime.Gosched()
-	}
-	took, got := time.Since(start), ""
-	for i := range each {
-		got += fmt.Sprintf(" %d", each[i].Load()*streams*100/total.Load())
-	}
-	t.Logf("%.2f MB/s of %.2f; each stream in %% of its part:%s", float64(total.Load())/1e6/took.Seconds(), rate/1e6, got)
-	if took < 1800*time.Millisecond {
-		t.Errorf("two seconds' worth in %v", took)
+			// What went before all of them were there does not count.
+			reach := func(n int64) (at [1 + streams]int64) {
+				for total.Load() < n {
+					time.Sleep(time.Millisecond)
+				}
+				for i := range each {
+					at[i] = each[i].Load()
+				}
+				return at
+			}
+			first, start := reach(rate/2), time.Now()
+			last, got, sum := reach(rate*3/2), "", int64(0)
+			took := time.Since(start)
+			for i := range each {
+				sum += last[i] - first[i]
+			}
+			for i := range each {
+				got += fmt.Sprintf(" %d", (last[i]-first[i])*100/sum)
+			}
+			t.Logf("%.2f MB/s of %.2f; %% of bob's and each of alice's ten streams:%s", float64(sum)/1e6/took.Seconds(), rate/1e6, got)
+			if part := float64(last[0]-first[0]) / float64(sum); part < 0.4 || part > 0.6 {
+				t.Errorf("a single stream beside ten of another has %.0f %%", 100*part)
+			}
+			if took < 900*time.Millisecond {
+				t.Errorf("a second's worth in %v", took)
+			}
+		})
 	}
 }

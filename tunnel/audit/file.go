@@ -18,11 +18,12 @@ type File struct {
 	max  int64 // bytes
 	keep int   // renamed files
 
-	mu   sync.Mutex // guards the rest
-	file *os.File
-	size int64
-	torn bool      // the last line was not written to its end
-	seen time.Time // when the file was last found at its path
+	mu     sync.Mutex // guards the rest
+	file   *os.File   // nil if it could not be opened lately
+	size   int64
+	closed bool
+	torn   bool      // the last line was not written to its end
+	seen   time.Time // when the file was last found at its path
 }
 
 // recheck is how long lines go to a file that may not be at its path any more.
@@ -40,12 +41,15 @@ func Open(path string, maxSize int64, keep int) (*File, error) {
 func (f *File) Reopen() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.closed {
+		return fs.ErrClosed
+	}
 	return f.reopen()
 }
 
 // reopen is Reopen with mu held.
 func (f *File) reopen() error {
-	file, err := open(f.path, 0)
+	file, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
@@ -54,7 +58,11 @@ func (f *File) reopen() error {
 		_ = file.Close()
 		return err
 	}
-	f.put(file, info.Size())
+	if f.file != nil {
+		_ = f.file.Close() // what was written to it is with the system
+	}
+	f.file, f.size, f.seen = file, info.Size(), time.Now()
+	f.torn = f.torn && f.size > 0
 	return nil
 }
 
@@ -73,32 +81,23 @@ func (f *File) moved() bool {
 	return err == nil && !os.SameFile(there, ours)
 }
 
-func open(path string, flags int) (*os.File, error) {
-	return os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY|flags, 0o600)
-}
-
-// put has file take the place of the one that is written to. Called with mu held.
-func (f *File) put(file *os.File, size int64) {
-	if f.file != nil {
-		_ = f.file.Close() // what was written to it is with the system
-	}
-	f.file, f.size, f.torn, f.seen = file, size, false, time.Now()
-}
-
 // Write appends a line. When the file cannot be replaced, the line goes to the one
 // that there is, and an error says why.
 func (f *File) Write(line []byte) (n int, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.file == nil {
+	if f.closed {
 		return 0, fs.ErrClosed
 	}
-	var rotation error
-	if f.moved() {
-		rotation = f.reopen()
+	var replaced error
+	if f.file == nil || f.moved() {
+		replaced = f.reopen()
 	}
-	if f.size > 0 && f.size+int64(len(line)) > f.max {
-		rotation = errors.Join(rotation, f.rotate())
+	if f.file != nil && f.size > 0 && f.size+int64(len(line)) > f.max {
+		replaced = errors.Join(replaced, f.rotate())
+	}
+	if f.file == nil {
+		return 0, replaced
 	}
 	if f.torn { // so that what there is of a line spoils no other
 		if _, err := f.file.Write([]byte("\n")); err != nil {
@@ -109,44 +108,38 @@ func (f *File) Write(line []byte) (n int, err error) {
 	n, err = f.file.Write(line)
 	f.size += int64(n)
 	f.torn = n > 0 && n < len(line)
-	return n, errors.Join(err, rotation)
+	return n, errors.Join(err, replaced)
 }
 
-// rotate renames the files and begins a new one, which is opened first: without it
-// nothing is renamed. Called with mu held.
+// rotate renames the files and begins a new one, or goes on with the one that could
+// not be renamed. It is closed before that, as not every system renames what is open.
+// Called with mu held.
 func (f *File) rotate() error {
-	temp := f.path + ".new"
-	file, err := open(temp, os.O_TRUNC)
-	if err != nil {
-		return fmt.Errorf("cannot begin another file: %w", err)
-	}
 	name := func(i int) string {
 		if i == 0 {
 			return f.path
 		}
 		return fmt.Sprintf("%s.%d", f.path, i)
 	}
+	_ = f.file.Close() // what was written to it is with the system
+	f.file = nil
+	var err error
 	for i := f.keep; i > 0 && err == nil; i-- {
 		if err = os.Rename(name(i-1), name(i)); errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
 	}
-	if err == nil {
-		err = os.Rename(temp, f.path)
+	if f.keep == 0 {
+		err = os.Remove(f.path)
 	}
-	if err != nil {
-		_ = file.Close()
-		_ = os.Remove(temp)
-		return err
-	}
-	f.put(file, 0)
-	return nil
+	return errors.Join(err, f.reopen())
 }
 
 // Close closes the file. Nothing can be written to it any more.
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.closed = true
 	if f.file == nil {
 		return nil
 	}

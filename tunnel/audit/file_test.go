@@ -116,30 +116,45 @@ func TestReopen(t *testing.T) {
 	want(t, path+".old", "3rd\nstill here\n4th\n")
 }
 
-// A file that cannot be replaced grows, and nothing is renamed.
+// A file that cannot be renamed grows, one that cannot be opened is tried again with
+// each line.
 func TestRotationFails(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "audit")
-	f := open1(t, path, 8, 2)
-	write(t, f, "1st\n", "2nd\n", "3rd\n")
-	if err := os.Mkdir(path+".new", 0o700); err != nil {
+	path := filepath.Join(t.TempDir(), "audit")
+	inTheWay := filepath.Join(path+".1", "folder")
+	if err := os.MkdirAll(inTheWay, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	write(t, f, "4th\n")
+	f := open1(t, path, 8, 1)
+	write(t, f, "1st\n", "2nd\n")
 	for range 2 {
-		if n, err := f.Write([]byte("5th\n")); n != 4 || err == nil {
+		if n, err := f.Write([]byte("3rd\n")); n != 4 || err == nil {
 			t.Errorf("%d bytes, %v; want 4 and an error", n, err)
 		}
 	}
-	want(t, path, "3rd\n4th\n5th\n5th\n")
-	want(t, path+".1", "1st\n2nd\n")
-	if err := os.Remove(path + ".new"); err != nil {
+	want(t, path, "1st\n2nd\n3rd\n3rd\n")
+	if err := os.RemoveAll(path + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	write(t, f, "4th\n")
+	want(t, path, "4th\n")
+	want(t, path+".1", "1st\n2nd\n3rd\n3rd\n")
+
+	f.file.Close()
+	f.file = nil
+	if err := os.Rename(path, path+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.Write([]byte("5th\n")); n != 0 || err == nil {
+		t.Errorf("%d bytes, %v; want none and an error", n, err)
+	}
+	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	write(t, f, "6th\n")
 	want(t, path, "6th\n")
-	want(t, path+".1", "3rd\n4th\n5th\n5th\n")
-	want(t, path+".2", "1st\n2nd\n")
 }
 
 // What is left of a line that could not be written ends before the next one.

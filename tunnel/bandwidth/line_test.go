@@ -160,6 +160,24 @@ func TestSetRate(t *testing.T) {
 	})
 }
 
+// What was overdrawn at a high rate is not paid back at a low one.
+func TestLowerRate(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		share := NewLine(0).Share()
+		share.SetRate(1_000_000)
+		var turn Turn
+		for sent := 0; sent < 100_000; {
+			sent += share.Take(nil, &turn, 10_000)
+		}
+		share.SetRate(1_000)
+		start := time.Now()
+		share.Take(nil, &turn, 1)
+		if d := time.Since(start); d > time.Second {
+			t.Errorf("a byte at 1,000 a second took %v", d)
+		}
+	})
+}
+
 // Lifting a limit lets go who waits.
 func TestLimitLifted(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
@@ -200,7 +218,7 @@ func TestGivingUp(t *testing.T) {
 		if n := <-gone; n != 0 || time.Since(start) > 0 {
 			t.Errorf("%d bytes after %v for who gave up", n, time.Since(start))
 		}
-		if n := <-got; n != minTurn || time.Since(start) > 2*time.Second {
+		if n := <-got; n != minTurn || time.Since(start) > 600*time.Millisecond { // not a turn later
 			t.Errorf("%d bytes after %v for the next", n, time.Since(start))
 		}
 	})
