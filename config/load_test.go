@@ -348,7 +348,7 @@ func TestServerProblems(t *testing.T) {
 		{"other half of TLS", "token: x\ntls-key: x\n", nil,
 			"FILE:2: tls-key: needs its certificate; give tls-cert too"},
 		{"client certificates without TLS", "token: x\nclient-ca: x\n", nil,
-			"FILE:2: client-ca: needs TLS, which shows client certificates; give tls-cert and tls-key too"},
+			"FILE:2: client-ca: means nothing without TLS; give tls-cert and tls-key, or acme-domain"},
 		{"revocations without authorities", "token: x\ncrl: x\n", nil,
 			"FILE:2: crl: revokes nothing without the authorities of client certificates; give client-ca too"},
 		{"listen", "token: x\nlisten: \"8080\"\n", nil,

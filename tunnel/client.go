@@ -80,9 +80,6 @@ type Client struct {
 	guard   *auth.Guard
 	local   *locals
 	remote  *remoteForwards
-	// forwards are those that the guard allows: what was configured last. They belong
-	// to SetForwards.
-	forwards struct{ local, remote []Forward }
 
 	listening chan struct{} // closed when there are the first listeners
 
@@ -128,7 +125,6 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		listening: make(chan struct{}),
 	}
 	c.local = &locals{client: c}
-	c.forwards.local, c.forwards.remote = cfg.Local, cfg.Remote
 	for _, u := range cfg.Servers {
 		d := &carrier.Dialer{
 			URL: u, Address: cfg.DialAddress, Proxy: cfg.Proxy,
@@ -190,36 +186,6 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 	close(c.listening)
 	return c.runSessions(ctx)
-}
-
-// SetForwards changes the forwards. Those that go listen no more, here or at the
-// server, and their connections go on; those that come listen; nothing happens to the
-// others, and one whose target alone changes keeps its listener. When it fails
-// (ErrConfig, ErrListen) the forwards are as before. It waits, until ctx ends, for Run
-// to have begun, and for names of addresses to listen at; the server is asked later,
-// and again while it refuses. It is called once at a time.
-func (c *Client) SetForwards(ctx context.Context, local, remote []Forward) error {
-	var errs []error
-	for _, f := range slices.Concat(local, remote) {
-		errs = append(errs, f.check())
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	select {
-	case <-c.listening:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	before := c.forwards
-	c.guard.Use(granted(slices.Concat(before.local, local), slices.Concat(before.remote, remote)))
-	err := c.local.set(ctx, local)
-	if err == nil {
-		c.remote.set(remote)
-		c.forwards.local, c.forwards.remote = local, remote
-	}
-	c.guard.Use(granted(c.forwards.local, c.forwards.remote))
-	return err
 }
 
 // open opens a stream on the session of the moment, for which it waits.
@@ -647,5 +613,5 @@ func (s *clientSession) serve(st stream) (relaying func()) {
 		st.Refuse(code, why)
 		return nil
 	}
-	return serveTarget(&dialer{guard: s.client.guard, outlived: true, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log, nil)
+	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log, nil)
 }

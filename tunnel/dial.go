@@ -28,9 +28,6 @@ const maxAddresses = 8
 type dialer struct {
 	guard    *auth.Guard
 	identity string
-	// outlived is for an end that grants itself what its user configured: the
-	// connections of a forward go on when it is taken out of the configuration.
-	outlived bool
 	timeout  time.Duration // for everything
 	lookup   lookup
 }
@@ -97,7 +94,7 @@ func (d *dialer) dial(ctx context.Context, target string) (net.Conn, *auth.Grant
 
 // resolve is leave to dial the addresses of target, at least one of them.
 func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, error) {
-	host, addrs, err := d.addresses(ctx, target)
+	host, addrs, err := d.lookup.targets(ctx, target)
 	if err != nil {
 		return nil, err
 	}
@@ -120,13 +117,14 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, err
 	return grants, nil
 }
 
-// addresses are all that target means, at least one, each once, and its host.
-func (d *dialer) addresses(ctx context.Context, target string) (host auth.Host, addrs []netip.AddrPort, err error) {
+// targets are the addresses that "host:port" means, at least one, each once. Errors
+// are *TargetError.
+func (l lookup) targets(ctx context.Context, target string) (host auth.Host, addrs []netip.AddrPort, err error) {
 	host, port, err := splitTarget(target)
 	if err != nil {
 		return host, nil, &TargetError{Code: mux.Unresolvable, Reason: "malformed target", Err: err}
 	}
-	found, err := d.lookup.addresses(ctx, host)
+	found, err := l.addresses(ctx, host)
 	if err != nil {
 		return host, nil, err
 	}
@@ -219,12 +217,8 @@ func serveTarget(d *dialer, st stream, session, target string, log events, e *en
 		log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, target, keyCode, code, keyReason, err)
 		return nil
 	}
-	if d.outlived {
-		grant.Release()
-	} else {
-		// From here on a stream whose grant is revoked ends, also if that was a moment ago.
-		grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
-	}
+	// From here on a stream whose grant is revoked ends, also if that was a moment ago.
+	grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
 	if err := st.Accept(); err != nil {
 		e.refuse(err)
 		grant.Release()

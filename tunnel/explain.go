@@ -17,8 +17,7 @@ type Ruling struct {
 // to "host:port": it resolves the name and asks about every address, and dials
 // nothing. An error is a *TargetError.
 func ExplainDial(ctx context.Context, guard *auth.Guard, identity, target string) ([]Ruling, error) {
-	d := &dialer{guard: guard, identity: identity}
-	host, addrs, err := d.addresses(ctx, target)
+	host, addrs, err := lookup(nil).targets(ctx, target)
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,37 @@ import (
 	"culvert/tunnel/gate"
 )
 
+// SetForwards changes the forwards. Those that go listen no more, here or at the
+// server; connections of local ones go on, and those of remote ones end, since their
+// target is not allowed any more. Those that come listen. Nothing happens to the
+// others, and one whose target alone changes keeps its listener. When it fails
+// (ErrConfig, ErrListen) the forwards are as before. It waits, until ctx ends, for Run
+// to have begun, and for names of addresses to listen at; the server is asked later,
+// and again while it refuses. It is called once at a time.
+func (c *Client) SetForwards(ctx context.Context, local, remote []Forward) error {
+	var errs []error
+	for _, f := range slices.Concat(local, remote) {
+		errs = append(errs, f.check())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	select {
+	case <-c.listening:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	before, remotes := c.local.now(), c.remote.forwards()
+	c.guard.Use(granted(slices.Concat(before, local), slices.Concat(remotes, remote)))
+	if err := c.local.set(ctx, local); err != nil {
+		c.guard.Use(granted(before, remotes))
+		return err
+	}
+	c.remote.set(remote)
+	c.guard.Use(granted(local, remote))
+	return nil
+}
+
 // locals are a client's local forwards. Which they are may change while they run.
 type locals struct {
 	client *Client
@@ -31,7 +62,7 @@ type locals struct {
 type localForward struct {
 	Forward
 	listener *net.TCPListener
-	grant    *auth.Grant        // of the listener
+	grant    *auth.Grant
 	forget   func() bool        // keeps the end of all from closing the listener
 	leave    context.CancelFunc // ends the accept loop and lets the listener be
 	left     chan struct{}      // closed when it has ended
@@ -51,26 +82,32 @@ func (ls *locals) end() {
 	ls.mu.Lock()
 	ls.stop()
 	for _, l := range ls.running {
-		_ = l.listener.Close()
-		l.grant.Release()
+		l.close()
 	}
 	ls.mu.Unlock()
 	ls.loops.Wait()
 	ls.conns.Wait()
 }
 
+// now are the forwards that there are.
+func (ls *locals) now() (forwards []Forward) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.running {
+		forwards = append(forwards, l.Forward)
+	}
+	return forwards
+}
+
 // set makes forwards what there is, and changes nothing if it fails. Connections go
 // on whatever happens to their forward, and so do listeners whose target alone
 // changes.
 func (ls *locals) set(ctx context.Context, forwards []Forward) error {
+	before := ls.now()
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if ls.accepting.Err() != nil {
 		return errStopping
-	}
-	var before []Forward
-	for _, l := range ls.running {
-		before = append(before, l.Forward)
 	}
 	// An address may pass from one forward to another, so those that go, go first.
 	ls.close(forwards)
@@ -90,8 +127,7 @@ func (ls *locals) close(forwards []Forward) {
 		l.leave()
 		<-l.left
 		l.forget()
-		_ = l.listener.Close()
-		l.grant.Release()
+		l.close()
 		ls.client.log.Info("forward closed", keyForward, "local "+l.String(), keyAddress, l.listener.Addr().String())
 		return true
 	})
@@ -145,6 +181,12 @@ func (ls *locals) run(l *localForward) {
 	})
 }
 
+// close gives the address back.
+func (l *localForward) close() {
+	l.grant.Release()
+	_ = l.listener.Close()
+}
+
 // sameListener reports whether one listener is enough for both. The system's choice
 // of a port is made for one forward.
 func (f Forward) sameListener(other Forward) bool {
@@ -163,7 +205,7 @@ func (t *turn) Close() (err error) {
 	return err
 }
 
-// bind opens the listener of a local forward. The grant is to be released with it.
+// bind opens the listener of a local forward, as the client's guard allows.
 func (c *Client) bind(ctx context.Context, f Forward) (*net.TCPListener, *auth.Grant, error) {
 	host, addr, err := bindAddr(ctx, bindAddress(f.Bind, f.Port), nil)
 	if err != nil {

@@ -35,6 +35,15 @@ func (fs *remoteForwards) now() ([]*remoteForward, <-chan struct{}) {
 	return fs.current, fs.changed
 }
 
+// forwards are those that there are.
+func (fs *remoteForwards) forwards() (all []Forward) {
+	current, _ := fs.now()
+	for _, f := range current {
+		all = append(all, f.now())
+	}
+	return all
+}
+
 // set makes forwards what there is. One whose target alone changes stays the same.
 func (fs *remoteForwards) set(forwards []Forward) {
 	fs.mu.Lock()

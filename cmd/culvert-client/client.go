@@ -35,13 +35,12 @@ func prepare(src config.Sources, stdin io.Reader, stderr io.Writer) (*program.Jo
 	}
 	run := func(ctx context.Context) error {
 		defer context.AfterFunc(ctx, end)()
-		defer end()
 		if err := s.meet(ctx, client, stdin, stderr); err != nil {
 			return err
 		}
 		return client.Run(ctx)
 	}
-	job := &program.Job{Run: run, Log: s.client.Logger, Warnings: append(s.warnings, idle(s.client)...)}
+	job := &program.Job{Run: run, Log: s.client.Logger, Warnings: append(s.warnings, idle(s.client)...), Close: end}
 	if s.cfg.File != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return []string{s.cfg.File} },

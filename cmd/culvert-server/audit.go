@@ -35,6 +35,14 @@ func openAudit(cfg *config.Server, stdout io.Writer, log *slog.Logger) (auditLog
 	return a, nil
 }
 
+// reopen goes on in the file that is at the path now. If that fails, nothing changes.
+func (a auditLog) reopen() error {
+	if a.file == nil {
+		return nil
+	}
+	return a.file.Reopen()
+}
+
 func (a auditLog) close() {
 	if a.file != nil {
 		_ = a.file.Close() // every line was written at once

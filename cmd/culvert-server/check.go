@@ -23,7 +23,7 @@ func checkCommand() *program.Command {
 				_, err := fmt.Fprintln(stdout, "ok: "+s.summary())
 				return err
 			}
-			return &program.Job{Run: run, Log: s.log, Warnings: s.warnings}, nil
+			return &program.Job{Run: run, Log: s.log, Warnings: s.warnings, Close: s.close}, nil
 		},
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -34,6 +36,7 @@ func explainCommand() *program.Command {
 			}
 			guard := auth.NewGuard(s.directory)
 			if !guard.Knows(identity) {
+				s.close()
 				return nil, config.Problems{unknown(s.cfg, identity)}
 			}
 			run := func(ctx context.Context) error {
@@ -43,14 +46,14 @@ func explainCommand() *program.Command {
 				}
 				denied := fmt.Errorf("%s %s: %w", args[0], args[1], auth.ErrDenied)
 				for _, v := range rulings {
-					fmt.Fprintln(stdout, args[0], s.describe(identity, args[0], v))
+					fmt.Fprintln(stdout, s.describe(args[0], identity, v))
 					if v.Allowed {
 						denied = nil
 					}
 				}
 				return denied
 			}
-			return &program.Job{Run: run, Log: s.log, Warnings: s.warnings}, nil
+			return &program.Job{Run: run, Log: s.log, Warnings: s.warnings, Close: s.close}, nil
 		},
 	}
 }
@@ -92,15 +95,24 @@ func unknown(cfg *config.Server, identity string) config.Problem {
 	return p
 }
 
-// describe is a ruling in words.
-func (s *setup) describe(identity, op string, v tunnel.Ruling) string {
+// describe is a ruling in words, and where its rule stands.
+func (s *setup) describe(op, identity string, r tunnel.Ruling) string {
 	said := "denied"
-	if v.Allowed {
+	if r.Allowed {
 		said = "allowed"
 	}
-	text := fmt.Sprintf("%s: %s: %s", v.Addr, said, v.Why)
-	if at := place(s.cfg, identity, op, v.Verdict); at != "" {
-		text += " (" + at + ")"
+	text := fmt.Sprintf("%s %s: %s: %s", op, r.Addr, said, r.Why)
+	name, _, _ := strings.Cut(identity, "/") // before the subject of a signed token
+	i := slices.IndexFunc(s.cfg.Identities, func(id config.Identity) bool { return id.Name.Value == name })
+	if i < 0 || r.Rule < 0 {
+		return text
 	}
-	return text
+	rules := s.cfg.Identities[i].Dial
+	if op == auth.OpListen {
+		rules = s.cfg.Identities[i].Listen
+	}
+	if r.Rule >= len(rules) { // of allow: everything
+		return text
+	}
+	return text + " (" + rules[r.Rule].Place() + ")"
 }

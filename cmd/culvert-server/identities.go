@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -122,21 +121,4 @@ func parse[T any](r *reader, texts []config.Text, one func(string) (T, error)) [
 		all = append(all, t)
 	}
 	return all
-}
-
-// place is where the rule stands that a verdict comes from, "" if it is none of the
-// configuration's.
-func place(cfg *config.Server, identity, op string, v auth.Verdict) string {
-	i := slices.IndexFunc(cfg.Identities, func(id config.Identity) bool { return id.Name.Value == identity })
-	if i < 0 {
-		return ""
-	}
-	rules := cfg.Identities[i].Dial
-	if op == auth.OpListen {
-		rules = cfg.Identities[i].Listen
-	}
-	if v.Rule < 0 || v.Rule >= len(rules) {
-		return ""
-	}
-	return rules[v.Rule].Place()
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"culvert/auth"
@@ -26,6 +27,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 	cfg := s.cfg
 	record, err := openAudit(cfg, stdout, s.log)
 	if err != nil {
+		s.close()
 		return nil, err
 	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
@@ -40,24 +42,29 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 		Settings: program.Settings(cfg.Settings, s.log),
 	})
 	if err != nil {
+		s.close()
 		record.close()
 		return nil, err
 	}
 	web := s.web
 	job := &program.Job{
-		Run: func(ctx context.Context) error {
-			defer record.close()
-			defer func() { s.sources.closeBut(nil) }()
-			return web.run(ctx, server)
-		},
+		Run: func(ctx context.Context) error { return web.run(ctx, server) },
 		Log: s.log, Warnings: s.warnings,
+		Close: func() {
+			s.close()
+			record.close()
+		},
 	}
-	if len(s.files()) > 0 {
+	if len(s.files()) > 0 || record.file != nil {
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
 			Do: func(context.Context) ([]string, error) {
 				next, err := load(src, s.sources, stderr)
 				if err != nil {
+					return nil, err
+				}
+				if err := record.reopen(); err != nil {
+					next.sources.closeBut(s.sources)
 					return nil, err
 				}
 				server.Use(next.directory)
@@ -83,7 +90,7 @@ type setup struct {
 
 // load reads what the user said of the server, and the files that it names. Keys that
 // are fetched are taken from sources, if they are there. An error is everything that is
-// wrong.
+// wrong. What it returns is to be closed.
 func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, error) {
 	cfg, warnings, err := config.LoadServer(src)
 	problems := program.Problems(err)
@@ -113,15 +120,16 @@ func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, err
 	return s, nil
 }
 
+// close ends the fetching of keys.
+func (s *setup) close() { s.sources.closeBut(nil) }
+
 // files are those that are read again when they have changed.
 func (s *setup) files() []string {
-	var files []string
-	for _, file := range []string{s.cfg.File, s.cfg.IdentitiesDir, s.cfg.TokenFile, s.cfg.ClientCA, s.cfg.CRL} {
-		if file != "" {
-			files = append(files, file)
-		}
+	files := []string{s.cfg.File, s.cfg.IdentitiesDir, s.cfg.TokenFile, s.cfg.ClientCA, s.cfg.CRL}
+	for _, issuer := range s.cfg.Issuers {
+		files = append(files, issuer.Keys.Value) // which is none if it is a URL
 	}
-	return files
+	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
 }
 
 // newKey returns the server's private key, nil if it has none.

@@ -34,7 +34,11 @@ func TestClientCertificates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, problems := newWeb(cfg, nil, program.NewLogger(io.Discard, "text", 0))
+		clientCAs, _, problem := newClientCAs(cfg)
+		if problem != nil {
+			t.Fatal(problem)
+		}
+		w, problems := newWeb(cfg, clientCAs, program.NewLogger(io.Discard, "text", 0))
 		if len(problems) > 0 {
 			t.Fatal(problems)
 		}

@@ -39,6 +39,8 @@ type Job struct {
 	// one of Files has changed; nil: nothing can change, and SIGHUP ends the
 	// process. When it fails it has changed nothing. It is called while Run runs.
 	Reload *Reload
+	// Close is called last, when Run and Reload have ended; nil: nothing is left.
+	Close func()
 }
 
 // Command is a subcommand with flags of its own.
@@ -170,6 +172,9 @@ func helpFlag() cli.Flag {
 
 // run runs the job under the process's signals.
 func (j *Job) run(ctx context.Context) error {
+	if j.Close != nil {
+		defer j.Close()
+	}
 	for _, warning := range j.Warnings {
 		j.Log.Warn(warning)
 	}
