@@ -250,7 +250,8 @@ func (a *attempt) known() *Login {
 }
 
 // check computes, when it is its turn. A wrong password takes the same work for every
-// user and for those that there are not. key is where it comes from.
+// user and for those that there are not, and then a rest that is as long. key is where
+// it comes from.
 func (a *attempt) check(ctx context.Context, key netip.Prefix) (*Login, error) {
 	leave, err := a.enter(ctx, key)
 	if err != nil {
@@ -260,6 +261,7 @@ func (a *attempt) check(ctx context.Context, key netip.Prefix) (*Login, error) {
 	if login := a.known(); login != nil { // the same was before it in the queue
 		return login, nil
 	}
+	start := time.Now()
 	left := maps.Clone(a.directory.costs)
 	for _, p := range a.passwords() {
 		left[p.cost]--
@@ -274,6 +276,7 @@ func (a *attempt) check(ctx context.Context, key netip.Prefix) (*Login, error) {
 			a.derive([]byte(a.password), make([]byte, 16), c)
 		}
 	}
+	time.Sleep(time.Since(start)) // and with it its turn: others need the core
 	return nil, ErrPassword
 }
 

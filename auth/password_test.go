@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -286,6 +287,31 @@ func TestFloodOfPasswords(t *testing.T) {
 		}
 		if most != 1 || counts[ErrPassword] != 2 || counts[ErrBusy] != addresses*each-2 {
 			t.Errorf("%d at a time, %v", most, counts)
+		}
+	})
+}
+
+// After a wrong password as long a rest is taken as it was work; no other is looked at.
+func TestRestAfterWrongPassword(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		g := NewGuard(directoryOf(t, Identity{Name: "alice", Passwords: []Password{cheap(t, "sesame", light)}}))
+		const work = 100 * time.Millisecond
+		var began []time.Duration
+		start := time.Now()
+		g.passwords.derive = func(password, salt []byte, c cost) []byte {
+			began = append(began, time.Since(start))
+			time.Sleep(work)
+			return derive(password, salt, c)
+		}
+		var attempts sync.WaitGroup
+		for n := range 3 {
+			attempts.Go(func() {
+				_, _ = g.Authenticate(t.Context(), Presented{Remote: from(n), User: "alice", Password: "wrong"})
+			})
+		}
+		attempts.Wait()
+		if want := []time.Duration{0, 2 * work, 4 * work}; !slices.Equal(began, want) {
+			t.Errorf("begun at %v, want %v", began, want)
 		}
 	})
 }

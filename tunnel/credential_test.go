@@ -202,3 +202,20 @@ func upgradeOn(t *testing.T, conn net.Conn, authorization string) *http.Response
 	}
 	return resp
 }
+
+// Every request of an HTTP pipe shows the password, which is work but once.
+func TestPasswordOverPipe(t *testing.T) {
+	p, err := auth.ParsePassword(auth.HashPassword("open sesame"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := auth.NewGuard(alices(t, auth.Identity{Passwords: []auth.Password{p}}))
+	_, at := startServer(t, func(c *ServerConfig) { c.Guard = guard })
+	addr, conns := target(t)
+	client := startClient(t, at, func(c *ClientConfig) {
+		local(addr)(c)
+		c.Carrier = carrier.ModeHTTP
+		newKeyring(carrier.Basic("alice", "open sesame")).use(c)
+	})
+	exchange(t, connect(t, client.listening(t, "local")), within(t, conns, "connection to the target"))
+}
