@@ -107,7 +107,7 @@ func (s *Server) options() []Option {
 		{Name: "stealth", target: &s.Stealth,
 			Help: "answer a client with a wrong credential as anybody else, too"},
 		{Name: "allow-origin", Placeholder: "ORIGIN", check: checkOrigin, target: &s.AllowOrigins,
-			Help: "let a browser be a client on pages of this origin, like https://app.example (repeatable)"},
+			Help: "let clients send this Origin, like https://app.example, although that is what browsers do (repeatable)"},
 		{Name: "trusted-proxy", Placeholder: "CIDR", check: checkNetwork, target: &s.trustedProxies,
 			Help: "network or address of reverse proxies in front, whose X-Forwarded-For says where a client is; not bounded by --max-unauthenticated-per-address (repeatable)"},
 		{Name: "gateway-ports", target: &s.GatewayPorts, Live: true,

@@ -32,7 +32,7 @@ type ServerConfig struct {
 
 	Other          http.Handler   // answers what is no client's; nil: 404
 	Stealth        bool           // and what is a client's with a wrong credential
-	AllowOrigins   []string       // of browsers that may be clients, exactly as they send them
+	AllowOrigins   []string       // that clients may send, although browsers do; compared exactly
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For says where a client is
 
 	// Key opens what clients seal for it (X25519); nil: they cannot seal.

@@ -42,8 +42,8 @@ type Handler struct {
 	// one takes no longer.
 	Stealth bool
 
-	// AllowOrigins are the origins, as a browser sends them, whose upgrades are served.
-	// A request may do without an Origin in any case.
+	// AllowOrigins are those that a request of ours may have, compared exactly; none
+	// is served with another. It may do without in any case.
 	AllowOrigins []string
 
 	// Authenticate says who the client is. It should use [BearerToken] and
