@@ -161,9 +161,8 @@ func distinct(t *testing.T, o Option) [3]string {
 }
 
 // pin is one of 32 bytes.
-func pin(letter string) string { return "sha256/" + strings.Repeat(letter, 42) + "A=" }
+func pin(letter string) string       { return "sha256/" + strings.Repeat(letter, 42) + "A=" }
 func publicKey(letter string) string { return "culvert-key " + strings.Repeat(letter, 42) + "A=" }
-
 
 func yamlOf(o Option, text string) string {
 	switch o.Kind() {

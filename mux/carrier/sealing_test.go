@@ -333,15 +333,15 @@ func TestSealedTampering(t *testing.T) {
 	}
 	var kept []byte
 	for name, edit := range map[string]func(n int, p []byte) [][]byte{
-		"changed":  func(n int, p []byte) [][]byte { return [][]byte{last(p, 18)} },
-		"tag":      func(n int, p []byte) [][]byte { return [][]byte{last(p, 1)} },
+		"changed": func(n int, p []byte) [][]byte { return [][]byte{last(p, 18)} },
+		"tag":     func(n int, p []byte) [][]byte { return [][]byte{last(p, 1)} },
 		"left out": func(n int, p []byte) [][]byte {
 			if n == 3 {
 				return nil
 			}
 			return [][]byte{p}
 		},
-		"twice":    func(n int, p []byte) [][]byte { return [][]byte{p, p} },
+		"twice": func(n int, p []byte) [][]byte { return [][]byte{p, p} },
 		"swapped": func(n int, p []byte) [][]byte {
 			if kept == nil {
 				kept = p

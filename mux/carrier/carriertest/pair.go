@@ -25,8 +25,8 @@ type Config struct {
 	TCP           bool             // over loopback, and not in memory
 	TLS           bool             // wss
 	Sealed        bool
-	Path          *Path            // the way in memory; nil means one that is never at fault
-	HTTP          bool             // over an HTTP pipe, for which the server goes on; without Path
+	Path          *Path // the way in memory; nil means one that is never at fault
+	HTTP          bool  // over an HTTP pipe, for which the server goes on; without Path
 }
 
 // Pair returns both ends of a carrier, made by a real upgrade. The ends are
