@@ -69,16 +69,16 @@ func TestKnownServers(t *testing.T) {
 	url, quiet := startSealed(t, key, true), startSealed(t, other, false)
 	known := filepath.Join(t.TempDir(), "new", "known_servers")
 	args := []string{"--seal", "--known-servers", known, "--token-file", tokenFile(t), "-L", "0:h:1"}
-	print := key.Public().Fingerprint()
+	fingerprint := key.Public().Fingerprint()
 
 	code, _, stderr := runWith(t, strings.NewReader("yes\n"), append(args, "--server", url)...)
 	line := "culvert-key " + strings.Fields(key.Public().String())[1]
-	if code != 2 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, print) || !strings.Contains(stderr, "--server-key '"+line+"'") {
+	if code != 2 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, fingerprint) || !strings.Contains(stderr, "--server-key '"+line+"'") {
 		t.Errorf("nobody to ask: exit code %d, %s", code, stderr)
 	}
 	for _, said := range []string{"no\n", "\n", "", "y\n"} {
 		code, _, stderr := runWith(t, terminal{strings.NewReader(said)}, append(args, "--server", url)...)
-		if code != 2 || !strings.Contains(stderr, print) || !strings.Contains(stderr, "was not accepted") {
+		if code != 2 || !strings.Contains(stderr, fingerprint) || !strings.Contains(stderr, "was not accepted") {
 			t.Errorf("%q: exit code %d, %s", said, code, stderr)
 		}
 	}
@@ -86,7 +86,7 @@ func TestKnownServers(t *testing.T) {
 		t.Error("it was written down all the same")
 	}
 	code, _, stderr = runWith(t, terminal{strings.NewReader("Yes\n")}, append(args, "--server", url)...)
-	if code != 3 || !strings.Contains(stderr, print) || !strings.Contains(stderr, "401") { // the token is wrong
+	if code != 3 || !strings.Contains(stderr, fingerprint) || !strings.Contains(stderr, "401") { // the token is wrong
 		t.Errorf("yes: exit code %d, %s", code, stderr)
 	}
 	text, err := os.ReadFile(known)
@@ -107,7 +107,7 @@ func TestKnownServers(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr = runWith(t, terminal{strings.NewReader("yes\n")}, append(args, "--server", url)...)
-	for _, want := range []string{print, other.Public().Fingerprint(), known + ":2"} {
+	for _, want := range []string{fingerprint, other.Public().Fingerprint(), known + ":2"} {
 		if code != 3 || !strings.Contains(stderr, want) {
 			t.Errorf("changed: exit code %d, no %s in %s", code, want, stderr)
 		}

@@ -144,18 +144,10 @@ func TestHandshakeChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range first {
-		for bit := range 8 {
-			changed := bytes.Clone(first)
-			changed[i] ^= 1 << bit
-			if i == 32 && bit == 7 { // of the ephemeral key, which X25519 ignores; but the hash does not
-				if _, err := OpenHello(server, changed); err == nil {
-					t.Error("the ignored bit was ignored")
-				}
-				continue
-			}
-			if _, err := OpenHello(server, changed); !errors.Is(err, ErrBroken) {
-				t.Fatalf("byte %d, bit %d: %v", i, bit, err)
-			}
+		changed := bytes.Clone(first)
+		changed[i] ^= 0x80 // of byte 32 too, the end of the ephemeral key, where X25519 ignores it
+		if _, err := OpenHello(server, changed); !errors.Is(err, ErrBroken) {
+			t.Errorf("byte %d: %v", i, err)
 		}
 		if _, err := OpenHello(server, first[:i]); !errors.Is(err, ErrBroken) {
 			t.Errorf("%d of %d bytes: %v", i, len(first), err)
@@ -219,7 +211,7 @@ func TestCipherIsThatOfNoise(t *testing.T) {
 	e := handshake(t, key(t, 0x20), Content{}, "")
 	reference := noise.UnsafeNewCipherState(suite, e.clientOut.key, 0)
 	var got, want, opened []byte
-	for i := range 2*rekeyEvery + 3 {
+	for i := range rekeyEvery + 3 {
 		if i > 0 && i%rekeyEvery == 0 {
 			reference.Rekey()
 		}
