@@ -53,6 +53,9 @@ func TestConfiguration(t *testing.T) {
 			"--client-ca: "},
 		{"the port of ACME in use", []string{"--token-file", token, "--listen", "127.0.0.1:0", "--acme-domain", "a.example", "--acme-cache", t.TempDir(),
 			"--acme-http", taken.Addr().String()}, 1, "use another port, or end what listens there"},
+		{"an audit log in a folder that is not there", []string{"--token-file", token, "--audit", token + ".missing/log"}, 2, "--audit: open "},
+		{"a size of no audit log", []string{"--token-file", token, "--audit-max-size", "1MiB"}, 2, "--audit-max-size: there is no file of an audit log; give --audit FILE"},
+		{"how many files of standard output", []string{"--token-file", token, "--audit", "-", "--audit-keep", "1"}, 2, "--audit-keep: there is no file of an audit log"},
 		{"an address in use", []string{"--token-file", token, "--listen", taken.Addr().String()}, 1, "use another port, or end what listens there"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -155,4 +158,40 @@ func upgrade(t *testing.T, address string) int {
 	}
 	response.Body.Close()
 	return response.StatusCode
+}
+
+// With --audit - standard output is the audit log and nothing else.
+func TestAuditOnStandardOutput(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	log, stderr := io.Pipe()
+	record, stdout := io.Pipe()
+	ended := make(chan int, 1)
+	go func() {
+		ended <- run(ctx, []string{"culvert-server", "--listen", "127.0.0.1:0", "--log-format", "json", "--token-file", write(t, secret), "--audit", "-"}, nil, stdout, stderr)
+		stderr.Close()
+		stdout.Close()
+	}()
+	var line struct{ Address string }
+	if err := json.NewDecoder(log).Decode(&line); err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, log)
+	lines := json.NewDecoder(record)
+	answered := make(chan int, 1)
+	go func() { answered <- upgrade(t, line.Address) }()
+	var event struct{ Event, Error string }
+	if err := lines.Decode(&event); err != nil || event.Event != "login_refused" || event.Error != "no credential" {
+		t.Errorf("%+v, %v", event, err)
+	}
+	if status := <-answered; status != http.StatusUnauthorized {
+		t.Errorf("a stranger is answered %d", status)
+	}
+	cancel()
+	if err := lines.Decode(&event); err != io.EOF {
+		t.Errorf("after that %+v, %v", event, err)
+	}
+	if code := <-ended; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }

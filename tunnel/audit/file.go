@@ -21,6 +21,7 @@ type File struct {
 	mu     sync.Mutex // guards the rest
 	file   *os.File   // nil if it could not be opened lately
 	size   int64
+	fixed  bool // is a pipe, a device or a link: nothing to be renamed
 	closed bool
 	torn   bool      // the last line was not written to its end
 	seen   time.Time // when the file was last found at its path
@@ -29,7 +30,7 @@ type File struct {
 // recheck is how long lines go to a file that may not be at its path any more.
 const recheck = time.Second
 
-// Open opens or creates the file. Of the renamed ones, the last keep are kept; 0
+// Open opens or creates the file, or a pipe or device, which is never renamed. Of the renamed ones, the last keep are kept; 0
 // keeps none.
 func Open(path string, maxSize int64, keep int) (*File, error) {
 	f := &File{path: path, max: maxSize, keep: keep}
@@ -63,6 +64,8 @@ func (f *File) reopen() error {
 	}
 	f.file, f.size, f.seen = file, info.Size(), time.Now()
 	f.torn = f.torn && f.size > 0
+	there, err := os.Lstat(f.path)
+	f.fixed = err != nil || !there.Mode().IsRegular()
 	return nil
 }
 
@@ -93,7 +96,7 @@ func (f *File) Write(line []byte) (n int, err error) {
 	if f.file == nil || f.moved() {
 		replaced = f.reopen()
 	}
-	if f.file != nil && f.size > 0 && f.size+int64(len(line)) > f.max {
+	if f.file != nil && !f.fixed && f.size > 0 && f.size+int64(len(line)) > f.max {
 		replaced = errors.Join(replaced, f.rotate())
 	}
 	if f.file == nil {

@@ -167,6 +167,20 @@ func TestTornLine(t *testing.T) {
 	want(t, path, "half of a li\n2nd\n3rd\n")
 }
 
+// What is not itself a file is not renamed: /dev/stdout, for one.
+func TestLink(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "link")
+	if err := os.Symlink(filepath.Join(dir, "file"), path); err != nil {
+		t.Skip("no symbolic links here: ", err)
+	}
+	write(t, open1(t, path, 8, 1), "1st\n", "2nd\n", "3rd\n")
+	want(t, filepath.Join(dir, "file"), "1st\n2nd\n3rd\n")
+	if _, err := os.Stat(path + ".1"); err == nil {
+		t.Error("a link was renamed")
+	}
+}
+
 func TestClosed(t *testing.T) {
 	f := open1(t, filepath.Join(t.TempDir(), "audit"), 100, 1)
 	if err := f.Close(); err != nil {
