@@ -13,6 +13,18 @@ type Ruling struct {
 	auth.Verdict
 }
 
+// Own reports of an address whether a server that listens at these, each "host:port",
+// would be dialled there: what its guard protects ([auth.Guard.Protect]).
+func Own(ctx context.Context, listeners ...string) (func(netip.AddrPort) bool, error) {
+	o := newOwn()
+	for _, l := range listeners {
+		if err := o.addBind(ctx, l); err != nil {
+			return nil, err
+		}
+	}
+	return o.is, nil
+}
+
 // ExplainDial says what a server with this guard would do about an identity's stream
 // to "host:port": it resolves the name and asks about every address, and dials
 // nothing. An error is a *TargetError.

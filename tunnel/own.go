@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"sync"
@@ -28,6 +29,15 @@ func (o *own) add(addr netip.AddrPort) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.listeners = append(o.listeners, netip.AddrPortFrom(addr.Addr().Unmap().WithZone(""), addr.Port()))
+}
+
+// addBind is add for "host:port", as a user says where to listen.
+func (o *own) addBind(ctx context.Context, bind string) error {
+	_, addr, err := bindAddr(ctx, bind, nil)
+	if err == nil {
+		o.add(addr)
+	}
+	return err
 }
 
 // is reports whether a connection to addr, which has no zone, is one to a listener

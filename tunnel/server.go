@@ -27,6 +27,7 @@ import (
 // its comment names.
 type ServerConfig struct {
 	Listen string      // "host:port" to accept carriers at; required
+	Beside []string    // "host:port" of what else the process listens at, where no stream is to lead
 	Path   string      // of the upgrade request; "/"
 	TLS    *tls.Config // nil: plain ws
 
@@ -213,6 +214,12 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.addr, _ = netip.ParseAddrPort(ln.Addr().String())
 	s.own.add(s.addr)
+	for _, bind := range s.cfg.Beside {
+		if err := s.own.addBind(ctx, bind); err != nil {
+			ln.Close()
+			return fmt.Errorf("%w: address to listen at %s: %w", ErrConfig, bind, err)
+		}
+	}
 	close(s.ready)
 	s.log.Info("server listening", keyAddress, s.addr.String(), "tls", s.cfg.TLS != nil)
 
@@ -274,11 +281,11 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 		p.Remote = remote.Addr().Unmap()
 	}
 	login, err := s.cfg.Guard.Authenticate(r.Context(), p)
-	if errors.Is(err, auth.ErrThrottled) || errors.Is(err, auth.ErrBusy) {
-		return carrier.Client{}, fmt.Errorf("%w: %w", err, errAgain)
-	}
 	if err != nil {
 		s.cfg.Audit.Bounded(auditLoginRefused, slog.String(keyRemote, r.RemoteAddr), auditError(err))
+		if errors.Is(err, auth.ErrThrottled) || errors.Is(err, auth.ErrBusy) {
+			err = fmt.Errorf("%w: %w", err, errAgain)
+		}
 		return carrier.Client{}, err
 	}
 	return carrier.Client{Identity: login.Identity, Login: login}, nil

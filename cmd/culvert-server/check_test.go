@@ -102,6 +102,7 @@ func TestExplain(t *testing.T) {
 		{"--identity alice dial [::ffff:10.0.0.1]:22", 3, "dial 10.0.0.1:22: denied: deny 10.0.0.1:* (FILE:5)\n", "dial [::ffff:10.0.0.1]:22: denied by policy\n"},
 		{"--identity alice dial 192.0.2.1:22", 3, "dial 192.0.2.1:22: denied: no rule allows it\n", "denied by policy\n"},
 		{"--identity bob dial 0xa9fea9fe:80", 3, "dial 169.254.169.254:80: denied: a link-local address", "denied by policy\n"},
+		{"--identity bob dial 127.0.0.1:8080", 3, "dial 127.0.0.1:8080: denied: the server's own listener", "denied by policy\n"},
 		{"--identity bob dial 192.0.2.1:22", 0, "dial 192.0.2.1:22: allowed: allow *:*\n", ""},
 		{"--identity alice listen localhost:8080", 0, "listen 127.0.0.1:8080: allowed: allow localhost:8000-8999 (FILE:8)\n", ""},
 		{"--identity alice listen *:8080", 3, "listen [::]:8080: denied: no rule allows it\n", "denied by policy\n"},

@@ -40,6 +40,11 @@ func explainCommand() *program.Command {
 				return nil, config.Problems{unknown(s.cfg, identity)}
 			}
 			run := func(ctx context.Context) error {
+				own, err := tunnel.Own(ctx, append(s.beside(), s.cfg.Listen)...)
+				if err != nil {
+					return err
+				}
+				guard.Protect(own)
 				rulings, err := ask(ctx, guard, identity)
 				if err != nil {
 					return err

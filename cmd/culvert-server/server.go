@@ -31,7 +31,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 		return nil, err
 	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
+		Listen: cfg.Listen, Beside: s.beside(), Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
 		Other: s.web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
 		Key: s.key, Introduce: !cfg.Stealth,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
@@ -118,6 +118,14 @@ func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, err
 		return nil, err
 	}
 	return s, nil
+}
+
+// beside is where the process listens besides for clients.
+func (s *setup) beside() []string {
+	if s.cfg.ACMEHTTP == "" {
+		return nil
+	}
+	return []string{s.cfg.ACMEHTTP}
 }
 
 // close ends the fetching of keys.
