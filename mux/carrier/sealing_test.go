@@ -357,7 +357,7 @@ func TestSealedTampering(t *testing.T) {
 			d.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				conn, err := s.network.Dial(ctx, network, addr)
 				return &recording{Conn: conn, edit: func(n int, p []byte) [][]byte {
-					if n < 3 { // the request, the confirmation and a message
+					if n < 3 || len(p) < 16 { // the request, the confirmation and a message; the close frame
 						return [][]byte{p}
 					}
 					return edit(n, p)
