@@ -140,7 +140,11 @@ func isTerminal(in io.Reader) bool {
 		return false
 	}
 	info, err := f.Stat()
-	return err == nil && info.Mode()&fs.ModeCharDevice != 0
+	if err != nil || info.Mode()&fs.ModeCharDevice == 0 {
+		return false
+	}
+	nobody, err := os.Stat(os.DevNull) // a device of characters, too
+	return err != nil || !os.SameFile(info, nobody)
 }
 
 // hostPort is how a server is known.

@@ -76,6 +76,14 @@ func TestKnownServers(t *testing.T) {
 	if code != 2 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, fingerprint) || !strings.Contains(stderr, "--server-key '"+line+"'") {
 		t.Errorf("nobody to ask: exit code %d, %s", code, stderr)
 	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	if code, _, stderr := runWith(t, null, append(args, "--server", url)...); code != 2 || strings.Contains(stderr, "Type yes") {
+		t.Errorf("nobody is asked: exit code %d, %s", code, stderr)
+	}
 	for _, said := range []string{"no\n", "\n", "", "y\n"} {
 		code, _, stderr := runWith(t, terminal{strings.NewReader(said)}, append(args, "--server", url)...)
 		if code != 2 || !strings.Contains(stderr, fingerprint) || !strings.Contains(stderr, "was not accepted") {
