@@ -31,7 +31,7 @@ type sealing struct {
 // again at each dial.
 func newSealing(cfg *config.Client) (s *sealing, warnings []string, problems config.Problems) {
 	s = &sealing{keyFile: cfg.KeyFile, known: cfg.KnownServers}
-	if s.keyFile == "" && cfg.TokenFile == "" && cfg.Token.Empty() {
+	if s.keyFile == "" && cfg.Token.Empty() && cfg.TokenFile+cfg.TokenCommand+cfg.User+cfg.TLSCert == "" {
 		if path, err := program.KeyFile("key"); err == nil {
 			if _, err := os.Stat(path); err == nil {
 				s.keyFile = path
