@@ -42,7 +42,6 @@ func doctorCommand() *program.Command {
 			d := tunnel.Doctor{Config: s.client, Long: long, Found: paper.finding}
 			run := func(ctx context.Context) error {
 				defer context.AfterFunc(ctx, end)()
-				defer end()
 				diagnosis, err := d.Examine(ctx)
 				if err != nil {
 					return err
@@ -50,7 +49,7 @@ func doctorCommand() *program.Command {
 				paper.end(diagnosis)
 				return diagnosis.Err
 			}
-			return &program.Job{Run: run, Log: s.client.Logger, Warnings: s.warnings}, nil
+			return &program.Job{Run: run, Log: s.client.Logger, Warnings: s.warnings, Close: end}, nil
 		},
 	}
 }

@@ -63,6 +63,8 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 				if err != nil {
 					return nil, err
 				}
+				next.web.close() // it was right; the one that there is goes on
+				next.web = s.web
 				if err := record.reopen(); err != nil {
 					next.sources.closeBut(s.sources)
 					return nil, err
@@ -115,6 +117,7 @@ func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, err
 	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
 	if err := problems.Err(); err != nil {
 		s.sources.closeBut(sources)
+		s.web.close()
 		return nil, err
 	}
 	return s, nil
@@ -128,8 +131,11 @@ func (s *setup) beside() []string {
 	return []string{s.cfg.ACMEHTTP}
 }
 
-// close ends the fetching of keys.
-func (s *setup) close() { s.sources.closeBut(nil) }
+// close ends the fetching of keys, and what the web server has.
+func (s *setup) close() {
+	s.sources.closeBut(nil)
+	s.web.close()
+}
 
 // files are those that are read again when they have changed.
 func (s *setup) files() []string {

@@ -96,15 +96,21 @@ func acmeCache(cfg *config.Server) (string, error) {
 	return filepath.Join(dir, "culvert", "acme"), err
 }
 
+// close ends what it has beside the server.
+func (w *web) close() {
+	if w.fallback != nil {
+		w.fallback.Close()
+	}
+	if w.acme != nil {
+		w.acme.Close()
+	}
+}
+
 // run runs the server with what it has beside it.
 func (w *web) run(ctx context.Context, server *tunnel.Server) error {
-	if w.fallback != nil {
-		defer w.fallback.Close()
-	}
 	if w.acme == nil {
 		return server.Run(ctx)
 	}
-	defer w.acme.Close()
 	beside, end := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	defer all.Wait()
