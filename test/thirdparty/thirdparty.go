@@ -1,11 +1,14 @@
 package thirdparty
 
 import (
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -41,17 +44,23 @@ func Config(t testing.TB, dir, name, text string, pairs ...string) string {
 	return path
 }
 
-// FreePort is a port of 127.0.0.1 that nothing listens on at the moment.
+// FreePort is a port of 127.0.0.1 that nothing listens on at the moment, and that
+// neither this process was given before nor a system gives away by itself (Linux:
+// 32768 and above).
 func FreePort(t testing.TB) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := strconv.Itoa(10000 + rand.IntN(20000))
+		if _, again := given.LoadOrStore(port, true); again {
+			continue
+		}
+		if listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
+			_ = listener.Close()
+			return port
+		}
 	}
-	defer func() { _ = listener.Close() }()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	t.Fatal("no port is free")
+	return ""
 }
+
+var given sync.Map // ports of FreePort
