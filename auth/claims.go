@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+
+	"github.com/go-jose/go-jose/v4/json"
 )
 
 // Claims is what a signed token must say to be one of an identity's: for each claim
@@ -39,8 +41,8 @@ func says(value any, wanted []string) bool {
 		text = value
 	case bool:
 		text = strconv.FormatBool(value)
-	case float64:
-		text = strconv.FormatFloat(value, 'f', -1, 64)
+	case json.Number:
+		text = value.String()
 	default:
 		return false
 	}

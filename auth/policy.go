@@ -111,7 +111,11 @@ func (p Policy) judge(q question) Verdict {
 			continue
 		}
 		if r.allow && !r.reaches(q) {
-			if !q.own && q.special == nil {
+			switch {
+			case q.own, q.special != nil:
+			case q.everywhere():
+				none.Why = "a name that leads to every address, which no rule names"
+			default:
 				none.Why = "a name that leads to loopback, which no rule names"
 			}
 			continue

@@ -205,7 +205,7 @@ func (r Rule) hasEverywhere(q question) bool {
 	case r.hosts.local:
 		return !r.allow
 	case r.allow:
-		return r.hosts.prefix.Contains(q.ip) && (q.ip.Is4() || r.hosts.prefix.IsSingleIP())
+		return r.hosts.prefix.Contains(q.ip) && (q.ip.Is4() && r.hosts.prefix.Bits() == 0 || r.hosts.prefix.IsSingleIP())
 	default:
 		return q.ip.Is6() || r.hosts.prefix.Addr().Is4()
 	}
@@ -229,6 +229,8 @@ func (r Rule) reaches(q question) bool {
 	case q.special != nil:
 		network := q.special.network
 		return network.Contains(r.hosts.prefix.Addr()) && r.hosts.prefix.Bits() >= network.Bits()
+	case q.everywhere():
+		return r.hosts.name == "" && r.hosts.under == "" // whose owner could say so
 	case q.ip.IsLoopback() && (r.hosts.name != "" || r.hosts.under != ""):
 		// Whoever owns a name may have it lead into this machine.
 		return strings.HasSuffix(r.hosts.name+r.hosts.under, ".localhost")

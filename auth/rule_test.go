@@ -210,6 +210,9 @@ func TestListenRules(t *testing.T) {
 		{"allow 0.0.0.0/0:80", "", "0.0.0.0:80", true},
 		{"allow 0.0.0.0:80", "", "0.0.0.0:80", true},
 		{"allow 0.0.0.0:80", "", "192.0.2.1:80", false},
+		{"allow 0.0.0.0/1:80", "", "0.0.0.0:80", false},                // half of them
+		{"allow gate.example:80", "gate.example", "0.0.0.0:80", false}, // whoever owns the name
+		{"allow *.example:80", "gate.example", "[::]:80", false},
 		{"allow 0.0.0.0/0:80", "", "[::]:80", false},
 		{"allow [::/0]:80", "", "[::]:80", false}, // which is IPv4 too
 		{"allow [::]:80", "", "[::]:80", true},

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"encoding/base64"
@@ -133,7 +134,10 @@ func (d *Directory) verify(ctx context.Context, text string) (*signedToken, erro
 
 	token := &signedToken{issuer: issuer.Issuer, audience: issuer.Audience, key: key}
 	var claims jwt.Claims
-	if err := errors.Join(json.Unmarshal(payload, &claims), json.Unmarshal(payload, &token.claims)); err != nil {
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return nil, err
+	}
+	if token.claims, err = parseClaims(payload); err != nil {
 		return nil, err
 	}
 	if err := checkTimes(claims); err != nil {
@@ -148,6 +152,15 @@ func (d *Directory) verify(ctx context.Context, text string) (*signedToken, erro
 	token.subject = printable(claims.Subject)
 	token.until = claims.Expiry.Time().Add(leeway)
 	return token, nil
+}
+
+// parseClaims reads what a token says, its numbers as json.Number: as float64 two
+// accounts with long numbers could be one.
+func parseClaims(payload []byte) (said map[string]any, err error) {
+	d := json.NewDecoder(bytes.NewReader(payload))
+	d.SetNumberType(json.UnmarshalJSONNumber)
+	err = d.Decode(&said)
+	return said, err
 }
 
 // checkHeader refuses what a token for this purpose does not have (RFC 8725, 3.11;

@@ -379,14 +379,31 @@ func TestSignedTokenAfterReload(t *testing.T) {
 	}
 }
 
+// Two long numbers are two, also where a float64 would have them one.
+func TestNumbersOfClaims(t *testing.T) {
+	s := newSigner(t, jose.EdDSA, "")
+	d := directoryWith(t, Identity{Name: "alice", Claims: []Claims{{"account": {"9007199254740992"}}}},
+		Issuer{Issuer: testIssuer, Audience: "culvert", Keys: keys(t, s)})
+	for account, want := range map[json.Number]error{"9007199254740992": nil, "9007199254740993": ErrNobodys} {
+		login, err := d.login(t.Context(), bearer(s.sign(t, claim(map[string]any{"account": account}), nil)))
+		if !errors.Is(err, want) {
+			t.Errorf("account %s: %v, %v, want %v", account, login, err, want)
+		}
+	}
+}
+
 func directoryWith(t *testing.T, id Identity, issuer Issuer) *Directory {
 	t.Helper()
 	return mustDirectory(t, DirectoryConfig{Identities: []Identity{id}, Issuers: []Issuer{issuer}})
 }
 
 func TestClaims(t *testing.T) {
-	said := map[string]any{
-		"sub": "alice", "groups": []any{"staff", "admins", 7.0, []any{"nested"}}, "verified": true, "level": 3.0, "empty": "", "none": []any{}, "object": map[string]any{"a": "b"},
+	said, err := parseClaims([]byte(`{
+		"sub": "alice", "groups": ["staff", "admins", 7, ["nested"]], "verified": true, "level": 3, "account": 9007199254740993,
+		"empty": "", "none": [], "object": {"a": "b"}
+	}`))
+	if err != nil {
+		t.Fatal(err)
 	}
 	for _, tt := range []struct {
 		name   string
@@ -404,6 +421,8 @@ func TestClaims(t *testing.T) {
 		{"a truth value", Claims{"verified": {"true"}}, true},
 		{"the other truth value", Claims{"verified": {"false"}}, false},
 		{"a number", Claims{"level": {"3"}}, true},
+		{"a long number", Claims{"account": {"9007199254740993"}}, true},
+		{"the next one", Claims{"account": {"9007199254740992"}}, false},
 		{"any", Claims{"sub": {"*"}}, true},
 		{"any of a list", Claims{"groups": {"*"}}, true},
 		{"any of an empty text", Claims{"empty": {"*"}}, false},

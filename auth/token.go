@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -97,6 +98,34 @@ func ReadTokens(policy Policy, path string) (identities []Identity, warnings []s
 	}
 	return identities, append(exposed, warnings...), nil
 }
+
+// KeepNames gives the identities of a list of tokens, as NewTokens and ReadTokens make
+// them, the names that their tokens have in d already, and to those of new tokens names
+// that nobody has: a list that has lost a line leaves the others who they were.
+func (d *Directory) KeepNames(identities []Identity) {
+	taken := make(map[string]bool)
+	for name := range d.identities {
+		taken[name] = true
+	}
+	number := 0
+	for i := range identities {
+		id := &identities[i]
+		if before, ok := d.tokens[id.Tokens[0].Sum]; ok && strings.HasPrefix(before.owner.Name, namePrefix) {
+			id.Name = before.owner.Name
+			continue
+		}
+		for id.Name = ""; id.Name == ""; {
+			if number++; !taken[tokenName(number)] {
+				id.Name = tokenName(number)
+			}
+		}
+	}
+}
+
+// namePrefix begins the names of tokens in a list.
+const namePrefix = "token-"
+
+func tokenName(number int) string { return namePrefix + strconv.Itoa(number) }
 
 // CheckToken says what is wrong with a token that a client presents, and whether it is
 // weak.
@@ -225,7 +254,7 @@ func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 			continue
 		}
 		first[token.Sum] = line.where
-		identities[i] = Identity{Name: fmt.Sprintf("token-%d", i+1), Tokens: []Token{token}, Policy: policy}
+		identities[i] = Identity{Name: tokenName(i + 1), Tokens: []Token{token}, Policy: policy}
 		if w := line.weakness(); w != "" {
 			warnings = append(warnings, w)
 		}

@@ -22,7 +22,7 @@ type usages struct {
 	ends     sync.WaitGroup // what is still to be done for streams that have ended
 
 	mu sync.Mutex        // taken before that of a usage
-	of map[string]*usage // identities with sessions, or with bytes of today; guarded by mu
+	of map[string]*usage // identities with sessions, or with something taken lately; guarded by mu
 
 	opensMu sync.Mutex // taken after all others
 	opens   bandwidth.Bucket
@@ -92,22 +92,28 @@ func (us *usages) join(identity string) *usage {
 	return u
 }
 
-// leave counts one session less. What is not used any more is forgotten, but for the
-// bytes of today.
+// leave counts one session less. What is not used any more is forgotten, but not what
+// would be allowed again by that.
 func (us *usages) leave(u *usage) {
 	us.mu.Lock()
 	defer us.mu.Unlock()
 	u.mu.Lock()
 	u.sessions--
 	u.mu.Unlock()
-	today := dayOf(time.Now())
+	now := time.Now()
 	for name, u := range us.of {
-		u.mu.Lock()
-		if u.sessions == 0 && u.streams == 0 && (u.bytes == 0 || u.day != today) {
+		if u.idle(now) {
 			delete(us.of, name)
 		}
-		u.mu.Unlock()
 	}
+}
+
+// idle reports whether a new usage would be the same.
+func (u *usage) idle(now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.sessions == 0 && u.streams == 0 && (u.bytes == 0 || u.day != dayOf(now)) &&
+		u.opens.Full(now) && u.up.Rested() && u.down.Rested()
 }
 
 // refresh gives every identity the limits that it has now.

@@ -17,6 +17,7 @@ import (
 	"culvert/auth"
 	"culvert/mux"
 	"culvert/test/bubble"
+	"culvert/tunnel/bandwidth"
 )
 
 const bobsToken = "another-horse-and-its-staple"
@@ -110,6 +111,58 @@ func TestOpensLimit(t *testing.T) {
 			t.Errorf("%d of another at once, want the server's 3", n)
 		}
 		wantLimit(t, bob.enter(), limitAllOpens)
+	})
+}
+
+// Who leaves and comes back at once finds its limits as they were.
+func TestLimitsOfWhoComesBack(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		const opens, rate = 5, 1000
+		us := testUsages(t, auth.Limits{OpensPerSecond: opens, Upload: rate})
+		comeBack := func() (n int) {
+			u := us.join("alice")
+			defer us.leave(u)
+			for u.bound(time.Now()) == "" {
+				u.exit()
+				n++
+			}
+			return n
+		}
+		took := func() (n int) {
+			u := us.join("alice")
+			defer us.leave(u)
+			var turn bandwidth.Turn
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			defer cancel()
+			for {
+				k := u.up.Take(ctx.Done(), &turn, rate)
+				if k == 0 {
+					return n
+				}
+				n += k
+			}
+		}
+		if n := comeBack(); n != opens {
+			t.Errorf("%d opens at first, want %d", n, opens)
+		}
+		if n := comeBack(); n != 0 {
+			t.Errorf("%d opens by coming back, want none", n)
+		}
+		if n := took(); n < rate/2 {
+			t.Errorf("%d bytes at first, want some", n)
+		}
+		if n := took(); n != 0 {
+			t.Errorf("%d bytes by coming back, want none", n)
+		}
+		time.Sleep(time.Minute)
+		if n := comeBack(); n != opens {
+			t.Errorf("%d opens a minute later, want %d", n, opens)
+		}
+		time.Sleep(time.Minute)
+		us.leave(us.join("bob"))
+		if n := len(us.of); n != 0 {
+			t.Errorf("%d identities in mind, want none", n)
+		}
 	})
 }
 

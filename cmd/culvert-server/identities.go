@@ -11,8 +11,9 @@ import (
 )
 
 // newDirectory adds the identities of cfg to c, and is who may connect and what each may
-// do, with everything that is wrong with that in problems.
-func newDirectory(cfg *config.Server, c auth.DirectoryConfig) (d *auth.Directory, warnings []string, problems config.Problems) {
+// do, with everything that is wrong with that in problems. before is the directory that
+// it follows, nil if it is the first.
+func newDirectory(cfg *config.Server, before *auth.Directory, c auth.DirectoryConfig) (d *auth.Directory, warnings []string, problems config.Problems) {
 	r := &reader{everything: auth.Everything(), tokens: make(map[[32]byte]config.Text)}
 	if cfg.GatewayPorts {
 		r.everything.Listen = r.everything.Dial
@@ -23,7 +24,11 @@ func newDirectory(cfg *config.Server, c auth.DirectoryConfig) (d *auth.Directory
 	for _, id := range cfg.Identities {
 		c.Identities = append(c.Identities, r.identity(id))
 	}
-	c.Identities = append(c.Identities, r.simple(cfg)...)
+	simple := r.simple(cfg)
+	if before != nil {
+		before.KeepNames(simple)
+	}
+	c.Identities = append(c.Identities, simple...)
 	d, err := auth.NewDirectory(c)
 	if err != nil && len(r.problems) == 0 { // which may be why
 		for text := range strings.SplitSeq(err.Error(), "\n") {

@@ -59,7 +59,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
 			Do: func(context.Context) ([]string, error) {
-				next, err := load(src, s.sources, stderr)
+				next, err := load(src, s, stderr)
 				if err != nil {
 					return nil, err
 				}
@@ -91,9 +91,13 @@ type setup struct {
 }
 
 // load reads what the user said of the server, and the files that it names. Keys that
-// are fetched are taken from sources, if they are there. An error is everything that is
-// wrong. What it returns is to be closed.
-func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, error) {
+// are fetched, and the names of tokens in a list, are taken over from before, which is
+// nil for the first time. An error is everything that is wrong. What it returns is to be
+// closed.
+func load(src config.Sources, before *setup, stderr io.Writer) (*setup, error) {
+	if before == nil {
+		before = new(setup)
+	}
 	cfg, warnings, err := config.LoadServer(src)
 	problems := program.Problems(err)
 	s := &setup{cfg: cfg, log: program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel), warnings: warnings}
@@ -102,10 +106,10 @@ func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, err
 		problems = append(problems, *problem)
 	}
 	s.warnings = append(s.warnings, more...)
-	issuers, opened, wrong := openIssuers(cfg, sources, s.log)
+	issuers, opened, wrong := openIssuers(cfg, before.sources, s.log)
 	problems = append(problems, wrong...)
 	s.sources = opened
-	directory, more, wrong := newDirectory(cfg, auth.DirectoryConfig{ClientCAs: clientCAs, Issuers: issuers})
+	directory, more, wrong := newDirectory(cfg, before.directory, auth.DirectoryConfig{ClientCAs: clientCAs, Issuers: issuers})
 	problems = append(problems, wrong...)
 	s.directory, s.warnings = directory, append(s.warnings, more...)
 	s.web, wrong = newWeb(cfg, clientCAs, s.log)
@@ -116,7 +120,7 @@ func load(src config.Sources, sources keySources, stderr io.Writer) (*setup, err
 	s.warnings = append(s.warnings, more...)
 	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
 	if err := problems.Err(); err != nil {
-		s.sources.closeBut(sources)
+		s.sources.closeBut(before.sources)
 		s.web.close()
 		return nil, err
 	}

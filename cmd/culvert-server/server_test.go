@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"culvert/auth"
+	"culvert/config"
 )
 
 const secret = "sesame-0123456789abcdef"
@@ -193,5 +196,47 @@ func TestAuditOnStandardOutput(t *testing.T) {
 	}
 	if code := <-ended; code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// Whose token leaves the list, or joins it, makes nobody somebody else.
+func TestReloadedTokens(t *testing.T) {
+	const alice, bob, carol = "alice-0123456789abcdef", "bob-0123456789abcdef", "carol-0123456789abcdef"
+	file := write(t, alice+"\n"+bob)
+	var now *setup
+	reload := func(tokens ...string) func(token string) string {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(strings.Join(tokens, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		next, err := load(config.Sources{Flags: map[string][]string{"token-file": {file}}}, now, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(next.close)
+		now = next
+		guard := auth.NewGuard(next.directory)
+		return func(token string) string {
+			login, err := guard.Authenticate(t.Context(), auth.Presented{Bearer: token})
+			if err != nil {
+				return ""
+			}
+			return login.Identity
+		}
+	}
+	for _, tt := range []struct {
+		tokens []string
+		want   map[string]string
+	}{
+		{[]string{alice, bob}, map[string]string{alice: "token-1", bob: "token-2"}},
+		{[]string{bob, carol}, map[string]string{alice: "", bob: "token-2", carol: "token-3"}},
+		{[]string{alice, carol, bob}, map[string]string{alice: "token-1", bob: "token-2", carol: "token-3"}},
+	} {
+		who := reload(tt.tokens...)
+		for token, want := range tt.want {
+			if got := who(token); got != want {
+				t.Errorf("after %q: %s is %q, want %q", tt.tokens, token, got, want)
+			}
+		}
 	}
 }

@@ -289,8 +289,10 @@ func (l *Link) Close(reason string) error {
 		l.Wait()
 		return nil
 	}
-	l.bye, l.closing = reason[:min(len(reason), maxReason)], true
-	l.work.Broadcast()
+	if !l.closing { // else somebody else has said why, and it may be under way
+		l.bye, l.closing = reason[:min(len(reason), maxReason)], true
+		l.work.Broadcast()
+	}
 	l.mu.Unlock()
 
 	timer := time.AfterFunc(time.Second, func() {

@@ -565,6 +565,32 @@ func TestClose(t *testing.T) {
 	})
 }
 
+// Of several who close a link, also while it is being closed, the first says why.
+func TestCloseTwice(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.pipe().Hold(true, true)
+		for !e.server.Full() {
+			if err := e.server.post([][]byte{make([]byte, 64<<10)}); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		var closing sync.WaitGroup
+		for _, reason := range []string{"first", "second"} {
+			closing.Go(func() { e.server.Close(reason) })
+			synctest.Wait()
+		}
+		e.server.mu.Lock()
+		told := e.server.bye
+		e.server.mu.Unlock()
+		closing.Wait()
+		if told != "first" {
+			t.Errorf("the client is told %q, want the first reason", told)
+		}
+	})
+}
+
 // A carrier that takes nothing holds up the end for a second, in which nothing
 // more can be written; without a carrier there is nothing to wait for.
 func TestCloseStuck(t *testing.T) {

@@ -33,6 +33,12 @@ func (b *Bucket) Take(now time.Time) bool {
 	return true
 }
 
+// Full reports whether nothing would be different if nobody had ever taken a token.
+func (b *Bucket) Full(now time.Time) bool {
+	b.fill(now)
+	return b.rate == 0 || b.tokens >= b.most
+}
+
 func (b *Bucket) fill(now time.Time) {
 	if b.rate > 0 {
 		b.tokens = min(b.tokens+b.rate*now.Sub(b.at).Seconds(), b.most)

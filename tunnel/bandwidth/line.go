@@ -68,6 +68,13 @@ func (s *Share) SetRate(rate int64) {
 	l.dispatch()
 }
 
+// Rested reports whether a new share in the place of s would be given no more than s.
+func (s *Share) Rested() bool {
+	s.line.mu.Lock()
+	defer s.line.mu.Unlock()
+	return s.bucket.Full(time.Now())
+}
+
 // Limited reports whether anything bounds the share. While nothing does, Take does
 // not wait.
 func (s *Share) Limited() bool { return s.limited.Load() }
