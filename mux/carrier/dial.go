@@ -101,6 +101,8 @@ type Dialer struct {
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	Options
+
+	nobody bool // it has no credential, whatever the fields above say
 }
 
 // Validate reports what makes every Dial fail before it touches the network:
