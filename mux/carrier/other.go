@@ -3,6 +3,7 @@ package carrier
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,16 +25,30 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
 	if r.Body != http.NoBody {
 		own.Body = &patientBody{r.Body, readOn}
 	}
-	if isUpgrade(r) || r.Header.Values(pipeHeader) != nil {
+	if looksOurs(r.Header) {
 		own.Header = r.Header.Clone()
 		for name := range own.Header {
-			if name == "Authorization" || strings.HasPrefix(name, "Culvert-") {
+			if name == "Authorization" || isOurs(name) {
 				delete(own.Header, name)
 			}
 		}
 	}
 	h.Other.ServeHTTP(&patientWriter{w, writeOn}, &own)
 }
+
+// looksOurs reports whether a request may be one of our clients', whatever somebody on
+// the way has made of it: many take the Upgrade away.
+func looksOurs(header http.Header) bool {
+	for name := range header {
+		if isOurs(name) {
+			return true
+		}
+	}
+	return slices.Contains(headerTokens(header, "Sec-WebSocket-Protocol"), Subprotocol)
+}
+
+// isOurs reports whether a header field, in its canonical spelling, is one of ours.
+func isOurs(name string) bool { return strings.HasPrefix(name, "Culvert-") }
 
 // patientWriter gives each write its own time.
 type patientWriter struct {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -141,7 +142,14 @@ func TestOtherSeesNoCredential(t *testing.T) {
 			}
 		}),
 	}})
-	for name, request := range strangers {
+	requests := maps.Clone(strangers)
+	// What middleboxes make of an upgrade that they do not pass.
+	const head, tail = "Authorization: Bearer secret\r\nCulvert-Hello: aGk\r\n", "Sec-WebSocket-Protocol: culvert.v1\r\n"
+	requests["upgrade taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\n" + head + "\r\n"
+	requests["to HTTP/1.0"] = "GET %s HTTP/1.0\r\nHost: a\r\n" + head + anUpgrade
+	requests["hello taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n" + tail + "\r\n"
+	requests["with a body"] = "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + head + "\r\nbody"
+	for name, request := range requests {
 		for _, path := range []string{"/tunnel", "/tunel"} {
 			rawAnswer(t, network, fmt.Sprintf(request, path))
 			header := <-headers
