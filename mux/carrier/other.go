@@ -23,7 +23,7 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
 	}()
 	own := *r
 	if r.Body != http.NoBody {
-		own.Body = &patientBody{r.Body, readOn}
+		own.Body = &patientBody{ReadCloser: r.Body, begins: readOn}
 	}
 	if looksOurs(r.Header) {
 		own.Header = r.Header.Clone()
@@ -61,6 +61,18 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
+// WriteHeader may be of a hint, which is sent at once.
+func (w *patientWriter) WriteHeader(status int) {
+	w.begins()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// FlushError is for http.ResponseController: it may send a header that nothing follows.
+func (w *patientWriter) FlushError() error {
+	w.begins()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
 // Unwrap is for http.ResponseController.
 func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
@@ -69,9 +81,14 @@ func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 type patientBody struct {
 	io.ReadCloser
 	begins func()
+	over   error // what the last Read has returned
 }
 
-func (b *patientBody) Read(p []byte) (int, error) {
+func (b *patientBody) Read(p []byte) (n int, err error) {
+	if b.over != nil { // a time now would be for the client's going away
+		return 0, b.over
+	}
 	b.begins()
-	return b.ReadCloser.Read(p)
+	n, b.over = b.ReadCloser.Read(p)
+	return n, b.over
 }

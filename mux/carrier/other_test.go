@@ -198,6 +198,25 @@ func TestOtherHasTime(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 			}
 		}, func(conn net.Conn) { _, _ = io.WriteString(conn, get) }, strings.Repeat("<nil>", 5), 100 * time.Second},
+		"a late answer that begins without a body": {func(w http.ResponseWriter, _ *http.Request) {
+			after(50 * time.Second)
+			if err := http.NewResponseController(w).Flush(); err == nil {
+				fmt.Fprint(w, "begun")
+			}
+		}, func(conn net.Conn) { _, _ = io.WriteString(conn, get) }, "begun", 50 * time.Second},
+		"a late hint": {func(w http.ResponseWriter, _ *http.Request) {
+			after(50 * time.Second)
+			w.WriteHeader(http.StatusEarlyHints)
+			fmt.Fprint(w, "after it")
+		}, func(conn net.Conn) { _, _ = io.WriteString(conn, get) }, "", 50 * time.Second},
+		"a late answer to a request that is read beyond its end": {func(w http.ResponseWriter, r *http.Request) {
+			n := read(r)
+			n += read(r)
+			after(50 * time.Second)
+			fmt.Fprint(w, n, r.Context().Err())
+		}, func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nxxx")
+		}, "3 <nil>", 50 * time.Second},
 		"a slow request": {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, read(r), r.Context().Err()) }, func(conn net.Conn) {
 			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
 			slowly(conn, 3)
