@@ -370,11 +370,12 @@ func (d *Dialer) tlsConfig() *tls.Config {
 			return checkPins(d.Pins, state)
 		}
 	}
-	return hardenTLS(cfg)
+	return HardenTLS(cfg)
 }
 
-// hardenTLS changes cfg, of either end, to what carriers need.
-func hardenTLS(cfg *tls.Config) *tls.Config {
+// HardenTLS changes cfg, of either end, to what carriers need, and returns it. A Dialer
+// and a Server do that with theirs; what a GetConfigForClient returns needs it too.
+func HardenTLS(cfg *tls.Config) *tls.Config {
 	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
 	cfg.NextProtos = []string{"http/1.1"}
 	cfg.DynamicRecordSizingDisabled = true // many small records otherwise
