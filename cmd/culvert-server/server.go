@@ -55,7 +55,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 			record.close()
 		},
 	}
-	if len(s.files()) > 0 || record.file != nil {
+	if len(s.files()) > 0 || record.file != nil || cfg.TLSCert != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
 			Do: func(context.Context) ([]string, error) {

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -151,6 +152,31 @@ func TestClientAuthoritiesChange(t *testing.T) {
 	reload()
 	if served(oldCert) || !served(newCert) {
 		t.Error("an authority that was removed is still known")
+	}
+}
+
+// A server of which only the certificate can change outlives the SIGHUP of who has
+// renewed that.
+func TestCertificateAloneIsReloaded(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	certificate(t, cert, key)
+	job, err := prepare(config.Sources{Flags: map[string][]string{
+		"listen": {"127.0.0.1:0"}, "token": {secret}, "tls-cert": {cert}, "tls-key": {key},
+	}}, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer job.Close()
+	if job.Reload == nil {
+		t.Fatal("SIGHUP ends it")
+	}
+	if _, err := job.Reload.Do(t.Context()); err != nil {
+		t.Error(err)
+	}
+	certificate(t, filepath.Join(dir, "other.pem"), key)
+	if _, err := job.Reload.Do(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "--tls-cert: ") {
+		t.Errorf("a certificate without its key: %v", err)
 	}
 }
 
