@@ -51,9 +51,9 @@ func (g *Guard) Protect(own func(netip.AddrPort) bool) {
 // server's log and not for the client.
 //
 // An address that fails often gets its errors late: after ten, which are forgotten at
-// one in six seconds, each takes a second, and a password that was not seen to be good
-// before is not looked at (ErrThrottled). What is good is let in at once all the same,
-// since many may share an address. Too many passwords at a time are ErrBusy. It waits
+// one in six seconds, each takes a second (not if p is AtOnce), and a password that was
+// not seen to be good before is not looked at (ErrThrottled). What is good is let in at
+// once all the same, since many may share an address. Too many passwords at a time are ErrBusy. It waits
 // where an issuer's keys have to be fetched; ctx ends any wait with its error.
 func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
 	login, err := g.authenticate(ctx, p)
@@ -65,6 +65,9 @@ func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
 	}
 	if !errors.Is(err, ErrThrottled) {
 		g.failures.add(p.Remote)
+	}
+	if p.AtOnce {
+		return nil, err
 	}
 	if wait := g.failures.hold(ctx, p.Remote); wait != nil {
 		err = fmt.Errorf("%w: %w", wait, err)

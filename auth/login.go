@@ -9,6 +9,9 @@ import (
 // Presented is what a client shows of itself.
 type Presented struct {
 	Remote netip.Addr // where it comes from, for the count of failures
+	// AtOnce says that an error is not held back, however often the address has failed:
+	// who waits sees that somebody looks.
+	AtOnce bool
 
 	// Key is the public key that the link is sealed with as the client's credential,
 	// nil for none. It decides if it is there, and nothing else does.

@@ -362,10 +362,11 @@ func checkPath(text string) error {
 	return nil
 }
 
-// checkUser checks the name of a user (RFC 7617).
+// checkUser checks the name of a user (RFC 7617). It does not repeat the text: behind a
+// colon there may be the password.
 func checkUser(text string) error {
 	if strings.Contains(text, ":") {
-		return wrong("remove it", "%q has a colon in it, which a user's name cannot have", text)
+		return wrong("give the password with --password-file or CULVERT_PASSWORD", "has a colon in it, which a user's name cannot have")
 	}
 	return nil
 }
@@ -379,7 +380,8 @@ func checkPin(text string) error {
 	return nil
 }
 
-// checkKey checks a public key of culvert.
+// checkKey checks a public key of culvert. It does not repeat the text: it may be the
+// private one.
 func checkKey(text string) error {
 	fields := strings.Fields(text)
 	if len(fields) > 1 && fields[0] == "culvert-key" {
@@ -387,7 +389,7 @@ func checkKey(text string) error {
 			return nil
 		}
 	}
-	return wrong("write culvert-key and the key in base64, as keygen prints it", "%q is not a public key", text)
+	return wrong("write culvert-key and the key in base64, as keygen prints it", "is not a public key")
 }
 
 // checkDial checks an address to connect to.

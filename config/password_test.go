@@ -33,7 +33,7 @@ func TestPasswords(t *testing.T) {
 		{name: "no password", flags: flags{"user": {"alice"}}, problem: "--user: needs a password; give --password-file FILE or CULVERT_PASSWORD too"},
 		{name: "no user", flags: flags{"password-file": {"f"}}, problem: "--password-file: needs a user; give --user NAME too"},
 		{name: "no user, a token", flags: flags{"password-file": {"f"}, "token-file": {"g"}}, problem: "--password-file: needs a user; give --user NAME too"},
-		{name: "a colon", flags: flags{"user": {"a:b"}, "password-file": {"f"}}, problem: `--user: "a:b" has a colon in it, which a user's name cannot have; remove it`},
+		{name: "a colon", flags: flags{"user": {"a:b"}, "password-file": {"f"}}, problem: "--user: has a colon in it, which a user's name cannot have; give the password with --password-file or CULVERT_PASSWORD"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -183,6 +183,28 @@ func TestChallenges(t *testing.T) {
 	}
 }
 
+// A stealthy server answers the address that fails often as quickly as ever: a delay
+// would say that somebody looks.
+func TestStealthIsNotSlow(t *testing.T) {
+	guard := auth.NewGuard(alices(t, auth.Identity{}))
+	_, at := startServer(t, func(c *ServerConfig) { c.Guard, c.Stealth = guard, true })
+	conn, err := net.Dial("tcp", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(60 * time.Second))
+	began := time.Now()
+	for range 20 {
+		if resp := upgradeOn(t, conn, "Bearer wrong"); resp.StatusCode != 404 {
+			t.Fatal(resp.Status)
+		}
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("20 wrong credentials took %v", took)
+	}
+}
+
 // upgradeOn asks for an upgrade and returns the answer.
 func upgradeOn(t *testing.T, conn net.Conn, authorization string) *http.Response {
 	t.Helper()

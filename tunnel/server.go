@@ -265,7 +265,7 @@ func (s *Server) Run(ctx context.Context) error {
 // authenticate is the handler's question.
 func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 	// A credential in the header, even a bad one, is what the client wants to be known by.
-	var p auth.Presented
+	p := auth.Presented{AtOnce: s.cfg.Stealth}
 	if key, ok := carrier.PeerKey(r); ok {
 		p.Key = &key
 	} else if token, ok := carrier.BearerToken(r); ok {

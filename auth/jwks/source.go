@@ -68,7 +68,9 @@ type Source struct {
 // New checks cfg. It fetches nothing.
 func New(cfg Config) (*Source, error) {
 	u, err := url.Parse(cfg.URL)
-	if err != nil {
+	if wrong, ok := errors.AsType[*url.Error](err); ok { // which shows all of it, a password too
+		return nil, fmt.Errorf("not a URL: %w", wrong.Err)
+	} else if err != nil {
 		return nil, err
 	}
 	if err := checkURL(u, true); err != nil {

@@ -382,3 +382,11 @@ func TestOpen(t *testing.T) {
 }
 
 var _ auth.KeySource = new(Source)
+
+// What is wrong with a URL is said without what stands in it.
+func TestMalformedURLIsNotRepeated(t *testing.T) {
+	_, err := New(Config{URL: "https://user:sesame@issuer.example:port/keys"})
+	if err == nil || strings.Contains(err.Error(), "sesame") {
+		t.Error(err)
+	}
+}

@@ -168,7 +168,7 @@ func TestSealConfiguration(t *testing.T) {
 		{name: "no key file", args: []string{"--server", "ws://h", "--key-file", "FILE", "--server-key", goodKey}, code: 2,
 			stderr: []string{"culvert-client: --key-file: open FILE: no such file"}},
 		{name: "not a server's key", args: []string{"--server", "ws://h", "--server-key", "SHA256:abc"}, code: 2,
-			stderr: []string{`culvert-client: --server-key: "SHA256:abc" is not a public key; write culvert-key`}},
+			stderr: []string{`culvert-client: --server-key: is not a public key; write culvert-key`}},
 		{name: "key and token", content: "x", args: []string{"--server", "ws://h", "--key-file", "FILE", "--token-file", "FILE", "--server-key", goodKey}, code: 2,
 			stderr: []string{"culvert-client: --token-file: is given together with key-file (--key-file)"}},
 		{name: "known servers without seal", args: []string{"--server", "ws://h", "--known-servers", "FILE"}, code: 2,

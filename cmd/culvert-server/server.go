@@ -55,7 +55,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 			record.close()
 		},
 	}
-	if len(s.files()) > 0 || record.file != nil {
+	if len(s.files()) > 0 || record.file != nil || cfg.TLSCert != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
 			Do: func(context.Context) ([]string, error) {
@@ -69,6 +69,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 					next.sources.closeBut(s.sources)
 					return nil, err
 				}
+				s.web.use(next.clientCAs)
 				server.Use(next.directory)
 				s.sources.closeBut(next.sources)
 				s = next
@@ -83,6 +84,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 type setup struct {
 	cfg       *config.Server
 	directory *auth.Directory
+	clientCAs *auth.ClientCAs // nil: no client shows a certificate
 	sources   keySources
 	web       *web
 	key       *ecdh.PrivateKey // nil: nobody can seal
@@ -102,6 +104,7 @@ func load(src config.Sources, before *setup, stderr io.Writer) (*setup, error) {
 	problems := program.Problems(err)
 	s := &setup{cfg: cfg, log: program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel), warnings: warnings}
 	clientCAs, more, problem := newClientCAs(cfg)
+	s.clientCAs = clientCAs
 	if problem != nil {
 		problems = append(problems, *problem)
 	}

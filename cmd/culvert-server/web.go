@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"culvert/auth"
 	"culvert/cmd/internal/front"
@@ -30,6 +31,8 @@ type web struct {
 	acmeHTTP string          // host:port, "" for none
 	cfg      *config.Server
 	log      *slog.Logger
+
+	changed atomic.Pointer[tls.Config] // in place of tls, with the authorities of clients as they are now; nil: it is as it was
 }
 
 // newWeb reads the files that are named, and opens nothing else.
@@ -38,6 +41,7 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 	wrong := func(option, hint string, err error) {
 		problems = append(problems, config.Problem{Key: "--" + option, What: err.Error(), Hint: hint})
 	}
+	changed := func(*tls.ClientHelloInfo) (*tls.Config, error) { return w.changed.Load(), nil }
 	switch {
 	case cfg.TLSCert != "" && cfg.TLSKey != "":
 		cert, err := front.NewCertificate(cfg.TLSCert, cfg.TLSKey, log)
@@ -45,9 +49,9 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 			wrong("tls-cert", "give --tls-cert and --tls-key PEM files that belong together", err)
 			break
 		}
-		w.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.Get}
+		w.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.Get, GetConfigForClient: changed}
 	case len(cfg.ACMEDomains) > 0:
-		w.tls = &tls.Config{MinVersion: tls.VersionTLS12}
+		w.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: changed}
 		acme := front.ACMEConfig{Domains: cfg.ACMEDomains, Email: cfg.ACMEEmail, Directory: cfg.ACMEDirectory, Log: log}
 		var err error
 		if cfg.ACMECA != "" {
@@ -82,6 +86,17 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 		w.other = w.fallback
 	}
 	return w, problems
+}
+
+// use takes what can change while the server runs: the authorities of clients, if it has
+// any.
+func (w *web) use(clientCAs *auth.ClientCAs) {
+	if w.tls == nil || w.tls.ClientCAs == nil || clientCAs == nil {
+		return
+	}
+	next := carrier.HardenTLS(w.tls.Clone()) // tickets go on to count: theirs are the keys of tls
+	next.ClientCAs = clientCAs.Pool()
+	w.changed.Store(next)
 }
 
 // acmeCache is where certificates are kept that were got by ACME.

@@ -1,10 +1,24 @@
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"io"
+	"math/big"
+	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"culvert/cmd/internal/program"
 	"culvert/config"
@@ -58,6 +72,130 @@ func TestClientCertificates(t *testing.T) {
 	if found, _ := filepath.Glob(filepath.Join(state, "acme")); len(found) != 1 {
 		t.Error("the cache is elsewhere")
 	}
+}
+
+// Clients show certificates of the authorities that the file has now.
+func TestClientAuthoritiesChange(t *testing.T) {
+	dir := t.TempDir()
+	in := func(name string) string { return filepath.Join(dir, name) }
+	certificate(t, in("cert.pem"), in("key.pem"))
+	oldPEM, oldCert := ownAuthority(t, 1)
+	newPEM, newCert := ownAuthority(t, 2)
+	put := func(content []byte) {
+		if err := os.WriteFile(in("clients.pem"), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(oldPEM)
+	log, w := io.Pipe()
+	defer w.Close()
+	job, err := prepare(config.Sources{Flags: map[string][]string{
+		"listen": {"127.0.0.1:0"}, "token": {secret}, "tls-cert": {in("cert.pem")}, "tls-key": {in("key.pem")},
+		"client-ca": {in("clients.pem")}, "client-cert": {"require"}, "log-format": {"json"}, "grace": {"0s"},
+	}}, io.Discard, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer job.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- job.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	var line struct{ Address string }
+	for lines := json.NewDecoder(log); line.Address == ""; {
+		if err := lines.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, log) }()
+
+	tickets := make(map[*tls.Certificate]tls.ClientSessionCache) // of each client
+	served := func(cert *tls.Certificate) bool {
+		t.Helper()
+		if tickets[cert] == nil {
+			tickets[cert] = tls.NewLRUClientSessionCache(0)
+		}
+		transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
+			InsecureSkipVerify: true, ClientSessionCache: tickets[cert], NextProtos: []string{"http/1.1"},
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
+		}}
+		resp, err := (&http.Client{Transport: transport}).Get("https://" + line.Address)
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		if resp.TLS.NegotiatedProtocol != "http/1.1" {
+			t.Errorf("protocol %q", resp.TLS.NegotiatedProtocol)
+		}
+		return resp.StatusCode == http.StatusNotFound
+	}
+	reload := func() {
+		t.Helper()
+		if _, err := job.Reload.Do(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !served(oldCert) || served(newCert) {
+		t.Error("before: not the authority that there is")
+	}
+	put(append(oldPEM, newPEM...))
+	reload()
+	if !served(oldCert) || !served(newCert) {
+		t.Error("an authority that was added is not known")
+	}
+	put(newPEM)
+	reload()
+	if served(oldCert) || !served(newCert) {
+		t.Error("an authority that was removed is still known")
+	}
+}
+
+// A server of which only the certificate can change outlives the SIGHUP of who has
+// renewed that.
+func TestCertificateAloneIsReloaded(t *testing.T) {
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	certificate(t, cert, key)
+	job, err := prepare(config.Sources{Flags: map[string][]string{
+		"listen": {"127.0.0.1:0"}, "token": {secret}, "tls-cert": {cert}, "tls-key": {key},
+	}}, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer job.Close()
+	if job.Reload == nil {
+		t.Fatal("SIGHUP ends it")
+	}
+	if _, err := job.Reload.Do(t.Context()); err != nil {
+		t.Error(err)
+	}
+	certificate(t, filepath.Join(dir, "other.pem"), key)
+	if _, err := job.Reload.Do(t.Context()); err == nil || !strings.HasPrefix(err.Error(), "--tls-cert: ") {
+		t.Errorf("a certificate without its key: %v", err)
+	}
+}
+
+// ownAuthority is a client's certificate that is its own authority.
+func ownAuthority(t *testing.T, serial int64) ([]byte, *tls.Certificate) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: fmt.Sprint("client ", serial)}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // testCA is an authority of nobody's.

@@ -101,6 +101,8 @@ type Dialer struct {
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	Options
+
+	nobody bool // it has no credential, whatever the fields above say
 }
 
 // Validate reports what makes every Dial fail before it touches the network:
@@ -368,11 +370,12 @@ func (d *Dialer) tlsConfig() *tls.Config {
 			return checkPins(d.Pins, state)
 		}
 	}
-	return hardenTLS(cfg)
+	return HardenTLS(cfg)
 }
 
-// hardenTLS changes cfg, of either end, to what carriers need.
-func hardenTLS(cfg *tls.Config) *tls.Config {
+// HardenTLS changes cfg, of either end, to what carriers need, and returns it. A Dialer
+// and a Server do that with theirs; what a GetConfigForClient returns needs it too.
+func HardenTLS(cfg *tls.Config) *tls.Config {
 	cfg.MinVersion = max(cfg.MinVersion, tls.VersionTLS12)
 	cfg.NextProtos = []string{"http/1.1"}
 	cfg.DynamicRecordSizingDisabled = true // many small records otherwise

@@ -62,6 +62,9 @@ func (d *Dialer) request() (*request, error) {
 			return nil, err
 		}
 	}
+	if d.nobody {
+		r.header.Del("Authorization")
+	}
 	for _, v := range r.header["Authorization"] {
 		r.guarded = r.guarded || d.Seal == nil
 		r.hide(afterScheme(v), 1)

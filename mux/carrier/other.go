@@ -3,6 +3,7 @@ package carrier
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,18 +23,32 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
 	}()
 	own := *r
 	if r.Body != http.NoBody {
-		own.Body = &patientBody{r.Body, readOn}
+		own.Body = &patientBody{ReadCloser: r.Body, begins: readOn}
 	}
-	if isUpgrade(r) || r.Header.Values(pipeHeader) != nil {
+	if looksOurs(r.Header) {
 		own.Header = r.Header.Clone()
 		for name := range own.Header {
-			if name == "Authorization" || strings.HasPrefix(name, "Culvert-") {
+			if name == "Authorization" || isOurs(name) {
 				delete(own.Header, name)
 			}
 		}
 	}
 	h.Other.ServeHTTP(&patientWriter{w, writeOn}, &own)
 }
+
+// looksOurs reports whether a request may be one of our clients', whatever somebody on
+// the way has made of it: many take the Upgrade away.
+func looksOurs(header http.Header) bool {
+	for name := range header {
+		if isOurs(name) {
+			return true
+		}
+	}
+	return slices.Contains(headerTokens(header, "Sec-WebSocket-Protocol"), Subprotocol)
+}
+
+// isOurs reports whether a header field, in its canonical spelling, is one of ours.
+func isOurs(name string) bool { return strings.HasPrefix(name, "Culvert-") }
 
 // patientWriter gives each write its own time.
 type patientWriter struct {
@@ -46,6 +61,18 @@ func (w *patientWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
+// WriteHeader may be of a hint, which is sent at once.
+func (w *patientWriter) WriteHeader(status int) {
+	w.begins()
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// FlushError is for http.ResponseController: it may send a header that nothing follows.
+func (w *patientWriter) FlushError() error {
+	w.begins()
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
 // Unwrap is for http.ResponseController.
 func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
@@ -54,9 +81,14 @@ func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 type patientBody struct {
 	io.ReadCloser
 	begins func()
+	over   error // what the last Read has returned
 }
 
-func (b *patientBody) Read(p []byte) (int, error) {
+func (b *patientBody) Read(p []byte) (n int, err error) {
+	if b.over != nil { // a time now would be for the client's going away
+		return 0, b.over
+	}
 	b.begins()
-	return b.ReadCloser.Read(p)
+	n, b.over = b.ReadCloser.Read(p)
+	return n, b.over
 }

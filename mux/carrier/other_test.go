@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -141,7 +142,14 @@ func TestOtherSeesNoCredential(t *testing.T) {
 			}
 		}),
 	}})
-	for name, request := range strangers {
+	requests := maps.Clone(strangers)
+	// What middleboxes make of an upgrade that they do not pass.
+	const head, tail = "Authorization: Bearer secret\r\nCulvert-Hello: aGk\r\n", "Sec-WebSocket-Protocol: culvert.v1\r\n"
+	requests["upgrade taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\n" + head + "\r\n"
+	requests["to HTTP/1.0"] = "GET %s HTTP/1.0\r\nHost: a\r\n" + head + anUpgrade
+	requests["hello taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n" + tail + "\r\n"
+	requests["with a body"] = "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + head + "\r\nbody"
+	for name, request := range requests {
 		for _, path := range []string{"/tunnel", "/tunel"} {
 			rawAnswer(t, network, fmt.Sprintf(request, path))
 			header := <-headers
@@ -190,6 +198,25 @@ func TestOtherHasTime(t *testing.T) {
 				_ = http.NewResponseController(w).Flush()
 			}
 		}, func(conn net.Conn) { _, _ = io.WriteString(conn, get) }, strings.Repeat("<nil>", 5), 100 * time.Second},
+		"a late answer that begins without a body": {func(w http.ResponseWriter, _ *http.Request) {
+			after(50 * time.Second)
+			if err := http.NewResponseController(w).Flush(); err == nil {
+				fmt.Fprint(w, "begun")
+			}
+		}, func(conn net.Conn) { _, _ = io.WriteString(conn, get) }, "begun", 50 * time.Second},
+		"a late hint": {func(w http.ResponseWriter, _ *http.Request) {
+			after(50 * time.Second)
+			w.WriteHeader(http.StatusEarlyHints)
+			fmt.Fprint(w, "after it")
+		}, func(conn net.Conn) { _, _ = io.WriteString(conn, get) }, "", 50 * time.Second},
+		"a late answer to a request that is read beyond its end": {func(w http.ResponseWriter, r *http.Request) {
+			n := read(r)
+			n += read(r)
+			after(50 * time.Second)
+			fmt.Fprint(w, n, r.Context().Err())
+		}, func(conn net.Conn) {
+			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\nxxx")
+		}, "3 <nil>", 50 * time.Second},
 		"a slow request": {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, read(r), r.Context().Err()) }, func(conn net.Conn) {
 			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: close\r\n\r\n")
 			slowly(conn, 3)

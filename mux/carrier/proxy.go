@@ -58,7 +58,7 @@ func (d *Dialer) proxy(r *request) (*forwardProxy, error) {
 		addr:       net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)),
 		credential: u.User != nil,
 		agent:      r.header.Get("User-Agent"),
-		tls:        hardenTLS(&tls.Config{ServerName: u.Hostname(), RootCAs: d.roots()}),
+		tls:        HardenTLS(&tls.Config{ServerName: u.Hostname(), RootCAs: d.roots()}),
 		dial:       d.netDial(),
 	}
 	if u.User != nil {

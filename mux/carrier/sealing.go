@@ -214,9 +214,7 @@ func (d *Dialer) AskKey(ctx context.Context) (key [32]byte, err error) {
 		return key, err
 	}
 	asking := *d
-	asking.Credential, asking.Seal, asking.Mode = nil, nil, ModeWebSocket
-	asking.Header = d.Header.Clone()
-	asking.Header.Del("Authorization")
+	asking.Credential, asking.Seal, asking.Mode, asking.nobody = nil, nil, ModeWebSocket, true
 	c, _, err := asking.Dial(ctx, b)
 	if err == nil {
 		c.Abort(ErrNotCulvert)

@@ -324,6 +324,42 @@ func TestAskKey(t *testing.T) {
 	}
 }
 
+// Nobody but the server sees a credential, whichever way it was given, not even when the
+// sealed request was refused and the client asks whose key the server has.
+func TestAskKeyWithoutCredential(t *testing.T) {
+	for name, give := range map[string]func(*carrier.Dialer){
+		"Credential": func(d *carrier.Dialer) { d.Credential = token("private") },
+		"Header":     func(d *carrier.Dialer) { d.Header = http.Header{"authorization": {"Bearer private"}} },
+		"SecretHeader": func(d *carrier.Dialer) {
+			d.SecretHeader = func() (http.Header, error) { return http.Header{"authorization": {"Bearer private"}}, nil }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSealedServer(t, nil)
+			var conns []*recording
+			d := s.dialer(nil)
+			d.Credential, d.AllowPlaintext = nil, true
+			d.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				c, err := s.network.Dial(ctx, network, addr)
+				conns = append(conns, &recording{Conn: c})
+				return conns[len(conns)-1], err
+			}
+			give(d)
+			if err := dialed(t, d); !errors.Is(err, carrier.ErrUnauthorized) {
+				t.Error(err)
+			}
+			if len(conns) != 2 {
+				t.Errorf("%d requests", len(conns))
+			}
+			for i, c := range conns {
+				if text := c.text(); strings.Contains(text, "private") {
+					t.Errorf("request %d has the credential in it:\n%s", i, text)
+				}
+			}
+		})
+	}
+}
+
 // Whatever somebody on the way does to messages, none is delivered that was not sent,
 // and the carrier ends.
 func TestSealedTampering(t *testing.T) {

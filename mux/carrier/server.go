@@ -90,7 +90,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 	limited.exempt = trustedProxies(s.cfg.TrustedProxies).has
 	var secured net.Listener = limited
 	if tlsConf != nil {
-		secured = tls.NewListener(limited, hardenTLS(tlsConf.Clone()))
+		secured = tls.NewListener(limited, HardenTLS(tlsConf.Clone()))
 	}
 
 	// A pipe is a connection of the same server: one that comes inside of requests.

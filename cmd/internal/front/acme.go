@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/crypto/acme"
 	"golang.org/x/crypto/acme/autocert"
+	"golang.org/x/net/idna"
 )
 
 // ACMEConfig is what an ACME is made of.
@@ -39,8 +40,9 @@ type ACME struct {
 	reasons   *reasons
 	log       *slog.Logger
 
-	mu     sync.Mutex // guards failed
+	mu     sync.Mutex // guards the following, which have elements for our domains only
 	failed map[string]time.Time
+	slots  map[string]chan struct{}
 }
 
 // NewACME makes the directory of the cache, mode 0700, if it is not there. Its error
@@ -65,6 +67,7 @@ func NewACME(cfg ACMEConfig) (*ACME, error) {
 		reasons:   reasons,
 		log:       cfg.Log,
 		failed:    make(map[string]time.Time),
+		slots:     make(map[string]chan struct{}),
 		manager: &autocert.Manager{
 			Prompt:     autocert.AcceptTOS,
 			Cache:      autocert.DirCache(cfg.Cache),
@@ -108,15 +111,69 @@ func (a *ACME) Configure(cfg *tls.Config) {
 }
 
 // Get is the GetCertificate of a tls.Config. The first time for a domain it waits for
-// the authority. The log has an error for each domain once a minute at most.
+// the authority, but not for longer than the handshake may last. The log has an error
+// for each domain once a minute at most.
 func (a *ACME) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	cert, err := a.manager.GetCertificate(hello)
-	domain := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
-	if err != nil && slices.Contains(a.domains, domain) && a.seldom(domain) {
-		a.log.Error("no certificate", "domain", domain, "error", oneLine(err), "reason", strings.Join(strings.Fields(a.reasons.take()), " "),
-			"note", "the domain has to lead here: port 443, or port 80 with --acme-http")
+	ctx, cancel := context.WithTimeout(hello.Context(), handshakePatience)
+	defer cancel()
+	return a.get(ctx, hello.ServerName)
+}
+
+// handshakePatience is how long a handshake waits for the authority: as long as servers
+// give it by default.
+const handshakePatience = 10 * time.Second
+
+// get returns the certificate for a domain, or ctx's error. autocert knows no context
+// and may take minutes, so one at a time asks it for a domain.
+func (a *ACME) get(ctx context.Context, name string) (*tls.Certificate, error) {
+	domain, err := idna.Lookup.ToASCII(strings.TrimSuffix(name, "."))
+	if err != nil {
+		return nil, err
 	}
-	return cert, err
+	if err := a.manager.HostPolicy(ctx, domain); err != nil {
+		return nil, err
+	}
+	slot := a.slot(domain)
+	select {
+	case slot <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	type answer struct {
+		cert *tls.Certificate
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		defer func() { <-slot }()
+		// The same for all: strangers do not choose what the authority is asked for.
+		cert, err := a.manager.GetCertificate(&tls.ClientHelloInfo{
+			ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
+		})
+		if err != nil && a.seldom(domain) {
+			a.log.Error("no certificate", "domain", domain, "error", oneLine(err), "reason", strings.Join(strings.Fields(a.reasons.take()), " "),
+				"note", "the domain has to lead here: port 443, or port 80 with --acme-http")
+		}
+		answered <- answer{cert, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.cert, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// slot is taken by who asks autocert for a domain, which is one of ours.
+func (a *ACME) slot(domain string) chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	slot, ok := a.slots[domain]
+	if !ok {
+		slot = make(chan struct{}, 1)
+		a.slots[domain] = slot
+	}
+	return slot
 }
 
 func (a *ACME) seldom(domain string) bool {
@@ -147,20 +204,12 @@ func (a *ACME) HTTP() http.Handler {
 // must be listening.
 func (a *ACME) Obtain(ctx context.Context) {
 	for _, domain := range a.domains {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			cert, err := a.Get(&tls.ClientHelloInfo{
-				ServerName: domain, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256},
-			})
-			if err == nil {
-				a.log.Info("certificate ready", "domain", domain, "valid_until", cert.Leaf.NotAfter)
-			}
-		}()
-		select {
-		case <-done:
-		case <-ctx.Done(): // autocert knows no context; the attempt ends with the process
+		cert, err := a.get(ctx, domain)
+		if ctx.Err() != nil {
 			return
+		}
+		if err == nil {
+			a.log.Info("certificate ready", "domain", domain, "valid_until", cert.Leaf.NotAfter)
 		}
 	}
 }

@@ -70,5 +70,13 @@ func (s siteFiles) open(name string) (fs.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return root.Open(name)
+	f, err := root.Open(name)
+	if err == nil && info.IsDir() {
+		return unlisted{f}, nil
+	}
+	return f, err
 }
+
+// unlisted is a directory without its ReadDir: package http lists one whose index.html
+// it cannot open, if only because the process has no more files to open.
+type unlisted struct{ fs.File }

@@ -2,6 +2,7 @@ package front_test
 
 import (
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -111,4 +112,33 @@ func TestSite(t *testing.T) {
 			t.Errorf("%s is a site", bad)
 		}
 	}
+}
+
+// A directory whose index.html goes away while it is being served, or cannot be opened
+// for whatever reason, is not listed.
+func TestSiteNeverLists(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"index.html", ".secret"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := siteLosing{front.SiteFiles(dir), filepath.Join(dir, "index.html")}
+	w := httptest.NewRecorder()
+	http.FileServerFS(files).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://h/", http.NoBody))
+	if body := w.Body.String(); w.Code < 400 || strings.Contains(body, "secret") {
+		t.Errorf("%d %q", w.Code, body)
+	}
+}
+
+// siteLosing loses a file once another one has been opened.
+type siteLosing struct {
+	fs.FS
+	lost string
+}
+
+func (s siteLosing) Open(name string) (fs.File, error) {
+	f, err := s.FS.Open(name)
+	os.Remove(s.lost)
+	return f, err
 }
