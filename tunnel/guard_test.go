@@ -157,6 +157,16 @@ func TestServerUse(t *testing.T) {
 	client.find(t, "401")
 }
 
+// The server's own listener is not reached by a rule that names the unspecified
+// address, at which systems connect to loopback.
+func TestOwnListenerByTheUnspecifiedAddress(t *testing.T) {
+	_, at := startServer(t, func(c *ServerConfig) { c.Guard = rules(t, "allow 0.0.0.0:*", "") })
+	_, port, _ := net.SplitHostPort(at)
+	client := startClient(t, at, local("0.0.0.0:"+port))
+	wantReset(t, client.listening(t, "local"))
+	client.find(t, "denied by policy")
+}
+
 // A listener that is revoked takes with it what came in through it, also after its
 // owner gave it up, and no open that was under way gets through.
 func TestRevokedListener(t *testing.T) {

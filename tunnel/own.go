@@ -50,16 +50,20 @@ func (o *own) is(addr netip.AddrPort) bool {
 		if l.Port() != addr.Port() {
 			continue
 		}
-		if l == addr || l.Addr().IsUnspecified() && (addr.Addr().IsUnspecified() || o.ofMachine(addr.Addr())) {
+		switch {
+		case l == addr,
+			l.Addr().IsUnspecified() && o.ofMachine(addr.Addr()),
+			l.Addr().IsLoopback() && addr.Addr().IsUnspecified():
 			return true
 		}
 	}
 	return false
 }
 
-// ofMachine reports whether ip is an address of this machine. Called with mu held.
+// ofMachine reports whether ip is an address of this machine, as the unspecified one
+// is: systems connect to loopback then. Called with mu held.
 func (o *own) ofMachine(ip netip.Addr) bool {
-	if ip.IsLoopback() {
+	if ip.IsLoopback() || ip.IsUnspecified() {
 		return true
 	}
 	if now := time.Now(); o.machine == nil || now.Sub(o.at) > ownFresh {

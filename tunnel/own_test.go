@@ -32,6 +32,7 @@ func TestOwn(t *testing.T) {
 			"192.0.2.3:443": false, "192.0.2.2:444": false,
 			"192.0.2.2:8080": true, "127.0.0.1:8080": false,
 			"127.0.0.1:9090": true, "127.0.0.2:9090": false, "192.0.2.2:9090": false,
+			"0.0.0.0:9090": true, "[::]:9090": true, "0.0.0.0:8080": false, // a connection to these is one to loopback
 		} {
 			check(addr, want)
 		}
