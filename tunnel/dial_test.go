@@ -13,6 +13,7 @@ import (
 
 	"culvert/auth"
 	"culvert/mux"
+	"culvert/test/thirdparty"
 )
 
 func listenLoopback(t testing.TB) net.Listener {
@@ -28,12 +29,7 @@ func listenLoopback(t testing.TB) net.Listener {
 // closedPort is a loopback address at which nobody listens.
 func closedPort(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return net.JoinHostPort("127.0.0.1", thirdparty.FreePort(t))
 }
 
 func names(hosts map[string][]string) func(context.Context, string) ([]netip.Addr, error) {

@@ -5,19 +5,21 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
+
+	"culvert/test/thirdparty"
 )
 
 // freePort is a port of loopback where nobody listens.
 func freePort(t testing.TB) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := strconv.Atoi(thirdparty.FreePort(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return int(netip.MustParseAddrPort(ln.Addr().String()).Port())
+	return port
 }
 
 // Forwards come and go, and what does not concern a connection does not touch it.
