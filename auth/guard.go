@@ -53,8 +53,9 @@ func (g *Guard) Protect(own func(netip.AddrPort) bool) {
 // An address that fails often gets its errors late: after ten, which are forgotten at
 // one in six seconds, each takes a second (not if p is AtOnce), and a password that was
 // not seen to be good before is not looked at (ErrThrottled). What is good is let in at
-// once all the same, since many may share an address. Too many passwords at a time are ErrBusy. It waits
-// where an issuer's keys have to be fetched; ctx ends any wait with its error.
+// once all the same, since many may share an address. Too many passwords at a time are
+// ErrBusy. It waits where an issuer's keys have to be fetched; ctx ends any wait with
+// its error.
 func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
 	login, err := g.authenticate(ctx, p)
 	if err == nil || errors.Is(err, ErrNoCredential) { // which is no attempt

@@ -356,12 +356,12 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 				c.Abort(err)
 			} // else its session ends, and tells the client on this carrier
 		})
-		s.watches.Go(func() {
+		attach(c)
+		s.watches.Go(func() { // only now: what is recorded of attach needs the origin
 			<-c.Done()
 			forget()
 			s.origins.carrierEnded(c)
 		})
-		attach(c)
 	}, Cancel: cancel}, nil
 }
 
