@@ -2,6 +2,8 @@ package test
 
 import (
 	"encoding/binary"
+	"net"
+	"slices"
 	"testing"
 	"time"
 )
@@ -55,4 +57,15 @@ func TestEchoBesideBulkOnASlowLine(t *testing.T) {
 			<-ended
 		})
 	}
+}
+
+// echoes is how long n echoes through one connection took, sorted.
+func echoes(t *testing.T, conn net.Conn, n int) []time.Duration {
+	t.Helper()
+	all := make([]time.Duration, n)
+	for i := range all {
+		all[i] = mustPing(t, conn, "are you there?")
+	}
+	slices.Sort(all)
+	return all
 }

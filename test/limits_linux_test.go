@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,17 +17,6 @@ import (
 	"culvert/test/agent"
 	"culvert/test/netfault"
 )
-
-// echoes is how long n echoes through one connection took, sorted.
-func echoes(t *testing.T, conn net.Conn, n int) []time.Duration {
-	t.Helper()
-	all := make([]time.Duration, n)
-	for i := range all {
-		all[i] = mustPing(t, conn, "are you there?")
-	}
-	slices.Sort(all)
-	return all
-}
 
 // Streams that nobody reads take neither the session's time nor memory without bound.
 func TestUnreadStreams(t *testing.T) {
