@@ -146,8 +146,7 @@ func (a *account) event(event string, attrs ...slog.Attr) {
 type entry struct {
 	account *account
 	what    []slog.Attr // the same in all its lines
-	opened  time.Time
-	stream  *metered // set by usage.meter
+	opened  time.Time   // zero until it is served
 }
 
 // stream begins the entry of a stream that the client opens.
@@ -175,7 +174,7 @@ func (a *account) entry(attrs ...slog.Attr) *entry {
 	return &entry{account: a, what: append(a.who(), attrs...)}
 }
 
-// serve says that the stream is served, and why, and has its end said.
+// serve says that the stream is served, and why. Its end is to be said.
 func (e *entry) serve(attrs ...slog.Attr) {
 	if e == nil {
 		return
@@ -183,7 +182,6 @@ func (e *entry) serve(attrs ...slog.Attr) {
 	e.what = append(e.what, attrs...)
 	e.opened = time.Now()
 	e.account.log.Event(auditStreamOpened, e.what...)
-	e.stream.atEnd(e.end)
 }
 
 // refuse says why the stream is not served: it is denied by a rule, over a limit, or
@@ -201,10 +199,15 @@ func (e *entry) refuse(err error) {
 	}
 }
 
-func (e *entry) end(cause error) {
+// end says that the stream has ended, if it was served: by what, and how many bytes
+// went each way.
+func (e *entry) end(cause error, sent, received int64) {
+	if e == nil || e.opened.IsZero() {
+		return
+	}
 	ended := auditEnd(cause)
 	attrs := append(e.what,
-		slog.Int64(keyBytesSent, e.stream.down.moved.Load()), slog.Int64(keyBytesRecv, e.stream.up.moved.Load()),
+		slog.Int64(keyBytesSent, sent), slog.Int64(keyBytesRecv, received),
 		since(e.opened), slog.String(keyEnded, ended))
 	if ended != endedClosed {
 		attrs = append(attrs, auditError(cause))

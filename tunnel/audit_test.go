@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"culvert/auth"
 	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
+	"culvert/test/bubble"
 	"culvert/tunnel/audit"
 )
 
@@ -29,6 +31,25 @@ type auditing struct {
 func newAuditing(t testing.TB) auditing {
 	_, j := newJournal(t)
 	return auditing{audit.New(j, func(err error, _ int) { t.Error(err) }), j}
+}
+
+// account is that of alice's session of this name.
+func (a auditing) account(session string) *account {
+	return &account{log: a.Log, identity: "alice", session: session, origin: func() origin { return origin{} }}
+}
+
+// served is a stream of alice's that has begun to be served, and its far end.
+func (a auditing) served(t testing.TB, h mux.Header) (near *metered, far *fakeStream) {
+	t.Helper()
+	u := testUsages(t, auth.Limits{}).join("alice")
+	if err := u.enter(); err != nil {
+		t.Fatal(err)
+	}
+	st, far := newFakeStreams(h)
+	e := a.account("s").stream(st.ID(), h)
+	near = u.meter(st, e)
+	e.serve()
+	return near, far
 }
 
 // event waits for the nth event of a kind, from 0, and returns it.
@@ -229,7 +250,7 @@ func TestAuditOfTakeOver(t *testing.T) {
 	ls := newTestListeners(t, everything(t))
 	peers := [2]*testPeer{newPeer(t, "alice"), newPeer(t, "alice")}
 	for i, session := range []string{"first", "second"} {
-		peers[i].account = &account{log: a.Log, identity: "alice", session: session, origin: func() origin { return origin{} }}
+		peers[i].account = a.account(session)
 	}
 	addr, _ := mustListen(t, ls, peers[0], 1, "127.0.0.1:0")
 	peers[0].attached.Store(false)
@@ -257,7 +278,7 @@ func TestAuditOfTakeOver(t *testing.T) {
 func TestAuditOfManyRefusals(t *testing.T) {
 	a := newAuditing(t)
 	u := testUsages(t, auth.Limits{}).join("alice")
-	who := &account{log: a.Log, identity: "alice", session: "s", origin: func() origin { return origin{} }}
+	who := a.account("s")
 	u.limit(auth.Limits{OpensPerSecond: 1})
 	u.enter()
 	for range 1000 {
@@ -272,10 +293,59 @@ func TestAuditOfManyRefusals(t *testing.T) {
 // What a client says of itself is bounded.
 func TestAuditOfLongNames(t *testing.T) {
 	a := newAuditing(t)
-	who := &account{log: a.Log, session: "s", origin: func() origin { return origin{} }}
+	who := a.account("s")
 	who.stream(1, mux.Header{Target: strings.Repeat("x", 10_000)}).refuse(errNoSession)
 	if e := a.event(t, auditStreamFailed, 0); len(e["target"].(string)) > maxAudited+3 {
 		t.Errorf("a target of %d bytes", len(e["target"].(string)))
+	}
+}
+
+// pausedWriter takes one write and says so, and ends it when it is let.
+type pausedWriter struct {
+	discard
+	took, end chan struct{}
+}
+
+func (w pausedWriter) TryWrite(p []byte) (int, error) {
+	close(w.took)
+	<-w.end
+	return len(p), nil
+}
+
+func (w pausedWriter) Write(p []byte) (int, error) { return w.TryWrite(p) }
+
+// What a target still takes while its stream is reset counts.
+func TestAuditOfBytesUnderWay(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		a := newAuditing(t)
+		st, far := a.served(t, mux.Header{Target: "x:1"})
+		w := pausedWriter{took: make(chan struct{}), end: make(chan struct{})}
+		ended := make(chan struct{})
+		st.Deliver(w, func(int64, error) { close(ended) })
+		far.Write([]byte("x"))
+		<-w.took
+		st.Reset(mux.Denied, "revoked")
+		synctest.Wait()
+		if n := len(a.events(t, auditStreamEnded)); n > 0 {
+			t.Error("the end is told while bytes are under way")
+		}
+		close(w.end)
+		<-ended
+		st.Close()
+		end := a.event(t, auditStreamEnded, 0)
+		if end["bytes_received"] != 1.0 || end["ended"] != endedRevoked {
+			t.Errorf("%v, want 1 byte, and revoked", end)
+		}
+	})
+}
+
+// Of a test that there is not, beginning and end are told all the same.
+func TestAuditOfUnknownTest(t *testing.T) {
+	a := newAuditing(t)
+	st, _ := a.served(t, mux.Header{Kind: mux.KindTest, Target: "daytime"})
+	serveTest(st)
+	if e := a.event(t, auditStreamEnded, 0); e["kind"] != "test" || e["ended"] != endedReset {
+		t.Errorf("%v", e)
 	}
 }
 

@@ -208,10 +208,15 @@ func TestListenerRevokedDuringAnOpen(t *testing.T) {
 	guard := everything(t)
 	ls := newTestListeners(t, guard)
 	p := newPeer(t, "alice")
+	a := newAuditing(t)
+	p.account = a.account("id")
 	p.peer.session = opening{p.session, func() { guard.Use(directory(t, "allow *:*", "", "alice")) }}
 	addr, _ := mustListen(t, ls, p, 1, "127.0.0.1:0")
 	wantReset(t, addr)
 	within(t, within(t, p.session.opened, "stream").Context().Done(), "end of the stream")
+	if e := a.event(t, auditStreamEnded, 0); e["ended"] != endedRevoked {
+		t.Errorf("in the audit log: %v", e)
+	}
 }
 
 // accepting is a stream that does something when it is accepted.

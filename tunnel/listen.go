@@ -294,7 +294,11 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net
 			if err == nil {
 				metered := owner.usage.meter(st, e)
 				e.serve(slog.Uint64(keyStream, st.ID()), slog.String(keyRule, l.grant.Rule()))
-				return metered, owner.id, ls.streamOpened(l, metered)
+				if err := ls.streamOpened(l, metered); err != nil {
+					metered.Close()
+					return nil, "", err
+				}
+				return metered, owner.id, nil
 			}
 			owner.usage.exit()
 			if !lost(err) {

@@ -27,6 +27,7 @@ func serveTest(st stream) (serving func()) {
 		w = discard{}
 	default:
 		st.Refuse(mux.NotFound, "no such test")
+		st.Close()
 		return nil
 	}
 	if err := st.Accept(); err != nil {

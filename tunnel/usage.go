@@ -175,18 +175,19 @@ func (u *usage) exit() {
 }
 
 // meter returns st with its bytes counted, for the audit log's entry of it as well,
-// and bounded. The stream has been entered, and its end is the exit.
+// and bounded. The stream has been entered, and its end is the exit. The server waits
+// for that before it ends.
 func (u *usage) meter(st stream, e *entry) *metered {
-	m := &metered{
-		stream: st,
-		up:     flow{usage: u, share: u.up, stream: st},
-		down:   flow{usage: u, share: u.down, stream: st},
+	u.all.ends.Add(1)
+	context.AfterFunc(st.Context(), func() {
+		defer u.all.ends.Done()
+		u.exit()
+	})
+	return &metered{
+		stream: st, entry: e,
+		up:   flow{usage: u, share: u.up, stream: st},
+		down: flow{usage: u, share: u.down, stream: st},
 	}
-	if e != nil {
-		e.stream = m
-	}
-	m.atEnd(func(error) { u.exit() })
-	return m
 }
 
 func (us *usages) opened(now time.Time) bool {
@@ -230,17 +231,16 @@ func dayOf(t time.Time) int64 { return t.Unix() / (24 * 60 * 60) }
 type metered struct {
 	stream
 	up, down flow
+	entry    *entry
 }
 
-// atEnd calls f with the cause when the stream has ended. The server waits for that
-// before it ends.
-func (m *metered) atEnd(f func(cause error)) {
-	ends := &m.up.usage.all.ends
-	ends.Add(1)
-	context.AfterFunc(m.Context(), func() {
-		defer ends.Done()
-		f(context.Cause(m.Context()))
-	})
+// Close is for who serves the stream, once, when nothing writes to it or to what it is
+// delivered to: a stream may have ended before, but only now is it known how many bytes
+// it moved.
+func (m *metered) Close() error {
+	err := m.stream.Close()
+	m.entry.end(context.Cause(m.Context()), m.down.moved.Load(), m.up.moved.Load())
+	return err
 }
 
 func (m *metered) Write(p []byte) (n int, err error) { return m.down.write(m.stream, p) }
