@@ -37,7 +37,9 @@ type Registry struct {
 	sessions    map[SessionID]*session
 	perIdentity map[string]int
 	stopped     bool
-	running     sync.WaitGroup
+	// No sync.WaitGroup: a session may begin, or be resumed, while Wait waits.
+	running int
+	idle    *sync.Cond // running is 0
 }
 
 // session is a link that a registry knows.
@@ -50,7 +52,9 @@ type session struct {
 // NewRegistry returns an empty registry.
 func NewRegistry(cfg RegistryConfig) *Registry {
 	cfg.Config = cfg.withDefaults()
-	return &Registry{cfg: cfg, log: cfg.Logger, sessions: map[SessionID]*session{}, perIdentity: map[string]int{}}
+	r := &Registry{cfg: cfg, log: cfg.Logger, sessions: map[SessionID]*session{}, perIdentity: map[string]int{}}
+	r.idle = sync.NewCond(&r.mu)
+	return r
 }
 
 // Admit decides about an upgrade request with this hello, made by identity:
@@ -211,7 +215,7 @@ func (r *Registry) open(id SessionID, s *session, remote string, att *attachment
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cfg.Lost != nil {
-		r.running.Go(func() {
+		r.runLocked(func() {
 			<-att.lost
 			if s.link.Err() == nil && !errors.Is(att.err, ErrReplaced) {
 				r.cfg.Lost(s.link, s.identity, att.err)
@@ -222,7 +226,7 @@ func (r *Registry) open(id SessionID, s *session, remote string, att *attachment
 		return
 	}
 	s.opened = true
-	r.running.Go(func() {
+	r.runLocked(func() {
 		if r.cfg.Open != nil {
 			r.cfg.Open(s.link, s.identity, remote)
 			s.link.Close("session ended")
@@ -318,8 +322,28 @@ func (r *Registry) Stop() {
 	r.mu.Unlock()
 }
 
-// Wait waits until every session has ended. Call Stop before.
-func (r *Registry) Wait() { r.running.Wait() }
+// Wait waits until every session has ended. Call Stop before. An upgrade that is under
+// way may still bring one; who has ended those calls Wait once more.
+func (r *Registry) Wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.running > 0 {
+		r.idle.Wait()
+	}
+}
+
+// runLocked runs f on a goroutine that Wait waits for.
+func (r *Registry) runLocked(f func()) {
+	r.running++
+	go func() {
+		f()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.running--; r.running == 0 {
+			r.idle.Broadcast()
+		}
+	}()
+}
 
 // Len is the number of sessions, those without a carrier included.
 func (r *Registry) Len() int {

@@ -132,6 +132,28 @@ func TestOpenReturns(t *testing.T) {
 	})
 }
 
+// A session whose upgrade was under way at Stop may begin while Wait is called.
+func TestBeginDuringWait(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		r := NewRegistry(RegistryConfig{Open: func(*Link, string, string) { <-release }})
+		underWay := admit(r, "alice", newHello())
+		r.Stop()
+		waited := make(chan struct{})
+		go func() {
+			defer close(waited)
+			r.Wait()
+		}()
+		underWay.ride(t)
+		close(release)
+		<-waited
+		r.Wait()
+		if n := r.Len(); n != 0 {
+			t.Errorf("%d sessions left", n)
+		}
+	})
+}
+
 // At the limit the identity's session that is without a carrier for longest
 // makes room, never one of another identity.
 func TestMakeRoom(t *testing.T) {
