@@ -63,12 +63,21 @@ func TestWakeEndsTheWait(t *testing.T) {
 		local(addr)(cfg)
 		cfg.MaxBackoff = time.Hour
 	})
+	looked := make(chan struct{}, 1)
 	c.newWatch = func() *watch {
-		return &watch{now: time.Now, route: func(string) string { return route.Load().(string) }}
+		return &watch{now: time.Now, route: func(string) string {
+			from := route.Load().(string)
+			select {
+			case looked <- struct{}{}:
+			default:
+			}
+			return from
+		}}
 	}
 	client := startAgent(t, journal, c.Run)
 	app := connect(t, client.listening(t, "local"))
 	greet(t, app, within(t, conns, "connection to the target"))
+	within(t, looked, "look at the route before it changes")
 
 	nowhere := listenLoopback(t)
 	nowhere.Close()
