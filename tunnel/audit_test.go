@@ -302,7 +302,6 @@ func TestAuditOfLongNames(t *testing.T) {
 
 // pausedWriter takes one write and says so, and ends it when it is let.
 type pausedWriter struct {
-	discard
 	took, end chan struct{}
 }
 
