@@ -101,11 +101,12 @@ func TestReload(t *testing.T) {
 		{[]string{"new"}, nil},
 		{nil, errors.New("failed")},
 	}
-	done := 0
+	done, began := 0, make(chan struct{}, len(answers))
 	reload := &Reload{
 		Files: func() []string { return []string{file} },
 		Do: func(context.Context) ([]string, error) {
 			done++
+			began <- struct{}{}
 			return answers[done-1].warnings, answers[done-1].err
 		},
 	}
@@ -117,6 +118,7 @@ func TestReload(t *testing.T) {
 		close(ended)
 	}()
 	hangup <- syscall.SIGHUP
+	<-began // what is written only now is a change
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Error(err)
 	}
