@@ -122,6 +122,21 @@ func wantReset(t testing.TB, conn net.Conn) {
 	}
 }
 
+// wantRefused makes a connection to address that must be reset, be it so soon that the dial sees it.
+func wantRefused(t testing.TB, address string) {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", address, patience)
+	if err == nil {
+		extend(t, conn, patience)
+		_, _ = io.WriteString(conn, "early data")
+		_, err = io.Copy(io.Discard, conn)
+		_ = conn.Close()
+	}
+	if !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("a connection to %s: %v, want a reset", address, err)
+	}
+}
+
 // wantEnd reads one more byte from conn, where there must be a clean end of file.
 func wantEnd(t testing.TB, conn net.Conn) {
 	t.Helper()

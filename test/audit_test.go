@@ -101,7 +101,7 @@ func TestAudit(t *testing.T) {
 		t.Errorf("duration %v", ended["duration"])
 	}
 
-	wantReset(t, connect(t, r.forward(forbidden)))
+	wantRefused(t, r.forward(forbidden))
 	denied := await(t, path, session("stream_denied", record{"target": forbidden, "address": forbidden}))
 	if rule := fmt.Sprint(denied["rule"]); !strings.Contains(rule, "link-local") {
 		t.Errorf("denied by %q", rule)

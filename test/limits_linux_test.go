@@ -140,8 +140,7 @@ func TestSessionsAndStreamsAreLimited(t *testing.T) {
 		mustPing(t, conn, "within the limit")
 		conns = append(conns, conn)
 	}
-	beyond := connect(t, entrance)
-	wantReset(t, beyond)
+	wantRefused(t, entrance)
 	r.server.Find(patience, "limit reached", "limit", "streams")
 	another := startClient(t, programs, append(local(target), "--server", "ws://"+r.address,
 		"--token-file", tokenFile(t, token), "--retry-initial", "--max-backoff", "300ms")...)
