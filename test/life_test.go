@@ -17,7 +17,8 @@ func TestGracefulStop(t *testing.T) {
 			t.Parallel()
 			verdicts := make(chan error, 1)
 			target := serve(t, exchanger(verdicts))
-			r := newRig(t, config{client: local(target)})
+			grace := []string{"--grace", "1m"} // a busy machine may need a while for the transfer
+			r := newRig(t, config{server: grace, client: append(local(target), grace...)})
 			r.relay.Limit(4 << 20)
 			conn := connect(t, r.forward(target))
 			result := make(chan error, 1)
