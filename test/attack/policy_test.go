@@ -384,10 +384,10 @@ func TestRevocation(t *testing.T) {
 	if _, err := visitor.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("who came in through the listener reads %v, want a reset", err)
 	}
+	wantClosed(t, addr)
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("took %v", took)
 	}
-	wantClosed(t, addr)
 	s.echo(stays, "four")
 	bob.echo(of, "five")
 	if _, code, _ := s.open(1, lost); code != codeDenied {
