@@ -374,13 +374,17 @@ func TestRevocation(t *testing.T) {
 	}
 	defer visitor.Close()
 	came := s.accepted()
+	s.send(framePSH, came, []byte("hello")) // when that arrives, the open is over
+	visitor.SetDeadline(time.Now().Add(patience))
+	if _, err := io.ReadFull(visitor, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
 
 	began := time.Now()
 	guard.Use(aliceMay(t, "allow "+kept, ""))
 	if codes := s.resets(2); codes[goes] != codeDenied || codes[came] != codeDenied {
 		t.Errorf("streams %d and %d of %v are to be reset with %d", goes, came, codes, codeDenied)
 	}
-	visitor.SetDeadline(time.Now().Add(patience))
 	if _, err := visitor.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("who came in through the listener reads %v, want a reset", err)
 	}
