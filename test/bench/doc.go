@@ -6,7 +6,7 @@
 //	go run ./test/bench                                  culvert, and the other programs that are installed
 //	go run ./test/bench -rounds 1 -only bulk             a quick look at one kind of load
 //	go run ./test/bench -builds before/,after/           compare two builds of culvert
-//	go run ./test/bench -builds before/,after/ -quick    the same in about three minutes
+//	go run ./test/bench -builds before/,after/ -quick    the same in about two minutes
 //
 // A folder of -builds holds both programs:
 //
