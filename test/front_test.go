@@ -1,12 +1,15 @@
 package test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,7 +124,7 @@ func TestStealthWithFallback(t *testing.T) {
 	t.Parallel()
 	nginx := thirdparty.Program(t, "nginx")
 	dir, address := t.TempDir(), "127.0.0.1:"+thirdparty.FreePort(t)
-	if err := os.MkdirAll(filepath.Join(dir, "html"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "html", "docs"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	large := bytes.Repeat([]byte("culverts are dull\n"), 1<<20)
@@ -158,6 +161,15 @@ http {
 	if body, err := io.ReadAll(resp.Body); err != nil || !bytes.Equal(body, large) || !strings.HasPrefix(resp.Header.Get("Server"), "nginx/") {
 		t.Errorf("a page: %v, %d bytes, %v", err, len(body), resp.Header)
 	}
+	// nginx redirects to a folder, and says for that where it is itself.
+	direct, err := http.DefaultTransport.RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+r.address+"/docs?a=b", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct.Body.Close()
+	if location := direct.Header.Get("Location"); direct.StatusCode != http.StatusMovedPermanently || location != "/docs/?a=b" {
+		t.Errorf("a folder: %s, to %q", direct.Status, location)
+	}
 	const upgrade = " HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" +
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: culvert.v1\r\n" +
 		"Authorization: Bearer guessed-it\r\nCulvert-Hello: aGk\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -190,5 +202,40 @@ http {
 	if code != 3 || !strings.Contains(stderr, "or the credential is not accepted (a stealthy server says no more)") ||
 		!strings.Contains(stderr, "check the address, the path and the credential") {
 		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+// A WebSocket of the site passes the server, with the Origin that the browser says.
+func TestFallbackWebSocket(t *testing.T) {
+	t.Parallel()
+	site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Origin: %s\r\nContent-Location: http://%s/\r\n\r\n",
+			r.Header.Get("Origin"), r.Host)
+		_, _ = io.Copy(conn, rw)
+	}))
+	t.Cleanup(site.Close)
+	r := &rig{t: t, programs: programs}
+	r.startServer("127.0.0.1:0", "--fallback", site.URL)
+	conn := connect(t, r.address)
+	extend(t, conn, patience)
+	write(t, conn, "GET / HTTP/1.1\r\nHost: tunnel.example\r\nOrigin: http://tunnel.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols || resp.Header.Get("X-Origin") != "http://tunnel.example" || resp.Header.Get("Content-Location") != "/" {
+		t.Errorf("%s, %v", resp.Status, resp.Header)
+	}
+	write(t, conn, "hello\n")
+	if line, err := reader.ReadString('\n'); line != "hello\n" {
+		t.Errorf("%q, %v", line, err)
 	}
 }

@@ -8,44 +8,31 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"culvert/test/agent"
+	"culvert/test/docs"
 	"culvert/test/thirdparty"
 )
 
-// The README's commands are in fenced blocks below a comment that names them:
-//
-//	<!-- run: database client -->
-//
-// Each is run here as it stands, but for the names of machines and ports that only exist elsewhere.
-var block = regexp.MustCompile("(?ms)^<!-- ((?:run|file): [a-z. ]+) -->\n+```[a-z]*\n(.*?)^```$")
-
+// Each block of commands in the README is run as it stands, but for the names of machines and ports that
+// only exist elsewhere.
 func readmeBlocks(t *testing.T) map[string]string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := make(map[string]string)
-	for _, match := range block.FindAllStringSubmatch(string(text), -1) {
-		if blocks[match[1]] != "" {
-			t.Errorf("there are two blocks %q", match[1])
-		}
-		blocks[match[1]] = match[2]
-	}
-	return blocks
+	return docs.Blocks(t, "../README.md")
 }
 
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	thirdparty.Program(t, "openssl")
 	blocks := readmeBlocks(t)
-	used := map[string]bool{"run: demo": true, "run: tests": true, "run: front server": true} // by others
+	used := map[string]bool{ // by others
+		"run: demo": true, "run: tests": true, "run: front server": true,
+		"run: proxied server": true, "file: nginx.conf": true, "run: proxied client": true,
+	}
 	take := func(name string) string {
 		t.Helper()
 		text, ok := blocks[name]

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert/auth"
+	"culvert/cmd/internal/program"
 	"culvert/config"
 	"culvert/mux/carrier"
 )
@@ -20,7 +21,7 @@ import (
 func newCredential(ctx context.Context, cfg *config.Client, stderr io.Writer) (credential func() (string, error), warnings []string, err error) {
 	switch {
 	case cfg.TokenCommand != "":
-		credential = func() (string, error) { return runTokenCommand(ctx, cfg.TokenCommand, stderr) }
+		credential = func() (string, error) { return runTokenCommand(ctx, cfg.TokenCommand, program.Unfailing(stderr)) }
 	case cfg.User != "":
 		password := func() (string, []string, error) {
 			return cfg.Password.Reveal(), nil, auth.CheckPassword(cfg.Password.Reveal())
@@ -63,7 +64,8 @@ var errNoToken = errors.New("has printed nothing")
 
 // runTokenCommand has the shell run a command and returns the first line that it
 // prints, without spaces around it. What it writes to its standard error goes to
-// stderr. An error never shows what it printed.
+// stderr, and a stderr that fails makes the command fail. An error never shows what
+// it printed.
 func runTokenCommand(ctx context.Context, command string, stderr io.Writer) (token string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, tokenPatience, fmt.Errorf("has not ended within %v", tokenPatience))
 	defer cancel()

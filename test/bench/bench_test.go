@@ -4,10 +4,14 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"testing"
+
+	"culvert/test/agent"
 )
 
 // The relays are processes of the program under test.
@@ -42,6 +46,65 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// Builds are measured in the same run, with their ratio to the first one.
+func TestBuilds(t *testing.T) {
+	first, second := t.TempDir(), t.TempDir()
+	if _, err := agent.Build(first, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(second, os.DirFS(first)); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	args := []string{"-builds", first + "," + second, "-rounds", "2", "-window", "100ms", "-quick", "-only", "^64-byte"}
+	if err := run(t.Context(), args, &out); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(out.String())
+	for _, line := range []string{
+		`\| \| ` + regexp.QuoteMeta(first) + ` \| ` + regexp.QuoteMeta(second) + ` \|`,
+		`\| 64-byte echo: p50, µs \| [\d.]+ \([\d.]+-[\d.]+\) \| [\d.]+ \([\d.]+-[\d.]+\) ×\d+\.\d\d \|`,
+	} {
+		if !regexp.MustCompile(`(?m)^` + line + `$`).Match(out.Bytes()) {
+			t.Errorf("no line %s", line)
+		}
+	}
+}
+
+// What cannot be measured is refused before anything is.
+func TestBadArguments(t *testing.T) {
+	empty := t.TempDir()
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"-builds", empty}, "culvert-client"},
+		{[]string{"-only", "juggling"}, `no load matches -only "juggling"`},
+		{[]string{"-only", "("}, "-only: "},
+		{[]string{"-rounds", "0"}, "at least 1"},
+		{[]string{"-others"}, "-others needs -builds"},
+		{[]string{"bulk"}, `unexpected argument "bulk"`},
+	} {
+		if err := run(t.Context(), tt.args, io.Discard); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%q: error %v, want %q", tt.args, err, tt.want)
+		}
+	}
+}
+
+// Each round begins with another contender, and each contender has one turn in it.
+func TestTurns(t *testing.T) {
+	all := []contender{{name: "a"}, {name: "b"}, {name: "c"}}
+	for round, want := range []string{"abc", "bca", "cab", "abc"} {
+		got := ""
+		for _, c := range turns(all, round) {
+			got += c.name
+		}
+		if got != want {
+			t.Errorf("round %d: %s, want %s", round, got, want)
+		}
+	}
+}
+
 func TestCell(t *testing.T) {
 	for _, tt := range []struct {
 		values []float64
@@ -61,6 +124,13 @@ func TestCell(t *testing.T) {
 	var out bytes.Buffer
 	tb.print(&out)
 	if want := "| | a | b |\n|---|---|---|\n| x: MB/s |  | 1.00 |\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
+	}
+	tb.ratios = true
+	tb.add(load{name: "x"}, result{"MB/s", 2}, "a")
+	out.Reset()
+	tb.print(&out)
+	if want := "| | a | b |\n|---|---|---|\n| x: MB/s | 2.00 | 1.00 ×0.50 |\n"; out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"culvert/auth"
@@ -23,16 +24,8 @@ type contender struct {
 	start   func(e *env) (entrance string, err error)
 }
 
-// contenders are culvert, the relays, and what is installed; or only culvert, in the given builds.
-func contenders(dir, builds string) ([]contender, error) {
-	if builds != "" {
-		var all []contender
-		for build := range strings.SplitSeq(builds, ",") {
-			p := agent.Programs{Client: filepath.Join(build, "culvert-client"), Server: filepath.Join(build, "culvert-server")}
-			all = append(all, culvert(build, p))
-		}
-		return all, nil
-	}
+// usual returns culvert as it is in this checkout, the relays, and the other programs that are installed.
+func usual(dir string) ([]contender, error) {
 	p, err := agent.Build(dir, false)
 	if err != nil {
 		return nil, err
@@ -57,6 +50,29 @@ func contenders(dir, builds string) ([]contender, error) {
 			continue
 		}
 		all = append(all, c.contender)
+	}
+	return all, nil
+}
+
+// builds returns a contender for each folder of list, whose folders have commas between them. Each folder
+// must hold both programs.
+func builds(list string) ([]contender, error) {
+	var all []contender
+	for folder := range strings.SplitSeq(list, ",") {
+		if slices.ContainsFunc(all, func(c contender) bool { return c.name == folder }) {
+			return nil, fmt.Errorf("-builds: %q is given twice; to measure the noise, give a copy of the folder", folder)
+		}
+		at, err := filepath.Abs(folder) // of programs without a slash the PATH would be searched
+		if err != nil {
+			return nil, fmt.Errorf("-builds: %w", err)
+		}
+		p := agent.Programs{Client: filepath.Join(at, "culvert-client"), Server: filepath.Join(at, "culvert-server")}
+		for _, program := range []string{p.Client, p.Server} {
+			if _, err := exec.LookPath(program); err != nil {
+				return nil, fmt.Errorf("-builds: %w; give folders that hold culvert-client and culvert-server", err)
+			}
+		}
+		all = append(all, culvert(folder, p))
 	}
 	return all, nil
 }

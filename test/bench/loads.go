@@ -23,23 +23,24 @@ type load struct {
 	seal        bool                  // the same
 	like        string                // the load that it is to be compared with; "": none
 	culvertOnly bool                  // the others cannot do it, or are not asked to
+	quick       bool                  // measured with -quick
 	path        func(*netfault.Relay) // between the agents; nil: loopback
 	warm        time.Duration         // until a bulk transfer is at its pace; 300 ms if 0
 	run         func(*env) ([]result, error)
 }
 
 var loads = []load{
-	{name: "bulk, 1 stream", run: bulk(1)},
+	{name: "bulk, 1 stream", quick: true, run: bulk(1)},
 	{name: "bulk, 32 streams", run: bulk(32)},
 	{name: "bulk sealed, 1 stream", seal: true, like: "bulk, 1 stream", culvertOnly: true, run: bulk(1)},
 	{name: "bulk sealed, 32 streams", seal: true, like: "bulk, 32 streams", culvertOnly: true, run: bulk(32)},
-	{name: "bulk over TLS, 1 stream", tls: true, culvertOnly: true, run: bulk(1)},
+	{name: "bulk over TLS, 1 stream", tls: true, culvertOnly: true, quick: true, run: bulk(1)},
 	{name: "bulk over TLS, 32 streams", tls: true, culvertOnly: true, run: bulk(32)},
-	{name: "64-byte echo", run: echoAlone},
-	{name: "64 echoes at once", run: echoesAtOnce},
+	{name: "64-byte echo", quick: true, run: echoAlone},
+	{name: "64 echoes at once", quick: true, run: echoesAtOnce},
 	{name: "echo beside 4 downloads", run: echoBeside(4, doSend, "µs")},
-	{name: "connections, 32 at once", run: connections},
-	{name: "1,000 idle connections", run: idle(1000)},
+	{name: "connections, 32 at once", quick: true, run: connections},
+	{name: "1,000 idle connections", quick: true, run: idle(1000)},
 	{name: "beside 100 idle connections", culvertOnly: true, run: scale(100)},
 	{name: "beside 9,000 idle connections", culvertOnly: true, run: scale(9000)}, // 18,000 files of this process
 	{name: "100 unread downloads", run: stuck(doSend)},

@@ -33,17 +33,78 @@ func main() {
 	}
 }
 
+// options are what the command line says.
+type options struct {
+	rounds int
+	window time.Duration
+	builds string
+	others bool
+	quick  bool
+	only   *regexp.Regexp
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	var only string
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.IntVar(&o.rounds, "rounds", 3, "how often each contender has its turn")
+	flags.DurationVar(&o.window, "window", 2*time.Second, "how long each load is measured")
+	flags.StringVar(&o.builds, "builds", "", "compare the builds of culvert in these `folders`, with commas between; nothing else is measured unless -others is given")
+	flags.BoolVar(&o.others, "others", false, "with -builds: measure this checkout, the relays and the other programs too")
+	flags.BoolVar(&o.quick, "quick", false, "only the loads that show most changes, for a comparison that takes a few minutes")
+	flags.StringVar(&only, "only", "", "only the loads whose name matches this regular `expression`")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	var err error
+	o.only, err = regexp.Compile(only)
+	switch {
+	case err != nil:
+		return o, fmt.Errorf("-only: %w", err)
+	case flags.NArg() > 0:
+		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case o.rounds < 1:
+		return o, fmt.Errorf("-rounds %d: at least 1 is needed", o.rounds)
+	case o.others && o.builds == "":
+		return o, errors.New("-others needs -builds")
+	}
+	return o, nil
+}
+
+// loads returns the loads to measure.
+func (o options) loads() ([]load, error) {
+	var chosen []load
+	for _, l := range loads {
+		if o.only.MatchString(l.name) && (l.quick || !o.quick) {
+			chosen = append(chosen, l)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, fmt.Errorf("no load matches -only %q", o.only)
+	}
+	return chosen, nil
+}
+
+// contenders returns who is measured. dir takes what has to be built.
+func (o options) contenders(dir string) ([]contender, error) {
+	if o.builds == "" {
+		return usual(dir)
+	}
+	all, err := builds(o.builds)
+	if err != nil || !o.others {
+		return all, err
+	}
+	others, err := usual(dir)
+	return append(all, others...), err
+}
+
 // run does what args say and writes the table to out.
 func run(ctx context.Context, args []string, out io.Writer) error {
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	rounds := flags.Int("rounds", 3, "how often each contender has its turn")
-	window := flags.Duration("window", 2*time.Second, "how long each load is measured")
-	builds := flags.String("builds", "", "folders with builds of culvert to compare, with commas between; the others are left out")
-	only := flags.String("only", "", "loads whose name matches this regular expression")
-	if err := flags.Parse(args); err != nil {
+	o, err := parse(args)
+	if err != nil {
 		return err
 	}
-	chosen, err := regexp.Compile(*only)
+	loads, err := o.loads()
 	if err != nil {
 		return err
 	}
@@ -52,7 +113,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	contenders, err := contenders(dir, *builds)
+	contenders, err := o.contenders(dir)
 	if err != nil {
 		return err
 	}
@@ -63,20 +124,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	defer target.close()
 
 	t := newTable(contenders)
+	t.ratios = o.builds != ""
 	for _, l := range loads {
-		if !chosen.MatchString(l.name) {
-			continue
-		}
-		for round := range *rounds {
-			for _, c := range contenders {
+		for round := range o.rounds {
+			for _, c := range turns(contenders, round) {
 				if l.culvertOnly && !c.culvert {
 					continue
 				}
 				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
-				fmt.Fprintf(os.Stderr, "%s, round %d of %d: %s\n", l.name, round+1, *rounds, c.name)
-				results, err := measure(ctx, l, c, dir, target, *window)
+				fmt.Fprintf(os.Stderr, "%s, round %d of %d: %s\n", l.name, round+1, o.rounds, c.name)
+				results, err := measure(ctx, l, c, dir, target, o.window)
 				if err != nil {
 					fmt.Fprintf(os.Stderr, "%s: %s: %v\n", l.name, c.name, err)
 				}
@@ -91,6 +150,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprintf(out, "\n%s, %s, %d cores, %s/%s; `go run ./test/bench %s`\n", time.Now().Format(time.DateOnly),
 		cpuModel(), runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, strings.Join(args, " "))
 	return nil
+}
+
+// turns returns the contenders in the order of a round. Each round begins with another one, so that a
+// machine that gets slower or faster during the rounds favours nobody.
+func turns(all []contender, round int) []contender {
+	first := round % len(all)
+	return append(slices.Clone(all[first:]), all[:first]...)
 }
 
 // measure starts a contender, puts one load on it and ends it.
@@ -122,6 +188,7 @@ type table struct {
 	columns []string
 	rows    []string
 	values  map[[2]string][]float64 // by row and column
+	ratios  bool                    // the other columns have their ratio to the first one
 }
 
 func newTable(cs []contender) *table {
@@ -145,10 +212,21 @@ func (t *table) print(out io.Writer) {
 	for _, row := range t.rows {
 		fmt.Fprintf(out, "| %s |", row)
 		for _, column := range t.columns {
-			fmt.Fprintf(out, " %s |", cell(t.values[[2]string{row, column}]))
+			fmt.Fprintf(out, " %s%s |", cell(t.values[[2]string{row, column}]), t.ratio(row, column))
 		}
 		fmt.Fprintln(out)
 	}
+}
+
+// ratio returns the median of a cell divided by that of the row's first cell, as text; "" where there is
+// nothing to compare.
+func (t *table) ratio(row, column string) string {
+	first := t.columns[0]
+	theirs, ours := t.values[[2]string{row, first}], t.values[[2]string{row, column}]
+	if !t.ratios || column == first || len(theirs) == 0 || len(ours) == 0 || median(theirs) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" ×%.2f", median(ours)/median(theirs))
 }
 
 // compare says of each rate of a load that is to be compared with another what part it is of that one's.

@@ -48,8 +48,12 @@ func (f *File) Reopen() error {
 	return f.reopen()
 }
 
-// reopen is Reopen with mu held.
+// reopen is Reopen with mu held. A pipe, device or link that still leads to what is
+// open stays open: to open a pipe waits for a reader.
 func (f *File) reopen() error {
+	if f.file != nil && f.fixed && !f.gone() {
+		return nil
+	}
 	file, err := os.OpenFile(f.path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -69,13 +73,20 @@ func (f *File) reopen() error {
 	return nil
 }
 
-// moved says whether the file is not at its path any more. Called with mu held.
+// moved reports whether the file is not at its path any more. It looks once in recheck.
+// Called with mu held.
 func (f *File) moved() bool {
 	now := time.Now()
 	if now.Sub(f.seen) < recheck {
 		return false
 	}
 	f.seen = now
+	return f.gone()
+}
+
+// gone reports whether another file, or none, is at the path of the open one. Called
+// with mu held.
+func (f *File) gone() bool {
 	there, err := os.Stat(f.path)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)

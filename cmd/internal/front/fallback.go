@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -18,8 +19,9 @@ const (
 	fallbackAnswer  = 60 * time.Second // to begin an answer
 )
 
-// Fallback passes requests on to a web server, as they are. It is made by NewFallback.
+// Fallback passes requests on to a web server. It is made by NewFallback.
 type Fallback struct {
+	backend   backend
 	proxy     httputil.ReverseProxy
 	transport *http.Transport
 	log       *slog.Logger
@@ -28,13 +30,19 @@ type Fallback struct {
 	warned time.Time
 }
 
-// NewFallback returns a reverse proxy to target, an http or https URL without a path,
-// whose certificate is verified. The web server is told its own name as Host, and in
-// X-Forwarded-For, -Host and -Proto whom and what the request was of. Upgrades are
-// passed on too. A web server that cannot be reached is answered 502, one that does not
-// begin to answer within 60 s 504. log gets a warning then, once a minute at most.
+// NewFallback returns a reverse proxy to target, an http or https URL without a path.
+// The certificate of an https target is verified.
+//
+// A request keeps its path, its query and its headers, Origin and Referer among them.
+// The web server gets its own name as Host, and the visitor's address and the host and
+// scheme that the visitor used in X-Forwarded-For, -Host and -Proto. In the headers of
+// its answers its own name is replaced, so that visitors come back here and do not learn
+// where the web server is. Upgrades are passed on.
+//
+// A web server that cannot be reached is answered 502, one that does not begin to answer
+// within 60 s 504. log gets a warning then, once a minute at most.
 func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
-	f := &Fallback{log: log, transport: &http.Transport{
+	f := &Fallback{backend: newBackend(target), log: log, transport: &http.Transport{
 		DialContext:           (&net.Dialer{Timeout: fallbackConnect}).DialContext, //nolint:forbidigo // no stream has to do with it
 		TLSHandshakeTimeout:   fallbackConnect,
 		ResponseHeaderTimeout: fallbackAnswer,
@@ -67,8 +75,41 @@ func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 		return
 	}
-	f.proxy.ServeHTTP(w, r)
+	outer := outerOrigin(r)
+	hide := func(header http.Header) { f.backend.hide(header, outer) }
+	proxy := f.proxy // a copy for this visitor
+	proxy.ModifyResponse = func(resp *http.Response) error {
+		hide(resp.Header)
+		return nil
+	}
+	proxy.ServeHTTP(&hintWriter{w, hide}, r)
 }
+
+// outerOrigin returns how the visitor reached this server, or the trusted proxy in front
+// of it.
+func outerOrigin(r *http.Request) origin {
+	o := origin{scheme: "http", host: cmp.Or(r.Header.Get("X-Forwarded-Host"), r.Host)}
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" {
+		o.scheme = "https"
+	}
+	return o
+}
+
+// hintWriter hides the backend in hints (103), which reach no ModifyResponse.
+type hintWriter struct {
+	http.ResponseWriter
+	hide func(http.Header)
+}
+
+func (w *hintWriter) WriteHeader(status int) {
+	if status/100 == 1 {
+		w.hide(w.Header())
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap is for http.ResponseController.
+func (w *hintWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Close ends the connections that nobody uses at the moment.
 func (f *Fallback) Close() { f.transport.CloseIdleConnections() }

@@ -105,6 +105,60 @@ func TestFallbackBehindTLS(t *testing.T) {
 	}
 }
 
+// A web server that names itself, in a hint, an answer or an upgrade, names the front to its visitors.
+func TestFallbackHidesTheBackend(t *testing.T) {
+	address, _ := fallback(t, func(w http.ResponseWriter, r *http.Request) {
+		self := "http://" + r.Host
+		w.Header().Set("Link", "<"+self+"/a.css>; rel=preload")
+		if r.Header.Get("Upgrade") != "" {
+			w.Header().Set("Connection", "Upgrade")
+			w.Header().Set("Upgrade", "echo")
+			w.Header().Set("Set-Cookie", "a=b; Domain=127.0.0.1")
+			w.WriteHeader(http.StatusSwitchingProtocols)
+			return
+		}
+		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Set("Location", self+r.URL.Path+"/")
+		w.Header().Set("Access-Control-Allow-Origin", self)
+		w.WriteHeader(http.StatusMovedPermanently)
+	})
+	request := "GET /docs HTTP/1.1\r\nHost: tunnel.example\r\nX-Forwarded-Proto: https\r\n"
+	hint, answer, upgrade := http.Header{"Link": {"</a.css>; rel=preload"}}, http.Header{
+		"Link": {"</a.css>; rel=preload"}, "Location": {"/docs/"}, "Access-Control-Allow-Origin": {"https://tunnel.example"},
+	}, http.Header{"Link": {"</a.css>; rel=preload"}, "Set-Cookie": {"a=b"}}
+	for _, tt := range []struct {
+		request string
+		want    []http.Header
+	}{
+		{request + "\r\n", []http.Header{hint, answer}},
+		{request + "Connection: Upgrade\r\nUpgrade: echo\r\n\r\n", []http.Header{upgrade}},
+	} {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, tt.request)
+		r := bufio.NewReader(conn)
+		for _, want := range tt.want {
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, values := range want {
+				if got := resp.Header[name]; strings.Join(got, "|") != values[0] {
+					t.Errorf("%s: %s: %q, want %q", resp.Status, name, got, values)
+				}
+			}
+			for name, values := range resp.Header {
+				if strings.Contains(strings.Join(values, "|"), "127.0.0.1") {
+					t.Errorf("%s: %s: %q", resp.Status, name, values)
+				}
+			}
+		}
+	}
+}
+
 // The WebSockets of a site work.
 func TestFallbackUpgrades(t *testing.T) {
 	address, _ := fallback(t, func(w http.ResponseWriter, r *http.Request) {

@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -56,10 +57,29 @@ type Command struct {
 	Commands []*Command
 }
 
-// Run does what args say, the first being the program's name, and returns the
-// exit code. Whatever a user asked for goes to stdout, log and errors to stderr.
-// It returns when the job has ended or at a second signal.
+// Run runs the command line args, whose first element is the program's name, and
+// returns the exit code. What a user asked for goes to stdout, log and errors go to
+// stderr. Run returns when the job has ended or a second signal has come.
+//
+// A log that cannot be written ends nothing. A command whose output cannot be
+// written stops and fails.
 func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	defer surviveBrokenPipes()()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	out := &output{w: stdout, failed: stop}
+	err := p.app(out, stderr).RunContext(ctx, args)
+	if lost := out.error(); lost != nil {
+		if errors.Is(lost, syscall.EPIPE) {
+			return exitFailed // the reader, such as head, has seen enough
+		}
+		err = lost
+	}
+	return p.report(stderr, err)
+}
+
+// app is the command line as the library has it.
+func (p Program) app(stdout, stderr io.Writer) *cli.App {
 	options, given := flagsOf(p.Options)
 	var version bool
 	app := &cli.App{
@@ -88,7 +108,7 @@ func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Write
 	for _, command := range p.Commands {
 		app.Commands = append(app.Commands, command.command(p.Name, command.Name, stdout, stderr))
 	}
-	return p.report(stderr, app.RunContext(ctx, args))
+	return app
 }
 
 // flagsOf are the flags of options, and given what was given with them.
@@ -197,26 +217,33 @@ func (j *Job) run(ctx context.Context) error {
 	return j.supervise(ctx, signals)
 }
 
-// supervise runs the job until it ends. The first signal ends its context, the
-// second ends the wait for it.
+// secondSignalAfter is how long after the first signal another one counts. Some
+// senders, such as GNU timeout, signal twice within milliseconds and mean it once.
+const secondSignalAfter = time.Second
+
+// supervise runs the job until it ends. The first signal ends its context. Another
+// one ends the wait for the job, if it comes after secondSignalAfter.
 func (j *Job) supervise(ctx context.Context, signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- j.Run(ctx) }()
-	select {
-	case err := <-ended:
-		return err
-	case s := <-signals:
-		j.Log.Info("stopping", "signal", s.String(), "note", "a second signal ends at once")
-		cancel()
-	}
-	select {
-	case err := <-ended:
-		return err
-	case s := <-signals:
-		j.Log.Warn("ending at once", "signal", s.String())
-		return errSecondSignal
+	var first time.Time
+	for {
+		select {
+		case err := <-ended:
+			return err
+		case s := <-signals:
+			switch {
+			case first.IsZero():
+				first = time.Now()
+				j.Log.Info("stopping", "signal", s.String(), "note", "another signal, a second later or more, ends at once")
+				cancel()
+			case time.Since(first) >= secondSignalAfter:
+				j.Log.Warn("ending at once", "signal", s.String())
+				return errSecondSignal
+			}
+		}
 	}
 }
 

@@ -10,10 +10,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"culvert/config"
+	"culvert/test/bubble"
 )
 
 // start runs the client's command line with a job that notes what it was given and
@@ -150,41 +153,44 @@ func (s *scripted) run(ctx context.Context) error {
 func TestSignals(t *testing.T) {
 	failure := errors.New("failed while stopping")
 	tests := []struct {
-		name   string
-		second bool
-		err    error
-		want   error
-		log    []string
+		name  string
+		later []time.Duration // when more signals come, after the first
+		err   error
+		want  error
+		log   []string
 	}{
-		{"graceful", false, nil, nil, []string{"msg=stopping signal=interrupt", "a second signal ends at once"}},
-		{"failing", false, failure, failure, nil},
-		{"impatient", true, nil, errSecondSignal, []string{"msg=stopping", `msg="ending at once" signal=terminated`}},
+		{"graceful", nil, nil, nil, []string{"msg=stopping signal=interrupt", "another signal, a second later or more, ends at once"}},
+		{"failing", nil, failure, failure, nil},
+		{"sent twice", []time.Duration{0, time.Millisecond, 999 * time.Millisecond}, nil, nil, []string{"msg=stopping"}},
+		{"impatient", []time.Duration{time.Second}, nil, errSecondSignal, []string{"msg=stopping", `msg="ending at once" signal=terminated`}},
+		{"twice, and impatient", []time.Duration{0, time.Minute}, nil, errSecondSignal, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			var log strings.Builder
-			s := &scripted{stopping: make(chan struct{}), letGo: make(chan struct{}), err: tt.err}
-			job := &Job{Run: s.run, Log: NewLogger(&log, "text", 0)}
-			signals, ended := make(chan os.Signal), make(chan error, 1)
-			go func() { ended <- job.supervise(t.Context(), signals) }()
-			signals <- os.Interrupt
-			<-s.stopping
-			if tt.second {
-				signals <- syscall.SIGTERM
-			} else {
-				close(s.letGo)
-			}
-			if err := <-ended; !errors.Is(err, tt.want) {
-				t.Errorf("error is %v, want %v", err, tt.want)
-			}
-			if tt.second {
-				close(s.letGo) // it was left behind, as the process would be
-			}
-			for _, want := range tt.log {
-				if !strings.Contains(log.String(), want) {
-					t.Errorf("%q is not in the log:\n%s", want, &log)
+			bubble.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				s := &scripted{stopping: make(chan struct{}), letGo: make(chan struct{}), err: tt.err}
+				job := &Job{Run: s.run, Log: NewLogger(&log, "text", 0)}
+				signals, ended := make(chan os.Signal, 2), make(chan error, 1)
+				go func() { ended <- job.supervise(t.Context(), signals) }()
+				signals <- os.Interrupt
+				<-s.stopping
+				first := time.Now()
+				for _, after := range tt.later {
+					time.Sleep(time.Until(first.Add(after)))
+					signals <- syscall.SIGTERM
 				}
-			}
+				synctest.Wait()
+				close(s.letGo) // too late if it has ended at once
+				if err := <-ended; !errors.Is(err, tt.want) {
+					t.Errorf("error is %v, want %v", err, tt.want)
+				}
+				for _, want := range tt.log {
+					if !strings.Contains(log.String(), want) {
+						t.Errorf("%q is not in the log:\n%s", want, &log)
+					}
+				}
+			})
 		})
 	}
 	if code, _ := judge(errSecondSignal); code != exitFailed {
