@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"culvert/auth/textfile"
 )
 
 // Text is a value of the configuration that another package gives its meaning to,
@@ -270,7 +272,7 @@ func (l *loader) readIdentities(dir string) (all []Identity) {
 		return nil
 	}
 	for _, file := range files {
-		data, err := readLimited(file)
+		data, err := textfile.Read(file, maxFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it was just removed
 		}

@@ -3,11 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"reflect"
 	"slices"
 	"strings"
+
+	"culvert/auth/textfile"
 )
 
 // maxFile bounds a configuration file in bytes.
@@ -130,7 +131,7 @@ func (l *loader) readFile(path string) map[string][]value {
 	if path == "" {
 		return nil
 	}
-	data, err := readLimited(path)
+	data, err := textfile.Read(path, maxFile)
 	if err != nil {
 		l.problems = append(l.problems, Problem{File: path, What: cause(err), Hint: "check --config"})
 		l.unreadable = true
@@ -144,19 +145,6 @@ func (l *loader) readFile(path string) map[string][]value {
 		l.rejected[name] = true
 	}
 	return values
-}
-
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("is larger than %s", Size(maxFile))
-	}
-	return data, err
 }
 
 // cause is what an error of package os says besides the path.

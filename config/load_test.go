@@ -376,7 +376,7 @@ func TestFileCannotBeRead(t *testing.T) {
 	big := writeFile(t, strings.Repeat("#\n", maxFile/2+1))
 	for path, want := range map[string]string{
 		missing: missing + ": cannot be read: no such file or directory; check --config",
-		big:     big + ": cannot be read: is larger than 1MiB; check --config",
+		big:     big + ": cannot be read: larger than 1048576 bytes; check --config",
 	} {
 		_, _, err := LoadServer(Sources{Flags: map[string][]string{"config": {path}, "token": {"x"}}})
 		if err == nil || err.Error() != want {
