@@ -152,7 +152,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkKeyPair(c.TLSCert, c.TLSKey)
 	l.checkForwards("local", c.Local)
 	l.checkForwards("remote", c.Remote)
-	l.checkProxy(c, src.LookupEnv)
+	l.checkProxy(c, src)
 	l.checkToken(&c.Settings)
 	return c, l.warnings, l.problems.Err()
 }

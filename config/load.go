@@ -21,8 +21,20 @@ type Sources struct {
 	// their order. Names that are no options are left to the caller.
 	Flags map[string][]string
 	// LookupEnv is os.LookupEnv or a stand-in; nil means an empty environment.
-	// A variable that is set to nothing counts as not set.
+	// White space around a value is ignored. A variable with nothing else in it counts
+	// as not set.
 	LookupEnv func(name string) (string, bool)
+}
+
+// env returns the value of an environment variable without white space around it: a
+// value that was read from a file often ends in a newline. It is "" for one that is not
+// set.
+func (s Sources) env(name string) string {
+	if s.LookupEnv == nil {
+		return ""
+	}
+	text, _ := s.LookupEnv(name)
+	return strings.TrimSpace(text)
 }
 
 // rank orders the sources: a higher one replaces what a lower one said.
@@ -83,7 +95,7 @@ func load(options []Option, src Sources, sections ...section) *loader {
 			panic(fmt.Sprintf("config: default of %s: %v", o.Name, err)) // a mistake in a table
 		}
 	}
-	env := envValues(options, src.LookupEnv)
+	env := envValues(options, src)
 	flags := flagValues(options, src.Flags)
 	var path string
 	for _, values := range [][]value{env[fileOptionName], flags[fileOptionName]} {
@@ -101,13 +113,10 @@ func load(options []Option, src Sources, sections ...section) *loader {
 	return l
 }
 
-func envValues(options []Option, lookup func(string) (string, bool)) map[string][]value {
+func envValues(options []Option, src Sources) map[string][]value {
 	all := make(map[string][]value)
-	if lookup == nil {
-		return all
-	}
 	for _, o := range options {
-		if text, _ := lookup(o.Env()); text != "" {
+		if text := src.env(o.Env()); text != "" {
 			for _, t := range o.splitEnv(text) {
 				all[o.Name] = append(all[o.Name], value{t, origin{rank: fromEnv, key: o.Env()}})
 			}

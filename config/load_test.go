@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -391,6 +392,35 @@ func TestFileCannotBeRead(t *testing.T) {
 	good := writeFile(t, "token: x\n")
 	if _, _, err := LoadServer(Sources{LookupEnv: env, Flags: map[string][]string{"config": {good}}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A variable that was read from a file often ends in a newline.
+func TestWhiteSpaceInEnvironment(t *testing.T) {
+	for _, around := range [][2]string{{"", "\n"}, {"", "\r\n"}, {"", " "}, {" \t", " \n\n"}} {
+		set := make(map[string]string)
+		for name, value := range map[string]string{
+			"SERVER": "wss://h.example", "USER": "alice", "PASSWORD": "open sesame", "PROXY": "http://p:1", "SEAL": "true",
+			"MAX_BACKOFF": "7s", "MAX_STREAMS": "9", "MEMORY": "1GiB", "LOCAL": "1:h:1", "HEADER": "X-A: b", "LOG_LEVEL": "warn",
+			"CARRIER": "http", "TLS_CA": "/ca.pem",
+		} {
+			set["CULVERT_"+name] = around[0] + value + around[1]
+		}
+		c, _, err := LoadClient(Sources{LookupEnv: environment(set)})
+		if err != nil {
+			t.Errorf("%q: %v", around, err)
+			continue
+		}
+		proxy, err := c.Proxy(&url.URL{Scheme: "https", Host: "h"})
+		if err != nil || proxy.String() != "http://p:1" || c.Servers[0].Host != "h.example" || c.User != "alice" || c.Password.Reveal() != "open sesame" ||
+			!c.Seal || c.MaxBackoff != 7*time.Second || c.MaxStreams != 9 || c.Memory != 1<<30 || len(c.Local) != 1 ||
+			c.Header["X-A"][0] != "b" || c.LogLevel != slog.LevelWarn || c.Carrier != "http" || c.TLSCA != "/ca.pem" {
+			t.Errorf("%q: %+v", around, c)
+		}
+		s, _, err := LoadServer(Sources{LookupEnv: environment(map[string]string{"CULVERT_TOKEN": around[0] + "sesame" + around[1], "CULVERT_PATH": around[0] + around[1]})})
+		if err != nil || s.Token.Reveal() != "sesame" || s.Path != "/" {
+			t.Errorf("%q: %v", around, err)
+		}
 	}
 }
 
