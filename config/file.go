@@ -3,6 +3,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -24,7 +26,7 @@ type section struct {
 // option name, nil when the file as a whole is not of that form, and everything that
 // is wrong with its form; whether a text is a good value is for Option.assign to say.
 func decode(name string, data []byte, options []Option, sections ...section) (map[string][]value, Problems) {
-	d := &decoder{file: name}
+	d := newDecoder(name)
 	body := d.body(data)
 	if body == nil {
 		if len(d.problems) > 0 {
@@ -43,7 +45,19 @@ func decode(name string, data []byte, options []Option, sections ...section) (ma
 // decoder reads one file and gathers what is wrong with it.
 type decoder struct {
 	file     string
+	dir      string // at which relative paths begin
 	problems Problems
+}
+
+func newDecoder(file string) *decoder { return &decoder{file: file, dir: baseOf(file)} }
+
+// baseOf returns the directory at which relative paths in a file begin: that of the file,
+// or the working directory, "", for a pipe.
+func baseOf(file string) string {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return ""
+	}
+	return filepath.Dir(file)
 }
 
 // body is the content of the one YAML document in data, nil when there is none.
@@ -82,7 +96,7 @@ func (d *decoder) report(at ast.Node, key, hint, format string, args ...any) {
 }
 
 func (d *decoder) at(node ast.Node, key string) origin {
-	return origin{rank: fromFile, file: d.file, line: line(node.GetToken()), key: key}
+	return origin{rank: fromFile, file: d.file, line: line(node.GetToken()), key: key, dir: d.dir}
 }
 
 // syntax reports what the parser says, in one line and without the excerpt of the
@@ -218,7 +232,7 @@ func (d *decoder) field(o Option, key, node ast.Node) {
 		return
 	}
 	for _, v := range d.option(o, key, node) {
-		if err := o.assign(v.text); err != nil {
+		if err := o.assign(o.textOf(v)); err != nil {
 			d.problems = append(d.problems, v.origin.problem(explain(err)))
 			continue
 		}

@@ -226,7 +226,7 @@ func (d *decoder) issuersOf(path string, at, node ast.Node) (all []Issuer) {
 		fields := []Option{
 			{Name: "issuer", target: &i.Issuer},
 			{Name: "audience", target: &i.Audience},
-			{Name: "keys", target: &i.Keys},
+			{Name: "keys", file: func(text string) bool { return !strings.Contains(text, "://") }, target: &i.Keys},
 		}
 		d.fields(path, root, fields...)
 		for _, f := range fields {
@@ -290,7 +290,7 @@ func (l *loader) readIdentities(dir string) (all []Identity) {
 
 // decodeIdentities reads a file with nothing but identities.
 func decodeIdentities(name string, data []byte) ([]Identity, Problems) {
-	d := &decoder{file: name}
+	d := newDecoder(name)
 	var all []Identity
 	if body := d.body(data); body != nil {
 		all = d.identitiesOf("", body, body)

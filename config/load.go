@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -52,6 +53,19 @@ type origin struct {
 	file string
 	line int
 	key  string
+	dir  string // at which relative paths begin, "" for the working directory
+}
+
+// absolute returns the path that stands at o as an absolute one.
+func (o origin) absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	abs, err := filepath.Abs(filepath.Join(o.dir, path))
+	if err != nil { // there is no working directory
+		return path
+	}
+	return abs
 }
 
 func (o origin) String() string {
@@ -100,7 +114,7 @@ func load(options []Option, src Sources, sections ...section) *loader {
 	var path string
 	for _, values := range [][]value{env[fileOptionName], flags[fileOptionName]} {
 		for _, v := range values {
-			path = v.text
+			path = v.origin.absolute(v.text)
 		}
 	}
 	for _, source := range []map[string][]value{l.readFile(path), env, flags} {
@@ -170,7 +184,7 @@ func (l *loader) replace(o Option, values []value) {
 	o.reset()
 	delete(l.origins, o.Name)
 	for _, v := range values {
-		if err := o.assign(v.text); err != nil {
+		if err := o.assign(o.textOf(v)); err != nil {
 			l.rejected[o.Name] = true
 			l.problems = append(l.problems, v.origin.problem(explain(err)))
 			continue

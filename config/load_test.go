@@ -142,6 +142,10 @@ func distinct(t *testing.T, o Option) [3]string {
 	if n := len(o.choices); n > 0 {
 		return [3]string{o.choices[0], o.choices[n-1], o.choices[0]}
 	}
+	if o.file != nil {
+		dir := t.TempDir()
+		return [3]string{filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")}
+	}
 	switch o.Name {
 	case "server":
 		return [3]string{"ws://a", "ws://b", "ws://c"}
@@ -167,6 +171,14 @@ func distinct(t *testing.T, o Option) [3]string {
 		return [3]string{"/a", "/b", "/c"}
 	}
 	return [3]string{"a", "b", "c"}
+}
+
+// nameOf is the last part of a path, "" of none.
+func nameOf(path string) string {
+	if path == "" {
+		return ""
+	}
+	return filepath.Base(path)
 }
 
 // pin is one of 32 bytes.
@@ -470,7 +482,7 @@ func TestCredentials(t *testing.T) {
 				file     string
 				warnings []string
 			}{{s.Token, s.TokenFile, warnings}, {c.Token, c.TokenFile, clientWarnings}} {
-				if got.token.Reveal() != tt.token || got.file != tt.tokenFile {
+				if got.token.Reveal() != tt.token || nameOf(got.file) != tt.tokenFile {
 					t.Errorf("token %q, token-file %q, want %q, %q", got.token.Reveal(), got.file, tt.token, tt.tokenFile)
 				}
 				if all := strings.Join(got.warnings, "\n"); (tt.warning == "") != (all == "") || !strings.Contains(all, tt.warning) {

@@ -49,7 +49,7 @@ func TestPasswords(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c.User != tt.user || c.Password.Reveal() != tt.pass || c.PasswordFile != tt.from || c.Token.Reveal() != tt.token {
+			if c.User != tt.user || c.Password.Reveal() != tt.pass || nameOf(c.PasswordFile) != tt.from || c.Token.Reveal() != tt.token {
 				t.Errorf("user %q, password %q from %q, token %q", c.User, c.Password.Reveal(), c.PasswordFile, c.Token.Reveal())
 			}
 			if all := strings.Join(warnings, "\n"); all != tt.warning {

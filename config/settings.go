@@ -79,7 +79,7 @@ func (s *Settings) options() []Option {
 // fileOption stands apart from the other settings because it comes first in the
 // tables and is not a key of the file that it names.
 func (s *Settings) fileOption() Option {
-	return Option{Name: fileOptionName, Placeholder: "FILE", FlagOnly: true, target: &s.File,
+	return Option{Name: fileOptionName, Placeholder: "FILE", file: always, FlagOnly: true, target: &s.File,
 		Help: "YAML file with any of these options as keys"}
 }
 
