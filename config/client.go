@@ -183,10 +183,10 @@ func (c *Client) Sealed() bool { return c.Seal || c.KeyFile != "" || c.ServerKey
 // was not given gives way.
 func (l *loader) checkHeartbeat(c *Client) {
 	if l.given("heartbeat-min") && c.HeartbeatMin > c.Heartbeat {
-		l.problem("heartbeat-min", 0, "give at most heartbeat", "%v is more than the heartbeat to begin with (%v)", c.HeartbeatMin, c.Heartbeat)
+		l.problem("heartbeat-min", 0, "give at most --heartbeat", "%v is more than the heartbeat to begin with (%v)", c.HeartbeatMin, c.Heartbeat)
 	}
 	if l.given("heartbeat-max") && c.HeartbeatMax < c.Heartbeat {
-		l.problem("heartbeat-max", 0, "give at least heartbeat", "%v is less than the heartbeat to begin with (%v)", c.HeartbeatMax, c.Heartbeat)
+		l.problem("heartbeat-max", 0, "give at least --heartbeat", "%v is less than the heartbeat to begin with (%v)", c.HeartbeatMax, c.Heartbeat)
 	}
 }
 

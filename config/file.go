@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -64,7 +65,7 @@ func baseOf(file string) string {
 func (d *decoder) body(data []byte) ast.Node {
 	tree, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		d.syntax(err)
+		d.syntax(err, data)
 		return nil
 	}
 	var body ast.Node
@@ -99,9 +100,9 @@ func (d *decoder) at(node ast.Node, key string) origin {
 	return origin{rank: fromFile, file: d.file, line: line(node.GetToken()), key: key, dir: d.dir}
 }
 
-// syntax reports what the parser says, in one line and without the excerpt of the
-// file that it adds, which could show a secret.
-func (d *decoder) syntax(err error) {
+// syntax reports an error of the parser in one line and without the excerpt of the file
+// that it adds, which could show a secret.
+func (d *decoder) syntax(err error, data []byte) {
 	p := Problem{File: d.file, What: "is not YAML", Hint: "check the indentation and the quotes in that line"}
 	var e yaml.Error
 	if errors.As(err, &e) {
@@ -109,8 +110,21 @@ func (d *decoder) syntax(err error) {
 		if p.Line == 0 {
 			p.Line = 1
 		}
+		if tabIndented(data, p.Line) {
+			p.What, p.Hint = "is indented with a tab, which YAML does not allow", "indent the line with spaces"
+		}
 	}
 	d.problems = append(d.problems, p)
+}
+
+// tabIndented reports whether there is a tab before the text of a line, counted from 1.
+func tabIndented(data []byte, line int) bool {
+	for text := range bytes.Lines(data) {
+		if line--; line == 0 {
+			return bytes.Contains(text[:len(text)-len(bytes.TrimLeft(text, " \t"))], []byte("\t"))
+		}
+	}
+	return false
 }
 
 func line(t *token.Token) int {

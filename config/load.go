@@ -253,7 +253,7 @@ func (l *loader) eitherOf(a, b string) {
 	weaker := a
 	switch ra, rb := l.origins[a][0].rank, l.origins[b][0].rank; {
 	case ra == rb:
-		l.problem(b, 0, "give one of the two", "is given together with %s (%s)", a, l.origin(a, 0))
+		l.problem(b, 0, "give one of the two", "is given together with --%s (%s)", a, l.origin(a, 0))
 		return
 	case ra > rb:
 		weaker = b
@@ -270,9 +270,9 @@ func (l *loader) eitherOf(a, b string) {
 func (l *loader) checkKeyPair(cert, key string) {
 	switch {
 	case cert != "" && key == "" && !l.failed("tls-key"):
-		l.problem("tls-cert", 0, "give tls-key too", "needs its private key")
+		l.problem("tls-cert", 0, "give --tls-key too", "needs its private key")
 	case key != "" && cert == "" && !l.failed("tls-cert"):
-		l.problem("tls-key", 0, "give tls-cert too", "needs its certificate")
+		l.problem("tls-key", 0, "give --tls-cert too", "needs its certificate")
 	}
 }
 

@@ -178,11 +178,11 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 	}
 	l.checkKeyPair(s.TLSCert, s.TLSKey)
 	if s.CRL != "" && s.ClientCA == "" && !l.failed("client-ca") {
-		l.problem("crl", 0, "give client-ca too", "revokes nothing without the authorities of client certificates")
+		l.problem("crl", 0, "give --client-ca too", "revokes nothing without the authorities of client certificates")
 	}
 	l.checkFront(s)
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
-		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
+		l.problem("max-sessions-per-identity", 0, "give at most --max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}
 	for _, name := range []string{"audit-max-size", "audit-keep"} {
 		if l.given(name) && (s.Audit == "" || s.Audit == "-") && !l.failed("audit") {

@@ -88,9 +88,9 @@ const fileOptionName = "config"
 // checkSettings looks at settings that depend on each other.
 func (l *loader) checkSettings(s *Settings) {
 	if s.ReplayBuffer < s.MaxMessage {
-		l.problem("replay-buffer", 0, "give at least max-message", "%s is less than one message (%s)", s.ReplayBuffer, s.MaxMessage)
+		l.problem("replay-buffer", 0, "give at least --max-message", "%s is less than one message (%s)", s.ReplayBuffer, s.MaxMessage)
 	}
 	if s.Memory < s.SessionMemory {
-		l.problem("memory", 0, "give at least session-memory", "%s is less than one session's memory (%s)", s.Memory, s.SessionMemory)
+		l.problem("memory", 0, "give at least --session-memory", "%s is less than one session's memory (%s)", s.Memory, s.SessionMemory)
 	}
 }

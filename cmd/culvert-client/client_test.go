@@ -206,7 +206,7 @@ func TestRefused(t *testing.T) {
 		{name: "token command in plain text", args: []string{"--server", "ws://192.0.2.1", "--token-command", "echo sesame", "-L", "1:h:1"}, code: 3,
 			stderr: []string{"; use wss://, or --allow-plaintext"}},
 		{name: "two credentials", args: []string{"--server", ws(locked), "--token-command", "echo sesame", "--token-file", "FILE"}, code: 2,
-			stderr: []string{"culvert-client: --token-command: is given together with token-file (--token-file); give one of the two"}},
+			stderr: []string{"culvert-client: --token-command: is given together with --token-file (--token-file); give one of the two"}},
 		{name: "token file for all", content: secret, mode: 0o644,
 			args: []string{"--server", ws(locked), "--token-file", "FILE"}, code: 3,
 			stderr: []string{noForward, "FILE: holds a secret and can be read by others", "answered 401"}},
