@@ -81,9 +81,10 @@ func (l *loader) checkProxy(c *Client, src Sources) {
 	l.problems = append(l.problems, found...)
 }
 
-// environmentProxy is what HTTPS_PROXY (for wss), HTTP_PROXY (for ws), ALL_PROXY
-// (for both) and NO_PROXY say, in small letters too, which are stronger. This
-// machine itself is never reached by way of these. An error is of type Problems.
+// environmentProxy returns the proxy that HTTPS_PROXY (for wss), HTTP_PROXY (for ws) or
+// ALL_PROXY (for both) names, unless NO_PROXY excludes the server. The names in small
+// letters come first. Loopback servers are never reached through a proxy of the
+// environment. An error is of type Problems.
 func environmentProxy(src Sources) func(*url.URL) (*url.URL, error) {
 	first := func(names ...string) (name, text string) {
 		for _, name := range names {
