@@ -100,6 +100,10 @@ type Dialer struct {
 	// IPv6 and IPv4 are raced (RFC 8305).
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Slow is told what a Dial is waiting for when it has taken 3 s, and when it is
+	// waiting for something else after 3 s more. It must not block. Nil: nobody is told.
+	Slow func(waitingFor string, after time.Duration)
+
 	Options
 
 	nobody bool // it has no credential, whatever the fields above say
@@ -109,7 +113,7 @@ type Dialer struct {
 // [ErrInvalidDialer], [ErrPlaintextCredential], or an error of Credential or
 // SecretHeader or Proxy, which it calls.
 func (d *Dialer) Validate() error {
-	_, err := d.request()
+	_, err := d.request(nil)
 	return err
 }
 
@@ -138,7 +142,9 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 			err = &DialError{Phase: PhaseSetup, Addr: d.addr(), Err: err}
 		}
 	}()
-	r, err := d.request()
+	progress := newProgress(d.Slow)
+	defer progress.stop()
+	r, err := d.request(progress)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -303,12 +309,18 @@ func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err
 		if conn, err = r.proxy.tunnel(ctx, d.addr()); err != nil {
 			return nil, &DialError{PhaseProxy, r.proxy.addr, because(ctx, err)}
 		}
-	} else if conn, err = d.straight(ctx, r.guarded); err != nil {
+	} else if conn, err = d.straight(ctx, r); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err == nil {
+			r.progress.waits("the answer of %s to an HTTP request", d.addr())
+		}
+	}()
 	if !d.secure() {
 		return conn, nil
 	}
+	r.progress.waits("the TLS handshake with %s", d.addr())
 	cfg := d.tlsConfig()
 	if r.tickets != nil {
 		cfg.ClientSessionCache = r.tickets
@@ -322,7 +334,8 @@ func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err
 }
 
 // straight connects to the server itself.
-func (d *Dialer) straight(ctx context.Context, guarded bool) (*wire, error) {
+func (d *Dialer) straight(ctx context.Context, r *request) (*wire, error) {
+	r.progress.waits("a TCP connection to %s", d.addr())
 	conn, err := d.netDial()(ctx, "tcp", d.addr())
 	if err != nil {
 		phase := PhaseConnect
@@ -332,7 +345,7 @@ func (d *Dialer) straight(ctx context.Context, guarded bool) (*wire, error) {
 		return nil, &DialError{phase, d.addr(), because(ctx, err)}
 	}
 	// "localhost" is a name, and names can mean anything.
-	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && guarded && !tcp.IP.IsLoopback() {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && r.guarded && !tcp.IP.IsLoopback() {
 		conn.Close()
 		return nil, &DialError{PhaseConnect, d.addr(), fmt.Errorf("%w: %s", ErrPlaintextCredential, tcp)}
 	}

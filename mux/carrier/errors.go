@@ -160,7 +160,8 @@ type ProxyError struct {
 	Reply      byte     // of SOCKS (RFC 1928, 6); 0 from an HTTP proxy, and about the credential
 	Schemes    []string // how an HTTP proxy that answers 407 wants the credential, 8 at most
 	Credential bool     // there is one
-	Tried      string   // the way in which it was given, "" for none
+	Tried      string   // the scheme in which the proxy got the password, "" for none
+	Stopped    string   // the scheme that the proxy did not go on with before it got the password, "" for none
 	Server     string   // the Server header
 }
 
@@ -188,6 +189,8 @@ func (e *ProxyError) Error() string {
 		switch {
 		case !e.Credential:
 			b.WriteString(": it wants a user name and a password")
+		case e.Stopped != "":
+			fmt.Fprintf(&b, ": it did not answer the first NTLM message with a challenge that is understood here (%s), so it was not given the password", e.Stopped)
 		case e.Tried == "":
 			b.WriteString(": it takes the credential in none of the ways known here (Digest, NTLM, Basic)")
 		default:

@@ -202,13 +202,13 @@ func FuzzChallenges(f *testing.F) {
 		if schemes := schemesOf(challenges); len(schemes) > maxSchemes {
 			t.Errorf("%q: %d schemes", value, len(schemes))
 		}
-		a := proxyAuth{user: "u", password: "p", target: "h:1"}
+		a := proxyAuth{proxyAccount: proxyAccount{"p:1", "u", "p"}, target: "h:1"}
 		for range 4 {
 			answer := a.answer(challenges)
 			if answer == "" {
 				return
 			}
-			if !strings.HasPrefix(answer, a.scheme+" ") || strings.ContainsAny(answer, "\r\n") {
+			if !strings.HasPrefix(answer, a.scheme()+" ") || strings.ContainsAny(answer, "\r\n") {
 				t.Errorf("%q: answered %q", value, answer)
 			}
 		}

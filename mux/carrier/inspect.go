@@ -53,7 +53,7 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(d.Timeout, defaultHandshakeTimeout))
 	defer cancel()
 
-	r, err := d.request()
+	r, err := d.request(nil)
 	if err != nil {
 		return in, &DialError{PhaseSetup, d.addr(), err}
 	}

@@ -36,8 +36,9 @@ const (
 	maxMute = 2
 )
 
-// Ladder is what is remembered between Dials of the way to one server. The zero
-// value is ready, and knows nothing. Its methods may be called concurrently, and
+// Ladder is what is remembered between Dials of the way to one server: which kind of
+// carrier passes, and which credential a forward proxy accepts. The zero value is
+// ready, and knows nothing. Its methods may be called concurrently, and
 // on nil.
 type Ladder struct {
 	mu      sync.Mutex // guards the following
@@ -48,6 +49,15 @@ type Ladder struct {
 	learned time.Time  // when the following was; it holds as long as stripped
 	body    bodySize   // of POSTs
 	path    pipePath
+	proxy   proxyMemory // has a lock of its own
+}
+
+// proxyMemory is what is remembered of the forward proxy on the way.
+func (l *Ladder) proxyMemory() *proxyMemory {
+	if l == nil {
+		return nil
+	}
+	return &l.proxy
 }
 
 // pipePath is what is known of how answers arrive.

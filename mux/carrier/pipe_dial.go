@@ -127,6 +127,7 @@ func (d *Dialer) pipeTransport(ctx context.Context, r *request, connected func(n
 		defer cancel()
 		if r.forwarded {
 			conn, err = r.proxy.plain(ctx)
+			r.progress.waits("the answer of the proxy %s to an HTTP request", r.proxy.addr)
 		} else {
 			conn, err = d.dialServer(ctx, r)
 		}

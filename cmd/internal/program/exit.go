@@ -132,6 +132,8 @@ func refusedHint(err error) string {
 			return "ask who runs the proxy for CONNECT to this host and port, or give another with --proxy"
 		case !proxy.Credential:
 			return "give them with --proxy http://USER:PASSWORD@HOST:PORT, or in the environment (HTTPS_PROXY)"
+		case proxy.Stopped != "":
+			return "the proxy may want Kerberos, which culvert does not speak: ask who runs it for NTLM, Digest or Basic"
 		}
 		return "check what --proxy or the environment (HTTPS_PROXY) says"
 	case errors.Is(err, carrier.ErrNotProxy):

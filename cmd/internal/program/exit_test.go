@@ -55,6 +55,7 @@ func TestJudge(t *testing.T) {
 
 		{"proxy without a credential", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 407}), 3, "--proxy http://USER:PASSWORD@HOST:PORT"},
 		{"wrong proxy credential", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 407, Credential: true, Tried: "Basic"}), 3, "check what --proxy"},
+		{"a proxy that wants Kerberos", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 407, Credential: true, Stopped: "Negotiate"}), 3, "Kerberos"},
 		{"SOCKS credential", dial(carrier.PhaseProxy, &carrier.ProxyError{}), 3, "--proxy http://USER:PASSWORD@HOST:PORT"},
 		{"403 from the proxy", dial(carrier.PhaseProxy, &carrier.ProxyError{Status: 403}), 3, "who runs the proxy"},
 		{"no proxy", dial(carrier.PhaseProxy, carrier.ErrNotProxy), 3, "address and the scheme of the proxy"},
