@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -170,12 +171,16 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	}
 	switch d.Mode {
 	case ModeAuto:
-		return d.climb(ctx, r)
+		c, reply, err = d.climb(ctx, r)
 	case ModeHTTP:
-		return d.dialPipe(ctx, r)
+		c, reply, err = d.dialPipe(ctx, r)
 	default:
-		return d.dialOver(ctx, ModeWebSocket, r, 0)
+		c, reply, err = d.dialOver(ctx, ModeWebSocket, r, 0)
 	}
+	if err != nil {
+		err = d.checkScheme(ctx, r, err)
+	}
+	return c, reply, err
 }
 
 // dialOver makes a carrier in one of the ways. The answer to the upgrade may take
@@ -328,7 +333,7 @@ func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err
 	secured := tls.Client(conn, cfg)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		socketOf(conn).Close()
-		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, tlsFailed(err, cfg.ServerName))}
+		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, tlsFailed(err, cfg, d.URL.Scheme, strings.TrimSuffix(d.URL.Scheme, "s"), ErrNotCulvert))}
 	}
 	return secured, nil
 }

@@ -100,13 +100,18 @@ func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
 		return nil, nil, pipeErr
 	default:
 		d.Ladder.setPatient(errors.Is(err, errNoAnswer))
-		return nil, nil, hopeful(err, pipeErr)
+		return nil, nil, Telling(err, pipeErr)
 	}
 }
 
-// hopeful returns of the errors of two ways the first, unless only the second may pass.
-func hopeful(first, second error) error {
-	if Permanent(first) && !Permanent(second) {
+// Telling returns which of the errors of two ways to the server says more, as a Dial
+// that has tried both returns it: the answer of a culvert server, then an error after
+// which trying again can help, then the first. Both are not nil.
+func Telling(first, second error) error {
+	if ofCulvert(first) {
+		return first
+	}
+	if ofCulvert(second) || Permanent(first) && !Permanent(second) {
 		return second
 	}
 	return first

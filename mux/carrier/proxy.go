@@ -146,10 +146,7 @@ func (p *forwardProxy) open(ctx context.Context) (*proxyConn, error) {
 		secured := tls.Client(over, p.tls)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			conn.Close()
-			if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-				err = fmt.Errorf("%w: it answers %q, which is not TLS", ErrNotProxy, record.RecordHeader[:])
-			}
-			return nil, err
+			return nil, tlsFailed(err, p.tls, p.scheme, "http", ErrNotProxy)
 		}
 		over = secured
 	}

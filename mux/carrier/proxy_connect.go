@@ -35,7 +35,7 @@ func (p *forwardProxy) connect(ctx context.Context, target string) (net.Conn, er
 		authorization, err = p.converse(ctx, h, auth, authorization)
 		if err != nil {
 			h.close()
-			return nil, hideIn(err, append(p.secrets(), auth.sent...))
+			return nil, hideIn(p.checkScheme(ctx, err), append(p.secrets(), auth.sent...))
 		}
 		if authorization == "" {
 			return h.tunnel()
@@ -92,7 +92,7 @@ func (p *forwardProxy) refusal(resp *http.Response, offered []string, auth *prox
 	e := &ProxyError{
 		Proxy: p.addr, Status: resp.StatusCode, Credential: p.credential, Server: resp.Header.Get("Server"),
 	}
-	if resp.StatusCode == http.StatusProxyAuthRequired {
+	if resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized {
 		e.Schemes = schemesOf(offered)
 		if e.Tried = auth.tried(); e.Tried == "" {
 			e.Stopped = auth.stopped
@@ -137,13 +137,13 @@ func (h *proxyConn) ask(target, authorization, agent string) (*http.Response, er
 		return nil, fmt.Errorf("%w: %w", errNoProxyAnswer, err)
 	}
 	h.in.left = maxResponseHeader
-	begin, err := h.answers.Peek(len("HTTP/"))
+	begin, err := h.answers.Peek(len(http1))
 	switch {
 	case len(begin) == 0:
 		return nil, fmt.Errorf("%w: %w", errNoProxyAnswer, err)
-	case string(begin) != "HTTP/":
+	case string(begin) != http1:
 		begin, _ = h.answers.Peek(min(h.answers.Buffered(), maxFirst))
-		return nil, &garbage{string(begin)}
+		return nil, notProxyHTTP(string(begin))
 	}
 	resp, err := http.ReadResponse(h.answers, request)
 	for err == nil && resp.StatusCode/100 == 1 && resp.StatusCode != http.StatusSwitchingProtocols { // the answer is yet to come; h.in bounds them
@@ -181,19 +181,10 @@ func (h *proxyConn) reusable(resp *http.Response) bool {
 	return err == nil
 }
 
-// garbage is an answer that is not HTTP, with its first bytes.
-type garbage struct{ begin string }
-
-func (g *garbage) Error() string {
-	return fmt.Sprintf("%v: it answers %q, which is not HTTP", ErrNotProxy, g.begin)
-}
-
-func (g *garbage) Unwrap() error { return ErrNotProxy }
-
 // hideIn keeps secrets out of what err quotes.
 func hideIn(err error, s secrets) error {
-	if g, ok := errors.AsType[*garbage](err); ok {
-		return &garbage{s.hideCut(g.begin)}
+	if strange, ok := errors.AsType[*notHTTPError](err); ok {
+		return notProxyHTTP(s.hideCut(strange.begin))
 	}
 	return err
 }

@@ -478,10 +478,16 @@ func TestProxyTLS(t *testing.T) {
 		t.Error("the proxy's name was not verified")
 	}
 
-	plain := &fakeProxy{addr: answering(t, "HTTP/1.1 400 Bad Request\r\n\r\n")}
-	d = &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(plain.url("https", true))}
-	if err := refusedBy(t, d); !errors.Is(err, carrier.ErrNotProxy) || !strings.Contains(err.Error(), "which is not TLS") {
-		t.Errorf("a proxy without TLS: %v", err)
+	// The scheme of the proxy's URL may be the wrong one.
+	for scheme, p := range map[string]*fakeProxy{
+		"https": {addr: answering(t, "HTTP/1.1 400 Bad Request\r\n\r\n")},
+		"http":  newFakeProxy(t, secured(connecting("", nil))),
+	} {
+		d := &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(p.url(scheme, true))}
+		wrong, ok := errors.AsType[*carrier.SchemeError](refusedBy(t, d))
+		if !ok || wrong.Scheme != scheme || wrong.Use == scheme || !carrier.Permanent(wrong) {
+			t.Errorf("%s: %v", scheme, wrong)
+		}
 	}
 }
 
@@ -511,6 +517,7 @@ func TestProxyRefuses(t *testing.T) {
 		{"407 for a Digest unknown here", wants(`Digest realm="x", nonce="y", algorithm=MD5-sess`), true, "in none of the ways", true, true},
 		{"407 without a challenge", wants(), true, "in none of the ways", true, true},
 		{"407 again", wants("Basic"), true, "user name or password not accepted (Basic)", true, true},
+		{"401 without a credential", "HTTP/1.1 401 x\r\n" + closing, false, "401 Unauthorized from the proxy", true, false},
 		{"407 with many schemes", wants("A, B, C, D, E, F, G, H, I, J"), true, `"H"]`, true, true},
 		{"the secret said back", "HTTP/1.1 403 " + basic + "\r\nServer: " + basic + " " + proxyPassword + "\r\n" + closing, true, `("[credential] [credential]")`, true, false},
 		{"the secret as a scheme", wants("Basic, x" + strings.ReplaceAll(proxyPassword, ":", "")), true, "not accepted", true, true},
@@ -681,6 +688,35 @@ func TestProxyAuthentication(t *testing.T) {
 				t.Errorf("wrong password: %v", err)
 			}
 		})
+	}
+}
+
+// Tinyproxy answers a wrong password with 401, which is not about the server's token.
+func TestProxyRefusesPasswordWith401(t *testing.T) {
+	var connects, others atomic.Int32
+	p := newFakeProxy(t, func(conn net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		switch {
+		case err != nil:
+		case r.Method != http.MethodConnect:
+			others.Add(1)
+		case r.Header.Get("Proxy-Authorization") == "":
+			connects.Add(1)
+			_, _ = io.WriteString(conn, wants("Basic"))
+		default:
+			connects.Add(1)
+			_, _ = io.WriteString(conn, "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\n")
+		}
+	})
+	d := &carrier.Dialer{
+		URL: parseURL(t, "ws://server.invalid"), Mode: carrier.ModeAuto, Ladder: new(carrier.Ladder), Proxy: through(p.url("http", true)),
+	}
+	err := refusedBy(t, d)
+	if !errors.Is(err, carrier.ErrProxyCredential) || !carrier.Permanent(err) || !strings.Contains(err.Error(), "not accepted (Basic)") {
+		t.Error(err)
+	}
+	if connects.Load() != 2 || others.Load() != 0 {
+		t.Errorf("%d times CONNECT, %d other requests", connects.Load(), others.Load())
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -204,6 +205,35 @@ func TestSquidWithoutCONNECT(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Through Tinyproxy, which wants a password.
+func TestTinyproxy(t *testing.T) {
+	t.Parallel()
+	target := website(t, "behind the proxy")
+	port, tokenFile := newServer(t)
+	proxyPort := thirdparty.FreePort(t)
+	dir := t.TempDir()
+	file := thirdparty.Config(t, dir, "tinyproxy.conf", `
+Port PORT
+Listen 127.0.0.1
+Timeout 60
+LogLevel Info
+BasicAuth alice sesame
+ConnectPort SERVER
+`, "PORT", proxyPort, "SERVER", port)
+	agent.Start(t, "tinyproxy", exec.Command(thirdparty.Program(t, "tinyproxy"), "-d", "-c", file)).ExpectText(patience, "Accepting connections")
+	flags := []string{"--server", "ws://localhost:" + port, "--token-file", tokenFile, "--allow-plaintext"}
+	proxy := func(password string) string { return "http://alice:" + password + "@127.0.0.1:" + proxyPort }
+	client, forward := newClient(t, nil, target, append(flags, "--proxy", proxy("sesame"))...)
+	if got := get(t, forward); got != "behind the proxy" {
+		t.Errorf("got %q", got)
+	}
+	client.Stop(patience)
+	line, code := fails(t, nil, []string{"another"}, append(flags, "--proxy", proxy("another"))...)
+	if code != 3 || !strings.Contains(line, "user name or password not accepted (Basic)") {
+		t.Errorf("wrong password: exit code %d", code)
 	}
 }
 
