@@ -132,6 +132,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 			TLS: cfg.TLS, Pins: cfg.Pins, AllowPlaintext: cfg.AllowPlaintext,
 			Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies), Credential: cfg.Credential,
 			Timeout: cfg.HandshakeTimeout, MaxHeartbeat: cfg.HeartbeatMax, Options: cfg.carrier(),
+			Slow: func(waitingFor string, after time.Duration) {
+				c.log.Info("still connecting", keyServer, u.Host, keyWaiting, waitingFor, keyAfter, after.Round(time.Second))
+			},
 		}
 		if cfg.Seal != nil {
 			d.Seal = func() (carrier.Seal, error) { return cfg.Seal(u) }

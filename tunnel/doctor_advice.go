@@ -9,14 +9,21 @@ import (
 	"culvert/mux/carrier"
 )
 
-// telling is why no tunnel comes up: what a WebSocket fails by says more.
+// telling is why no tunnel comes up, as the client would say it.
 func (s *symptoms) telling() error {
+	var failed []error
 	for _, err := range []error{s.upgrade, s.requests} {
 		if err != nil && !errors.Is(err, errNotTried) {
-			return err
+			failed = append(failed, err)
 		}
 	}
-	return nil
+	switch len(failed) {
+	case 0:
+		return nil
+	case 1:
+		return failed[0]
+	}
+	return carrier.Telling(failed[0], failed[1])
 }
 
 // advice says what to change, in the order of how much it matters.

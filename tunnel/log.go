@@ -25,6 +25,8 @@ const (
 	keyReason   = "reason"
 	keyError    = "error"
 	keyNext     = "next_attempt"
+	keyWaiting  = "waiting_for"
+	keyAfter    = "after"
 	keyLimit    = "limit"
 	keyCarrier  = "carrier"
 	keySealed   = "sealed"

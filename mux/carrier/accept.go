@@ -28,7 +28,8 @@ import (
 // with an Origin is answered 403, and one without a good credential 401, unless Stealth
 // makes them Other's too: nothing that only this program would say.
 type Handler struct {
-	// Path is the one path that is served, matched exactly. Default "/".
+	// Path is the one path that is served, matched exactly. Default "/". Inside of an
+	// HTTP pipe, whose own requests have it, the path does not matter.
 	Path string
 
 	// Other answers what is not ours, as the web server that a stranger sees. It has as
@@ -140,7 +141,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	set, served := r.Context().Value(pipesKey{}).(*pipes)
 	piped = piped && served
 	asked := isUpgrade(r) || piped
-	here := r.URL.Path == cmp.Or(h.Path, "/")
+	// A front sees the path of a pipe's requests, and may rewrite it, but not that of
+	// the upgrade inside. The pipe is open, so its requests had the right path.
+	here := insidePipe(r) || r.URL.Path == cmp.Or(h.Path, "/")
 	allowed := h.allowed(r)
 	var client Client
 	var opened *seal.Opened

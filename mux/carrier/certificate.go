@@ -16,9 +16,11 @@ import (
 // certificate is for and who signed it, since that is how a proxy shows itself that
 // intercepts TLS. What comes from the certificate is quoted.
 type CertificateError struct {
-	Name string            // that the certificate should have had
-	Cert *x509.Certificate // at fault: the server's, or an expired one above it
-	Err  error             // of package x509
+	Name string // that the certificate should have had
+	// Given says that the Dialer was given authorities to trust, in TLS.RootCAs.
+	Given bool
+	Cert  *x509.Certificate // at fault: the server's, or an expired one above it
+	Err   error             // of package x509
 }
 
 func (e *CertificateError) Error() string {
@@ -27,6 +29,9 @@ func (e *CertificateError) Error() string {
 
 func (e *CertificateError) fault() string {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](e.Err); ok {
+		if e.Given {
+			return "signed by none of the given authorities"
+		}
 		return "signed by an unknown authority"
 	}
 	if _, ok := errors.AsType[x509.HostnameError](e.Err); ok {
@@ -43,13 +48,12 @@ func (e *CertificateError) fault() string {
 
 func (e *CertificateError) Unwrap() error { return e.Err }
 
-// newCertificateError says what it is about err that verifying a certificate for
-// name gave.
-func newCertificateError(err *tls.CertificateVerificationError, name string) error {
+// newCertificateError describes err, which verifying a certificate against cfg gave.
+func newCertificateError(err *tls.CertificateVerificationError, cfg *tls.Config) error {
 	if len(err.UnverifiedCertificates) == 0 {
 		return err
 	}
-	e := &CertificateError{Name: name, Cert: err.UnverifiedCertificates[0], Err: err}
+	e := &CertificateError{Name: cfg.ServerName, Given: cfg.RootCAs != nil, Cert: err.UnverifiedCertificates[0], Err: err}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Cert != nil {
 		e.Cert = invalid.Cert
 	}
@@ -88,14 +92,18 @@ func describe(cert *x509.Certificate) string {
 		cert.NotBefore.UTC().Format(minute), cert.NotAfter.UTC().Format(minute))
 }
 
-// tlsFailed makes of an error of a handshake one that says what answered. name is
-// that which was asked for.
-func tlsFailed(err error, name string) error {
+// tlsFailed makes of an error of a handshake with cfg one that says what answered.
+// scheme is that of the URL, plain the same without TLS, and kind what somebody is not
+// who speaks neither TLS nor HTTP.
+func tlsFailed(err error, cfg *tls.Config, scheme, plain string, kind error) error {
 	if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return fmt.Errorf("%w: it answers %q, which is not TLS", ErrNotCulvert, record.RecordHeader[:])
+		return notTLS(record.RecordHeader[:], scheme, plain, kind)
 	}
 	if failed, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return newCertificateError(failed, name)
+		return newCertificateError(failed, cfg)
+	}
+	if http2Only(err) {
+		return fmt.Errorf("it %w (%w)", ErrHTTP2Only, err)
 	}
 	return err
 }

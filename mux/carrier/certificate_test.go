@@ -88,7 +88,7 @@ func TestDialNamesTheCertificate(t *testing.T) {
 	}{
 		{
 			"intercepted", issue(t, x509.Certificate{Subject: subject, DNSNames: names}, proxy), new(x509.UnknownAuthorityError),
-			`certificate signed by an unknown authority: issuer "CN=Corp\nProxy CA", subject "CN=tunnel.example", for "tunnel.example", "www.tunnel.example", valid from `,
+			`certificate signed by none of the given authorities: issuer "CN=Corp\nProxy CA", subject "CN=tunnel.example", for "tunnel.example", "www.tunnel.example", valid from `,
 		},
 		{
 			"another's", issue(t, x509.Certificate{DNSNames: []string{"a", "b", "c", "d", "e", "f", "g"}}, trusted), new(x509.HostnameError),

@@ -105,8 +105,9 @@ func (k *cork) start(onClose func()) {
 	k.mu.Unlock()
 }
 
-// Read waits until a client has spoken: to http.Transport, a server that speaks
-// first is an occasion for the standard logger.
+// Read waits until a client has spoken: http.Transport tells the standard logger about
+// a server that speaks first. It fails if the server's first bytes do not begin an
+// answer of HTTP/1: http.Transport would wait for the end of a line.
 func (k *cork) Read(p []byte) (int, error) {
 	if k.client {
 		<-k.spoken
@@ -127,6 +128,9 @@ func (k *cork) Read(p []byte) (int, error) {
 		k.mu.Lock()
 		k.first = append(k.first, p[:min(n, room)]...)
 		k.mu.Unlock()
+		if k.client && !beginsHTTP(k.first) {
+			n, err = 0, notFrontHTTP("") // upgradeFailed says what it was
+		}
 	}
 	if k.budget.Add(int64(-n)) < 0 {
 		err = ErrMessageTooLarge

@@ -67,7 +67,7 @@ func TestCorkSpeaksFirst(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
 		k := newCork(newWire(near), true)
-		go func() { _, _ = far.Write([]byte("220 mail.example")) }()
+		go func() { _, _ = far.Write([]byte("HTTP/1.1 400 Bad")) }()
 		read := make(chan string, 2)
 		go func() {
 			p := make([]byte, 100)
@@ -80,7 +80,7 @@ func TestCorkSpeaksFirst(t *testing.T) {
 		}
 		go func() { _, _ = far.Read(make([]byte, 100)) }()
 		write(t, k, []byte("GET /"))
-		if got := <-read; got != "220 mail.example" || string(k.answered()) != got {
+		if got := <-read; got != "HTTP/1.1 400 Bad" || string(k.answered()) != got {
 			t.Errorf("read %q, answered %q", got, k.answered())
 		}
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/coder/websocket"
@@ -100,6 +101,10 @@ type Dialer struct {
 	// IPv6 and IPv4 are raced (RFC 8305).
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	// Slow is told what a Dial is waiting for when it has taken 3 s, and when it is
+	// waiting for something else after 3 s more. It must not block. Nil: nobody is told.
+	Slow func(waitingFor string, after time.Duration)
+
 	Options
 
 	nobody bool // it has no credential, whatever the fields above say
@@ -109,7 +114,7 @@ type Dialer struct {
 // [ErrInvalidDialer], [ErrPlaintextCredential], or an error of Credential or
 // SecretHeader or Proxy, which it calls.
 func (d *Dialer) Validate() error {
-	_, err := d.request()
+	_, err := d.request(nil)
 	return err
 }
 
@@ -138,7 +143,9 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 			err = &DialError{Phase: PhaseSetup, Addr: d.addr(), Err: err}
 		}
 	}()
-	r, err := d.request()
+	progress := newProgress(d.Slow)
+	defer progress.stop()
+	r, err := d.request(progress)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -164,12 +171,16 @@ func (d *Dialer) Dial(ctx context.Context, hello []byte) (c *Conn, reply []byte,
 	}
 	switch d.Mode {
 	case ModeAuto:
-		return d.climb(ctx, r)
+		c, reply, err = d.climb(ctx, r)
 	case ModeHTTP:
-		return d.dialPipe(ctx, r)
+		c, reply, err = d.dialPipe(ctx, r)
 	default:
-		return d.dialOver(ctx, ModeWebSocket, r, 0)
+		c, reply, err = d.dialOver(ctx, ModeWebSocket, r, 0)
 	}
+	if err != nil {
+		err = d.checkScheme(ctx, r, err)
+	}
+	return c, reply, err
 }
 
 // dialOver makes a carrier in one of the ways. The answer to the upgrade may take
@@ -303,12 +314,18 @@ func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err
 		if conn, err = r.proxy.tunnel(ctx, d.addr()); err != nil {
 			return nil, &DialError{PhaseProxy, r.proxy.addr, because(ctx, err)}
 		}
-	} else if conn, err = d.straight(ctx, r.guarded); err != nil {
+	} else if conn, err = d.straight(ctx, r); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err == nil {
+			r.progress.waits("the answer of %s to an HTTP request", d.addr())
+		}
+	}()
 	if !d.secure() {
 		return conn, nil
 	}
+	r.progress.waits("the TLS handshake with %s", d.addr())
 	cfg := d.tlsConfig()
 	if r.tickets != nil {
 		cfg.ClientSessionCache = r.tickets
@@ -316,13 +333,14 @@ func (d *Dialer) dialServer(ctx context.Context, r *request) (conn net.Conn, err
 	secured := tls.Client(conn, cfg)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		socketOf(conn).Close()
-		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, tlsFailed(err, cfg.ServerName))}
+		return nil, &DialError{PhaseTLS, d.addr(), because(ctx, tlsFailed(err, cfg, d.URL.Scheme, strings.TrimSuffix(d.URL.Scheme, "s"), ErrNotCulvert))}
 	}
 	return secured, nil
 }
 
 // straight connects to the server itself.
-func (d *Dialer) straight(ctx context.Context, guarded bool) (*wire, error) {
+func (d *Dialer) straight(ctx context.Context, r *request) (*wire, error) {
+	r.progress.waits("a TCP connection to %s", d.addr())
 	conn, err := d.netDial()(ctx, "tcp", d.addr())
 	if err != nil {
 		phase := PhaseConnect
@@ -332,7 +350,7 @@ func (d *Dialer) straight(ctx context.Context, guarded bool) (*wire, error) {
 		return nil, &DialError{phase, d.addr(), because(ctx, err)}
 	}
 	// "localhost" is a name, and names can mean anything.
-	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && guarded && !tcp.IP.IsLoopback() {
+	if tcp, ok := conn.RemoteAddr().(*net.TCPAddr); ok && r.guarded && !tcp.IP.IsLoopback() {
 		conn.Close()
 		return nil, &DialError{PhaseConnect, d.addr(), fmt.Errorf("%w: %s", ErrPlaintextCredential, tcp)}
 	}

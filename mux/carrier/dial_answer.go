@@ -78,8 +78,8 @@ func upgradeFailed(ctx context.Context, k *cork, sent secrets, resp *http.Respon
 	if resp != nil {
 		return fmt.Errorf("%w: it answers 101, but: %w", ErrNotCulvert, sent.hideError(err))
 	}
-	if answer := k.answered(); len(answer) > 0 && !bytes.HasPrefix(answer, []byte("HTTP/")) {
-		return fmt.Errorf("%w: it answers %q, which is not HTTP", ErrNotCulvert, sent.hideCut(string(answer)))
+	if answer := k.answered(); len(answer) > 0 && !bytes.HasPrefix(answer, []byte(http1)) {
+		return notFrontHTTP(sent.hideCut(string(answer)))
 	}
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		err = wrapped.Err
@@ -98,9 +98,13 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 	e := &RefusedError{
 		hello:    string(hello),
 		Status:   resp.StatusCode,
+		Path:     sent.hide(cmp.Or(resp.Request.URL.Path, "/")),
 		Token:    sent.hide(resp.Header.Get(refusalHeader)),
 		Location: sent.hide(resp.Header.Get("Location")),
 		Server:   sent.hide(resp.Header.Get("Server")),
+	}
+	if e.Status == http.StatusRequestHeaderFieldsTooLarge {
+		e.header = headerSize(resp.Request)
 	}
 	if resp.Body != nil { // the WebSocket library has read the beginning and closed it
 		body, _ := io.ReadAll(resp.Body)
@@ -112,6 +116,17 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 		e.Body = text[:min(len(text), maxRefusalBody)]
 	}
 	return e
+}
+
+// headerSize is about how many bytes the header of r has.
+func headerSize(r *http.Request) int {
+	n := len(r.Method) + len(r.URL.RequestURI())
+	for name, values := range r.Header {
+		for _, value := range values {
+			n += len(name) + len(": ") + len(value) + len("\r\n")
+		}
+	}
+	return n
 }
 
 // answer looks at what over answers before http.Client and the WebSocket library do:

@@ -16,7 +16,9 @@ type request struct {
 	secrets secrets       // of the header
 	guarded bool          // it may go to loopback only
 	proxy   *forwardProxy // to send it through; nil: straight
-	tickets *tickets      // of TLS; nil: none are kept
+	// progress is that of the Dial; nil: nobody is told.
+	progress *progress
+	tickets  *tickets // of TLS; nil: none are kept
 	// forwarded says that the proxy passes requests on, without a tunnel, and basic
 	// that it is given its credential with each of them.
 	forwarded, basic bool
@@ -25,12 +27,13 @@ type request struct {
 	authorization string // that travels sealed, and not in the header; "" for none
 }
 
-// request checks the fields and returns the request without the hello.
-func (d *Dialer) request() (*request, error) {
+// request checks the fields and returns the request without the hello. It is part of
+// a Dial that makes progress, or of none if that is nil.
+func (d *Dialer) request(progress *progress) (*request, error) {
 	if err := d.checkAddress(); err != nil {
 		return nil, err
 	}
-	r := &request{header: http.Header{}}
+	r := &request{header: http.Header{}, progress: progress}
 	if d.TLS != nil && d.TLS.ClientSessionCache != nil {
 		r.tickets = &tickets{cache: d.TLS.ClientSessionCache}
 	}
@@ -38,6 +41,7 @@ func (d *Dialer) request() (*request, error) {
 		return nil, err
 	}
 	if d.SecretHeader != nil {
+		progress.waits("the secret headers")
 		header, err := d.SecretHeader()
 		if err != nil {
 			return nil, fmt.Errorf("header: %w", err)
@@ -54,6 +58,7 @@ func (d *Dialer) request() (*request, error) {
 		}
 	}
 	if d.Credential != nil {
+		progress.waits("the credential")
 		credential, err := d.Credential()
 		if err != nil {
 			return nil, fmt.Errorf("credential: %w", err)

@@ -61,7 +61,7 @@ func TestDialRefused(t *testing.T) {
 			w.Header().Set("Server", "squid")
 			http.Error(w, "no", 403)
 		}, carrier.RefusedError{Status: 403, Server: "squid", Body: "no"}, nil, `answered 403 Forbidden from "squid": "no"`},
-		{"404", http.NotFound, carrier.RefusedError{Status: 404, Body: "404 page not found"}, carrier.ErrNotCulvert, "not a culvert server"},
+		{"404", http.NotFound, carrier.RefusedError{Status: 404, Body: "404 page not found"}, carrier.ErrNotCulvert, `answered 404 Not Found for the path "/": "404 page not found": not a culvert server`},
 		{"302", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "https://login.example/")
 			w.WriteHeader(302)
@@ -109,6 +109,7 @@ func TestDialRefused(t *testing.T) {
 			if !ok {
 				t.Fatalf("%v is no RefusedError", err)
 			}
+			tt.want.Path = "/"
 			if *got != tt.want {
 				t.Errorf("got %+v, want %+v", *got, tt.want)
 			}
@@ -299,8 +300,84 @@ func TestDialSomethingElse(t *testing.T) {
 	defer secure.Close()
 	_, _, err = (&carrier.Dialer{URL: parseURL(t, strings.Replace(secure.URL, "https", "ws", 1))}).Dial(t.Context(), nil)
 	phaseOf(t, err, carrier.PhaseUpgrade)
-	if !errors.Is(err, carrier.ErrNotCulvert) || !strings.Contains(err.Error(), "HTTPS server") {
+	if use, ok := errors.AsType[*carrier.SchemeError](err); !ok || use.Use != "wss" || !carrier.Permanent(err) {
 		t.Error(err)
+	}
+}
+
+// A front that speaks HTTP/2 only is called that, whichever kind of carrier is wanted,
+// and trying again does not help.
+func TestDialHTTP2Only(t *testing.T) {
+	const settings = "\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x80\x00\x04\x00\x01\x00\x00\x00\x05\x00\xff\xff\xff"
+	const goAway = "\x00\x00\x08\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01"
+	cert, pool := carriertest.Certificate(t)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"grpc-exp"}}) // Go allows clients without ALPN for h2
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.NotFoundHandler(), ErrorLog: discardLog()}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(ln)
+	}()
+	defer func() {
+		_ = srv.Close()
+		<-served
+	}()
+	for name, server := range map[string]string{
+		"SETTINGS": "ws://" + answering(t, settings), "GOAWAY": "ws://" + answering(t, goAway), "TLS": "wss://" + ln.Addr().String(),
+	} {
+		for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeHTTP, carrier.ModeAuto} {
+			d := carrier.Dialer{URL: parseURL(t, server), Mode: mode, TLS: &tls.Config{RootCAs: pool}}
+			_, _, err := d.Dial(t.Context(), nil)
+			_, inspectErr := d.Inspect(t.Context())
+			for _, err := range []error{err, inspectErr} {
+				if !errors.Is(err, carrier.ErrHTTP2Only) || !carrier.Permanent(err) || strings.Contains(err.Error(), `\x`) {
+					t.Errorf("%s, %s: %v", name, mode, err)
+				}
+			}
+		}
+	}
+	proxy := &fakeProxy{addr: answering(t, settings)}
+	d := &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(proxy.url("http", false))}
+	if err := refusedBy(t, d); !errors.Is(err, carrier.ErrHTTP2Only) || !carrier.Permanent(err) {
+		t.Errorf("a proxy: %v", err)
+	}
+}
+
+// What the form of a request is refused for says nothing about who refuses it.
+func TestDialRefusedForm(t *testing.T) {
+	for _, status := range []int{400, 411, 413, 414, 417, 431} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+		for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeAuto} {
+			d := carrier.Dialer{URL: parseURL(t, srv.URL), Mode: mode, Ladder: new(carrier.Ladder)}
+			_, _, err := d.Dial(t.Context(), nil)
+			phaseOf(t, err, carrier.PhaseUpgrade)
+			if errors.Is(err, carrier.ErrNotCulvert) || !carrier.Permanent(err) {
+				t.Errorf("%d, %s: %v", status, mode, err)
+			}
+		}
+		srv.Close()
+	}
+}
+
+// Of two errors the one is returned that says more about whether trying again helps.
+func TestTelling(t *testing.T) {
+	passing, final := errors.New("cut"), error(carrier.ErrNotCulvert)
+	of := func(status int, token string) error { return &carrier.RefusedError{Status: status, Token: token} }
+	for _, tt := range []struct{ first, second, want error }{
+		{passing, passing, passing},
+		{final, passing, passing},
+		{passing, final, passing},
+		{final, carrier.ErrHTTP2Only, final},
+		{final, of(401, ""), of(401, "")},
+		{of(503, "limit"), passing, of(503, "limit")},
+		{passing, of(503, "limit"), of(503, "limit")},
+	} {
+		if got := carrier.Telling(tt.first, tt.second); got.Error() != tt.want.Error() {
+			t.Errorf("of %v and %v: %v, want %v", tt.first, tt.second, got, tt.want)
+		}
 	}
 }
 

@@ -37,6 +37,9 @@ var (
 	// ErrNotProxy means that whatever answered at a proxy's address is no proxy of
 	// the kind that its URL says.
 	ErrNotProxy = errors.New("not such a proxy")
+	// ErrHTTP2Only means that whatever answered, a front or a proxy, sent HTTP/2 frames,
+	// or takes no other protocol for TLS. Carriers need HTTP/1.1.
+	ErrHTTP2Only = errors.New("speaks HTTP/2 only; culvert needs HTTP/1.1")
 	// ErrProxyCredential means that a proxy wants a credential, or another one.
 	ErrProxyCredential = errors.New("proxy credential missing or not accepted")
 )
@@ -90,15 +93,18 @@ func (e *DialError) Unwrap() error { return e.Err }
 // It is [ErrUnauthorized] (in the sense of errors.Is) when the status is 401,
 // and [ErrNotCulvert] when it has no Culvert-Refusal header and its status is
 // none that servers and proxies give for a while or to the wrong people (403,
-// 408, 425, 429, 5xx).
+// 408, 425, 429, 5xx), nor one about the form of the request, which they give before
+// they look at the path (400, 411, 413, 414, 417, 431).
 type RefusedError struct {
 	Status   int    // HTTP status
+	Path     string // that was asked for
 	Token    string // of the Culvert-Refusal header; one of the Refusal constants, or unknown
 	Location string // where a 3xx redirects to
 	Server   string // the Server header
 	Body     string // the first 200 bytes of the body
 
-	hello string // of the Culvert-Hello header, decoded; "" for none
+	hello  string // of the Culvert-Hello header, decoded; "" for none
+	header int    // of an answer 431: about how many bytes the request's header had
 }
 
 func (e *RefusedError) Error() string {
@@ -111,6 +117,9 @@ func (e *RefusedError) Error() string {
 			b.WriteString(" " + text)
 		}
 	}
+	if e.Status == http.StatusNotFound {
+		fmt.Fprintf(&b, " for the path %q", e.Path)
+	}
 	if e.Token != "" {
 		fmt.Fprintf(&b, ", refusal %q", e.Token)
 	}
@@ -119,6 +128,9 @@ func (e *RefusedError) Error() string {
 	}
 	if e.Body != "" {
 		fmt.Fprintf(&b, ": %q", e.Body)
+	}
+	if e.Status == http.StatusRequestHeaderFieldsTooLarge {
+		fmt.Fprintf(&b, ": the request has a header of about %d bytes, which is more than it accepts", e.header)
 	}
 	if e.Is(ErrNotCulvert) {
 		fmt.Fprintf(&b, ": %v", ErrNotCulvert)
@@ -135,7 +147,7 @@ func (e *RefusedError) Is(target error) bool {
 	case ErrUnauthorized:
 		return e.Status == http.StatusUnauthorized
 	case ErrNotCulvert:
-		if e.Token != "" || e.Status/100 == 5 {
+		if e.Token != "" || e.Status/100 == 5 || e.malformed() {
 			return false
 		}
 		switch e.Status {
@@ -148,19 +160,46 @@ func (e *RefusedError) Is(target error) bool {
 	return false
 }
 
+// malformed reports whether the answer is about the form of the request, whoever gave
+// it: it will be the same for the next request like it.
+func (e *RefusedError) malformed() bool {
+	switch e.Status {
+	case http.StatusBadRequest, http.StatusLengthRequired, http.StatusRequestEntityTooLarge, http.StatusRequestURITooLong,
+		http.StatusExpectationFailed, http.StatusRequestHeaderFieldsTooLarge:
+		return true
+	}
+	return false
+}
+
+// SchemeError means that a server or a proxy speaks TLS where its URL says that it does
+// not, or the other way round. Nothing secret was sent without TLS that was to be sent
+// with it.
+type SchemeError struct {
+	Scheme string // of the URL
+	Use    string // the scheme that fits
+}
+
+func (e *SchemeError) Error() string {
+	if e.Scheme == "wss" || e.Scheme == "https" {
+		return fmt.Sprintf("it speaks plain HTTP on this port, not TLS: use %s:// instead of %s://", e.Use, e.Scheme)
+	}
+	return fmt.Sprintf("it speaks TLS on this port: use %s:// instead of %s://", e.Use, e.Scheme)
+}
+
 // ProxyError is a forward proxy's refusal to connect. Server and Schemes come
 // from the proxy as they are: quote them before they are shown. No credential is
 // in it, whatever the proxy said.
 //
-// It is [ErrProxyCredential] (in the sense of errors.Is) when the status is 407
-// or a SOCKS proxy takes none of the ways to authenticate, or not the password.
+// It is [ErrProxyCredential] (in the sense of errors.Is) when the status is 407, or
+// 401 after the credential was sent, as Tinyproxy answers, or when a SOCKS proxy takes none of the ways to authenticate, or not the password.
 type ProxyError struct {
 	Proxy      string   // host:port
 	Status     int      // of HTTP; 0 from a SOCKS proxy
 	Reply      byte     // of SOCKS (RFC 1928, 6); 0 from an HTTP proxy, and about the credential
 	Schemes    []string // how an HTTP proxy that answers 407 wants the credential, 8 at most
 	Credential bool     // there is one
-	Tried      string   // the way in which it was given, "" for none
+	Tried      string   // the scheme in which the proxy got the password, "" for none
+	Stopped    string   // the scheme that the proxy did not go on with before it got the password, "" for none
 	Server     string   // the Server header
 }
 
@@ -188,6 +227,8 @@ func (e *ProxyError) Error() string {
 		switch {
 		case !e.Credential:
 			b.WriteString(": it wants a user name and a password")
+		case e.Stopped != "":
+			fmt.Fprintf(&b, ": it did not answer the first NTLM message with a challenge that is understood here (%s), so it was not given the password", e.Stopped)
 		case e.Tried == "":
 			b.WriteString(": it takes the credential in none of the ways known here (Digest, NTLM, Basic)")
 		default:
@@ -203,7 +244,8 @@ func (e *ProxyError) Error() string {
 // Is reports whether target is the sentinel that this refusal stands for.
 func (e *ProxyError) Is(target error) bool {
 	return target == ErrProxyCredential &&
-		(e.Status == http.StatusProxyAuthRequired || e.Status == 0 && e.Reply == 0)
+		(e.Status == http.StatusProxyAuthRequired || e.Status == http.StatusUnauthorized && e.Tried != "" ||
+			e.Status == 0 && e.Reply == 0)
 }
 
 // permanent reports whether the proxy would say the same again: what it forbids
@@ -237,18 +279,21 @@ func (e *CloseError) Error() string {
 }
 
 // Permanent reports whether dialling again the same way would fail the same way:
-// the credential, the certificate or a key is wrong, a culvert server or a proxy is
-// not what answers, the proxy forbids it, or a credential would travel in plaintext.
+// the credential, the certificate, a key or the URL's scheme is wrong, a culvert server
+// or a proxy is not what answers, or does not accept the form of the request, the proxy forbids it, or a credential would travel in plaintext.
 // Errors of the network and refusals that pass (a session that is gone, limits,
 // restarts, 5xx, a server that the proxy cannot reach) are not permanent, and
 // neither is nil.
 func Permanent(err error) bool {
-	for _, target := range []error{ErrInvalidDialer, ErrPlaintextCredential, ErrUnauthorized, ErrNotCulvert, ErrNotProxy} {
+	for _, target := range []error{ErrInvalidDialer, ErrPlaintextCredential, ErrUnauthorized, ErrNotCulvert, ErrNotProxy, ErrHTTP2Only} {
 		if errors.Is(err, target) {
 			return true
 		}
 	}
 	if _, ok := errors.AsType[*KeyError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*SchemeError](err); ok {
 		return true
 	}
 	if refused, ok := errors.AsType[*ProxyError](err); ok {
@@ -259,7 +304,7 @@ func Permanent(err error) bool {
 		case RefusalVersion, RefusalMalformed:
 			return true
 		case "":
-			return refused.Status == http.StatusForbidden
+			return refused.Status == http.StatusForbidden || refused.malformed()
 		}
 		return false
 	}

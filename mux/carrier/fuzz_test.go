@@ -202,16 +202,31 @@ func FuzzChallenges(f *testing.F) {
 		if schemes := schemesOf(challenges); len(schemes) > maxSchemes {
 			t.Errorf("%q: %d schemes", value, len(schemes))
 		}
-		a := proxyAuth{user: "u", password: "p", target: "h:1"}
+		a := proxyAuth{proxyAccount: proxyAccount{"p:1", "u", "p"}, target: "h:1"}
 		for range 4 {
 			answer := a.answer(challenges)
 			if answer == "" {
 				return
 			}
-			if !strings.HasPrefix(answer, a.scheme+" ") || strings.ContainsAny(answer, "\r\n") {
+			if !strings.HasPrefix(answer, a.scheme()+" ") || strings.ContainsAny(answer, "\r\n") {
 				t.Errorf("%q: answered %q", value, answer)
 			}
 		}
 		t.Errorf("%q: answered for ever", value)
+	})
+}
+
+// Whatever a proxy sends as its NTLM challenge, it gets an answer or none.
+func FuzzNTLMChallenge(f *testing.F) {
+	f.Add([]byte("NTLMSSP\x00\x02\x00\x00\x00"))
+	// Squid's ntlm_fake_auth: flags that say Unicode and target information, and neither.
+	f.Add([]byte("NTLMSSP\x00\x02\x00\x00\x00\x09\x00\x09\x00\x28\x00\x00\x00\x05\x82\x88\xa0\x01\x02\x03\x04\x05\x06\x07\x08\x00\x00\x00\x00\x00\x00\x3a\x00WORKGROUP"))
+	f.Fuzz(func(t *testing.T, message []byte) {
+		a := proxyAuth{proxyAccount: proxyAccount{"p:1", "u", "p"}, target: "h:1"}
+		a.answer([]string{ntlmScheme, basicScheme})
+		answer := a.answer([]string{ntlmScheme + " " + base64.StdEncoding.EncodeToString(message)})
+		if scheme := a.scheme(); !strings.HasPrefix(answer, scheme+" ") || a.bound() != (scheme == ntlmScheme) {
+			t.Errorf("%q: answered %q", message, answer)
+		}
 	})
 }

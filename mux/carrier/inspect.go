@@ -53,7 +53,7 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(d.Timeout, defaultHandshakeTimeout))
 	defer cancel()
 
-	r, err := d.request()
+	r, err := d.request(nil)
 	if err != nil {
 		return in, &DialError{PhaseSetup, d.addr(), err}
 	}
@@ -74,7 +74,7 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 		in.TLS = &state
 	}
 
-	handOver := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
+	handOver := func(context.Context, string, string) (net.Conn, error) { return &answerConn{Conn: conn}, nil }
 	transport := &http.Transport{
 		DialContext: handOver, DialTLSContext: handOver, DisableKeepAlives: true,
 		MaxResponseHeaderBytes: maxResponseHeader, Protocols: new(http.Protocols),
@@ -89,7 +89,7 @@ func (d *Dialer) Inspect(ctx context.Context) (*Inspection, error) {
 	req.Host = r.header.Get("Host")
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return in, &DialError{PhaseUpgrade, d.addr(), because(ctx, err)}
+		return in, d.checkScheme(ctx, r, &DialError{PhaseUpgrade, d.addr(), because(ctx, answerError(err))})
 	}
 	resp.Body.Close()
 	in.Status, in.Server, in.Via = resp.StatusCode, resp.Header.Get("Server"), resp.Header.Get("Via")

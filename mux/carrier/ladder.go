@@ -36,8 +36,9 @@ const (
 	maxMute = 2
 )
 
-// Ladder is what is remembered between Dials of the way to one server. The zero
-// value is ready, and knows nothing. Its methods may be called concurrently, and
+// Ladder is what is remembered between Dials of the way to one server: which kind of
+// carrier passes, and which credential a forward proxy accepts. The zero value is
+// ready, and knows nothing. Its methods may be called concurrently, and
 // on nil.
 type Ladder struct {
 	mu      sync.Mutex // guards the following
@@ -48,6 +49,15 @@ type Ladder struct {
 	learned time.Time  // when the following was; it holds as long as stripped
 	body    bodySize   // of POSTs
 	path    pipePath
+	proxy   proxyMemory // has a lock of its own
+}
+
+// proxyMemory is what is remembered of the forward proxy on the way.
+func (l *Ladder) proxyMemory() *proxyMemory {
+	if l == nil {
+		return nil
+	}
+	return &l.proxy
 }
 
 // pipePath is what is known of how answers arrive.
@@ -90,13 +100,18 @@ func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
 		return nil, nil, pipeErr
 	default:
 		d.Ladder.setPatient(errors.Is(err, errNoAnswer))
-		return nil, nil, hopeful(err, pipeErr)
+		return nil, nil, Telling(err, pipeErr)
 	}
 }
 
-// hopeful returns of the errors of two ways the first, unless only the second may pass.
-func hopeful(first, second error) error {
-	if Permanent(first) && !Permanent(second) {
+// Telling returns which of the errors of two ways to the server says more, as a Dial
+// that has tried both returns it: the answer of a culvert server, then an error after
+// which trying again can help, then the first. Both are not nil.
+func Telling(first, second error) error {
+	if ofCulvert(first) {
+		return first
+	}
+	if ofCulvert(second) || Permanent(first) && !Permanent(second) {
 		return second
 	}
 	return first

@@ -123,7 +123,7 @@ func TestStealthServesClients(t *testing.T) {
 		t.Error(err)
 	}
 	d.Credential = token("guess")
-	const want = "answered 404 Not Found: \"404 page not found\": not a culvert server, or the credential is not accepted (a stealthy server says no more)"
+	const want = "answered 404 Not Found for the path \"/tunnel\": \"404 page not found\": not a culvert server, or the credential is not accepted (a stealthy server says no more)"
 	if _, _, err := d.Dial(t.Context(), nil); err == nil || !strings.HasSuffix(err.Error(), want) || !carrier.Permanent(err) {
 		t.Error(err)
 	}

@@ -69,11 +69,16 @@ func (s *pipes) closeAll() {
 	}
 }
 
-// Contexts of requests hold the pipes of their Serve, and the conn they came by.
+// Contexts of requests hold the pipes of their Serve, or that they came through one of
+// these, and the conn they came by.
 type (
-	pipesKey struct{}
-	connKey  struct{}
+	pipesKey  struct{}
+	insideKey struct{}
+	connKey   struct{}
 )
+
+// insidePipe reports whether r came through an HTTP pipe.
+func insidePipe(r *http.Request) bool { return r.Context().Value(insideKey{}) != nil }
 
 // errPipes and errRequests mean that there are too many.
 var (

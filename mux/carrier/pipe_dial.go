@@ -127,13 +127,15 @@ func (d *Dialer) pipeTransport(ctx context.Context, r *request, connected func(n
 		defer cancel()
 		if r.forwarded {
 			conn, err = r.proxy.plain(ctx)
+			r.progress.waits("the answer of the proxy %s to an HTTP request", r.proxy.addr)
 		} else {
 			conn, err = d.dialServer(ctx, r)
 		}
-		if err == nil {
-			connected(conn.RemoteAddr())
+		if err != nil {
+			return nil, err
 		}
-		return conn, err
+		connected(conn.RemoteAddr())
+		return &answerConn{Conn: conn, secrets: r.secrets}, nil
 	}
 	t := &http.Transport{
 		DialContext:            dial,
@@ -171,10 +173,10 @@ func (d *Dialer) dialPipe(ctx context.Context, r *request) (*Conn, []byte, error
 		forwarded.basic = true
 		c, reply, forwardErr = d.dialOver(ctx, ModeHTTP, &forwarded, 0)
 	}
-	if forwardErr != nil && !ofCulvert(forwardErr) {
-		return nil, nil, hopeful(err, forwardErr)
+	if forwardErr != nil {
+		return nil, nil, Telling(err, forwardErr)
 	}
-	return c, reply, forwardErr
+	return c, reply, nil
 }
 
 // forwardable reports whether a proxy can be told by the URL of a request alone where
@@ -299,7 +301,7 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 	set(req.Header)
 	resp, err = p.transport.RoundTrip(req)
 	if err != nil {
-		return nil, pipeAnswer{err: p.secrets.hideError(err)}
+		return nil, pipeAnswer{err: p.secrets.hideError(answerError(err))}
 	}
 	p.cookies.keep(&p.site, resp)
 	if resp.StatusCode == want {

@@ -64,7 +64,7 @@ func TestPipeBodyAnsweredEarly(t *testing.T) {
 			begin: begin, bodies: parts, next: next, end: end, large: make(chan struct{}),
 		}, nil
 	}}
-	r, err := d.request()
+	r, err := d.request(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

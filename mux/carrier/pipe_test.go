@@ -118,6 +118,27 @@ func upgradesOnly(do http.HandlerFunc) func(http.Handler) http.Handler {
 	}
 }
 
+// A front may rewrite the path of requests. It cannot rewrite that of the upgrade inside
+// of a pipe.
+func TestPipeThroughFrontThatRewritesPath(t *testing.T) {
+	rewrite := func(next http.Handler) http.Handler {
+		return strip(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/vpn" {
+				http.NotFound(w, r)
+				return
+			}
+			r.URL.Path = "/"
+			next.ServeHTTP(w, r)
+		}))
+	}
+	for _, mode := range []carrier.Mode{carrier.ModeAuto, carrier.ModeHTTP} {
+		throughBox(t, rewrite, func(t *testing.T, b *boxed) {
+			b.dialer.Mode, b.dialer.URL.Path = mode, "/vpn"
+			abort(b.dial(t, carrier.ModeHTTP))
+		})
+	}
+}
+
 func answers(status int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }
 }

@@ -25,6 +25,8 @@ type forwardProxy struct {
 	agent          string // the User-Agent of the upgrade request, "" for net/http's
 	tls            *tls.Config
 	dial           func(ctx context.Context, network, addr string) (net.Conn, error)
+	memory         *proxyMemory // which credential it has accepted; may be nil
+	progress       *progress    // of the dial
 }
 
 // proxy returns the proxy on the way to the server, or nil, for the upgrade
@@ -60,6 +62,8 @@ func (d *Dialer) proxy(r *request) (*forwardProxy, error) {
 		agent:      r.header.Get("User-Agent"),
 		tls:        HardenTLS(&tls.Config{ServerName: u.Hostname(), RootCAs: d.roots()}),
 		dial:       d.netDial(),
+		memory:     d.Ladder.proxyMemory(),
+		progress:   r.progress,
 	}
 	if u.User != nil {
 		p.user = u.User.Username()
@@ -102,6 +106,7 @@ func (p *forwardProxy) tunnel(ctx context.Context, target string) (net.Conn, err
 	if err != nil {
 		return nil, err
 	}
+	p.progress.waits("the answer of the SOCKS proxy %s", p.addr)
 	if err := p.socks(h.Conn, target); err != nil {
 		h.close()
 		return nil, err
@@ -130,19 +135,18 @@ type proxyConn struct {
 
 // open connects to the proxy, TLS included.
 func (p *forwardProxy) open(ctx context.Context) (*proxyConn, error) {
+	p.progress.waits("a TCP connection to the proxy %s", p.addr)
 	conn, err := p.dial(ctx, "tcp", p.addr)
 	if err != nil {
 		return nil, err
 	}
 	var over net.Conn = newWire(conn)
 	if p.scheme == "https" {
+		p.progress.waits("the TLS handshake with the proxy %s", p.addr)
 		secured := tls.Client(over, p.tls)
 		if err := secured.HandshakeContext(ctx); err != nil {
 			conn.Close()
-			if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-				err = fmt.Errorf("%w: it answers %q, which is not TLS", ErrNotProxy, record.RecordHeader[:])
-			}
-			return nil, err
+			return nil, tlsFailed(err, p.tls, p.scheme, "http", ErrNotProxy)
 		}
 		over = secured
 	}

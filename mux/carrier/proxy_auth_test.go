@@ -43,9 +43,9 @@ func TestProxyAuthPrefers(t *testing.T) {
 		{[]string{weird, "Bearer"}, ""},
 	}
 	for _, tt := range tests {
-		a := proxyAuth{user: "u", password: "p", target: "h:1"}
-		if answer := a.answer(tt.offered); a.scheme != tt.want || (answer == "") != (tt.want == "") {
-			t.Errorf("%q: answered %q with %q, want %q", tt.offered, a.scheme, answer, tt.want)
+		a := proxyAuth{proxyAccount: proxyAccount{"p:1", "u", "p"}, target: "h:1"}
+		if answer := a.answer(tt.offered); a.scheme() != tt.want || (answer == "") != (tt.want == "") {
+			t.Errorf("%q: answered %q with %q, want %q", tt.offered, a.scheme(), answer, tt.want)
 		}
 	}
 }

@@ -8,65 +8,111 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
+	"time"
 )
 
-// connect has an HTTP proxy connect to target (RFC 9110, 9.3.6). The credential
-// is not sent until the proxy has said in which way it wants it.
+// connect has an HTTP proxy connect to target (RFC 9110, 9.3.6). The credential is
+// sent when the proxy asks for it, or at once if an earlier dial had success with it.
+//
+// Each request has a connection of its own, since some proxies answer no second one
+// on the connection of their 407, whatever they say about keeping it. Only NTLM
+// needs the connection of its challenge.
 func (p *forwardProxy) connect(ctx context.Context, target string) (net.Conn, error) {
-	auth := proxyAuth{user: p.user, password: p.password, target: target}
-	var h *proxyConn
-	defer func() {
-		if h != nil {
-			h.close()
-		}
-	}()
+	auth := &proxyAuth{proxyAccount: proxyAccount{p.addr, p.user, p.password}, target: target}
 	var authorization string
+	if p.credential {
+		auth.memory = p.memory
+		authorization = auth.recall()
+	}
 	for {
-		kept := h != nil
-		if !kept {
-			var err error
-			if h, err = p.open(ctx); err != nil {
-				return nil, err
-			}
+		h, err := p.open(ctx)
+		if err != nil {
+			return nil, err
 		}
-		resp, err := h.ask(target, authorization, p.agent)
+		authorization, err = p.converse(ctx, h, auth, authorization)
+		if err != nil {
+			h.close()
+			return nil, hideIn(p.checkScheme(ctx, err), append(p.secrets(), auth.sent...))
+		}
+		if authorization == "" {
+			return h.tunnel()
+		}
+		h.close()
+	}
+}
+
+// converse asks for the tunnel on one connection. It returns the Proxy-Authorization
+// to try on another connection, or "" if the tunnel is there.
+func (p *forwardProxy) converse(ctx context.Context, h *proxyConn, auth *proxyAuth, authorization string) (next string, err error) {
+	for {
+		p.progress.waits("the answer of the proxy %s to CONNECT %s", p.addr, auth.target)
+		bound := auth.bound()
+		if bound && auth.alternative() {
+			h.answerWithin(ctx)
+		}
+		resp, err := h.ask(auth.target, authorization, p.agent)
 		switch {
-		case err != nil && kept && !auth.bound() && ctx.Err() == nil && errors.Is(err, errNoProxyAnswer):
-			h.close() // it was not kept after all
-			h = nil
-			continue
+		case err != nil && bound && ctx.Err() == nil && noAnswer(err):
+			if next := auth.next(); next != "" {
+				return next, nil
+			}
+			return "", err
 		case err != nil:
-			return nil, hideIn(err, append(p.secrets(), auth.sent...))
+			return "", err
 		case resp.StatusCode/100 == 2:
-			tunnel := h
-			h = nil
-			return tunnel.tunnel()
+			auth.accepted()
+			return "", h.SetReadDeadline(time.Time{})
 		}
 		offered := challengesOf(resp.Header)
-		refused := &ProxyError{Proxy: p.addr, Status: resp.StatusCode, Credential: p.credential, Server: resp.Header.Get("Server")}
-		if resp.StatusCode == http.StatusProxyAuthRequired {
-			refused.Schemes = schemesOf(offered)
-			if p.credential {
-				authorization = auth.answer(offered)
-				refused.Tried = auth.scheme
-			} else {
-				authorization = ""
-			}
+		if p.credential && resp.StatusCode == http.StatusProxyAuthRequired {
+			authorization = auth.answer(offered)
+		} else {
+			authorization = ""
 		}
-		if resp.StatusCode != http.StatusProxyAuthRequired || authorization == "" {
-			refused.hide(append(p.secrets(), auth.sent...))
-			return nil, refused
+		if authorization == "" {
+			return "", p.refusal(resp, offered, auth)
+		}
+		if !auth.bound() {
+			return authorization, nil
 		}
 		if !h.reusable(resp) {
-			if auth.bound() {
-				return nil, fmt.Errorf("%s, which belongs to a connection, and the proxy closes it", auth.scheme)
+			if next := auth.next(); next != "" {
+				return next, nil
 			}
-			h.close()
-			h = nil
+			return "", fmt.Errorf("%s needs one connection for all of its messages, and the proxy closes it", auth.scheme())
 		}
 	}
+}
+
+// refusal is the error for an answer that leaves nothing to try.
+func (p *forwardProxy) refusal(resp *http.Response, offered []string, auth *proxyAuth) *ProxyError {
+	e := &ProxyError{
+		Proxy: p.addr, Status: resp.StatusCode, Credential: p.credential, Server: resp.Header.Get("Server"),
+	}
+	if resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized {
+		e.Schemes = schemesOf(offered)
+		if e.Tried = auth.tried(); e.Tried == "" {
+			e.Stopped = auth.stopped
+		}
+	}
+	e.hide(append(p.secrets(), auth.sent...))
+	return e
+}
+
+// answerWithin leaves the proxy half of the time that ctx has left for its next
+// answer, so that another scheme can be tried in the other half.
+func (h *proxyConn) answerWithin(ctx context.Context) {
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = h.SetReadDeadline(time.Now().Add(time.Until(deadline) / 2))
+	}
+}
+
+// noAnswer reports whether a proxy has ended the connection, or said nothing.
+func noAnswer(err error) bool {
+	return errors.Is(err, errNoProxyAnswer) || errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // errNoProxyAnswer means that a connection ended before the first byte of an answer.
@@ -91,13 +137,13 @@ func (h *proxyConn) ask(target, authorization, agent string) (*http.Response, er
 		return nil, fmt.Errorf("%w: %w", errNoProxyAnswer, err)
 	}
 	h.in.left = maxResponseHeader
-	begin, err := h.answers.Peek(len("HTTP/"))
+	begin, err := h.answers.Peek(len(http1))
 	switch {
 	case len(begin) == 0:
 		return nil, fmt.Errorf("%w: %w", errNoProxyAnswer, err)
-	case string(begin) != "HTTP/":
+	case string(begin) != http1:
 		begin, _ = h.answers.Peek(min(h.answers.Buffered(), maxFirst))
-		return nil, &garbage{string(begin)}
+		return nil, notProxyHTTP(string(begin))
 	}
 	resp, err := http.ReadResponse(h.answers, request)
 	for err == nil && resp.StatusCode/100 == 1 && resp.StatusCode != http.StatusSwitchingProtocols { // the answer is yet to come; h.in bounds them
@@ -135,19 +181,10 @@ func (h *proxyConn) reusable(resp *http.Response) bool {
 	return err == nil
 }
 
-// garbage is an answer that is not HTTP, with its first bytes.
-type garbage struct{ begin string }
-
-func (g *garbage) Error() string {
-	return fmt.Sprintf("%v: it answers %q, which is not HTTP", ErrNotProxy, g.begin)
-}
-
-func (g *garbage) Unwrap() error { return ErrNotProxy }
-
 // hideIn keeps secrets out of what err quotes.
 func hideIn(err error, s secrets) error {
-	if g, ok := errors.AsType[*garbage](err); ok {
-		return &garbage{s.hideCut(g.begin)}
+	if strange, ok := errors.AsType[*notHTTPError](err); ok {
+		return notProxyHTTP(s.hideCut(strange.begin))
 	}
 	return err
 }

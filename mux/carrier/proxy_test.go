@@ -478,10 +478,16 @@ func TestProxyTLS(t *testing.T) {
 		t.Error("the proxy's name was not verified")
 	}
 
-	plain := &fakeProxy{addr: answering(t, "HTTP/1.1 400 Bad Request\r\n\r\n")}
-	d = &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(plain.url("https", true))}
-	if err := refusedBy(t, d); !errors.Is(err, carrier.ErrNotProxy) || !strings.Contains(err.Error(), "which is not TLS") {
-		t.Errorf("a proxy without TLS: %v", err)
+	// The scheme of the proxy's URL may be the wrong one.
+	for scheme, p := range map[string]*fakeProxy{
+		"https": {addr: answering(t, "HTTP/1.1 400 Bad Request\r\n\r\n")},
+		"http":  newFakeProxy(t, secured(connecting("", nil))),
+	} {
+		d := &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(p.url(scheme, true))}
+		wrong, ok := errors.AsType[*carrier.SchemeError](refusedBy(t, d))
+		if !ok || wrong.Scheme != scheme || wrong.Use == scheme || !carrier.Permanent(wrong) {
+			t.Errorf("%s: %v", scheme, wrong)
+		}
 	}
 }
 
@@ -511,6 +517,7 @@ func TestProxyRefuses(t *testing.T) {
 		{"407 for a Digest unknown here", wants(`Digest realm="x", nonce="y", algorithm=MD5-sess`), true, "in none of the ways", true, true},
 		{"407 without a challenge", wants(), true, "in none of the ways", true, true},
 		{"407 again", wants("Basic"), true, "user name or password not accepted (Basic)", true, true},
+		{"401 without a credential", "HTTP/1.1 401 x\r\n" + closing, false, "401 Unauthorized from the proxy", true, false},
 		{"407 with many schemes", wants("A, B, C, D, E, F, G, H, I, J"), true, `"H"]`, true, true},
 		{"the secret said back", "HTTP/1.1 403 " + basic + "\r\nServer: " + basic + " " + proxyPassword + "\r\n" + closing, true, `("[credential] [credential]")`, true, false},
 		{"the secret as a scheme", wants("Basic, x" + strings.ReplaceAll(proxyPassword, ":", "")), true, "not accepted", true, true},
@@ -558,7 +565,7 @@ func TestProxyRefuses(t *testing.T) {
 // A dial ends with its time-out, whatever the proxy does not say.
 func TestProxySilent(t *testing.T) {
 	for _, scheme := range []string{"http", "https", "socks5"} {
-		for name, answer := range map[string]string{"nothing": "", "half": "HTTP/1.1 200 OK\r\n", "body": "HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\nContent-Length: 9\r\n\r\n"} {
+		for name, answer := range map[string]string{"nothing": "", "half": "HTTP/1.1 200 OK\r\n", "half a header": "HTTP/1.1 407 x\r\nProxy-Authenticate: Basic\r\n"} {
 			t.Run(scheme+"/"+name, func(t *testing.T) {
 				p := newFakeProxy(t, func(conn net.Conn) {
 					if scheme == "http" {
@@ -575,8 +582,8 @@ func TestProxySilent(t *testing.T) {
 	}
 }
 
-// digestJudge lets in who answers challenge with the right password. It replaces
-// the nonce once if it is to be stale.
+// digestJudge lets a request through that answers challenge with the right password,
+// and each nonce with a count of its own. With stale it replaces the nonce once.
 func digestJudge(t *testing.T, challenge *digest.Challenge, stale, keep bool) func(*http.Request) (string, bool) {
 	refusal := func() string {
 		answer := wants(`Basic realm="x"`, challenge.String())
@@ -585,6 +592,7 @@ func digestJudge(t *testing.T, challenge *digest.Challenge, stale, keep bool) fu
 		}
 		return answer
 	}
+	count := 0
 	return func(r *http.Request) (string, bool) {
 		header := r.Header.Get("Proxy-Authorization")
 		if header == "" {
@@ -596,7 +604,7 @@ func digestJudge(t *testing.T, challenge *digest.Challenge, stale, keep bool) fu
 			return refusal(), keep
 		}
 		if stale && got.Nonce == "first" {
-			challenge.Nonce, challenge.Stale = "second", true
+			challenge.Nonce, challenge.Stale, count = "second", true, 0
 			return refusal(), keep
 		}
 		want, err := digest.Digest(challenge, digest.Options{
@@ -605,8 +613,11 @@ func digestJudge(t *testing.T, challenge *digest.Challenge, stale, keep bool) fu
 		if err != nil {
 			t.Error(err)
 		}
-		if got.Response != want.Response || got.URI != r.RequestURI || len(challenge.QOP) > 0 && got.Nc != 1 {
+		if got.Response != want.Response || got.URI != r.RequestURI {
 			return refusal(), keep
+		}
+		if count++; len(challenge.QOP) > 0 && got.Nc != count {
+			t.Errorf("the nonce is used for time %d with the count %d", count, got.Nc)
 		}
 		return "", false
 	}
@@ -637,31 +648,37 @@ func TestProxyAuthentication(t *testing.T) {
 		judge       func(*testing.T) func(*http.Request) (string, bool)
 		connections int
 	}{
-		{"Basic", basicJudge(wants(`basic realm="x"`), true), 1},
-		{"Basic, chunked", basicJudge(chunked, true), 1},
+		{"Basic", basicJudge(wants(`basic realm="x"`), true), 2},
+		{"Basic, chunked", basicJudge(chunked, true), 2},
 		{"Basic, closed as announced", basicJudge(strings.Replace(wants("Basic"), "\r\n", "\r\nConnection: close\r\n", 1), true), 2},
 		{"Basic, closed as Proxy-Connection says", basicJudge(strings.Replace(wants("Basic"), "\r\n", "\r\nProxy-Connection: Close\r\n", 1), true), 2},
 		{"Basic, closed unannounced", basicJudge(wants("Basic"), false), 2},
 		{"Basic, HTTP/1.0", basicJudge(strings.Replace(wants("Basic"), "1.1", "1.0", 1), true), 2},
-		{"Basic, HTTP/1.0 kept", basicJudge(strings.Replace(wants("Basic"), "1.1 407 Proxy Authentication Required", "1.0 407 x\r\nProxy-Connection: keep-alive", 1), true), 1},
+		{"Basic, HTTP/1.0 kept", basicJudge(strings.Replace(wants("Basic"), "1.1 407 Proxy Authentication Required", "1.0 407 x\r\nProxy-Connection: keep-alive", 1), true), 2},
 		{"Basic, body without a length", basicJudge(strings.Replace(wants("Basic"), "Content-Length: 4", "Proxy-Connection: keep-alive", 1), true), 2},
 		{"Basic, body without an end", basicJudge(strings.Replace(wants("Basic"), "Content-Length: 4", "Content-Length: 1000000", 1)+strings.Repeat("x", 1000000), false), 2},
-		{"Digest", digestOf(false, true, digest.Challenge{QOP: []string{"auth"}}), 1},
-		{"Digest of old", digestOf(false, true, digest.Challenge{}), 1},
-		{"Digest with MD5", digestOf(false, true, digest.Challenge{Algorithm: "MD5", QOP: []string{"auth", "auth-int"}, Opaque: "o"}), 1},
-		{"Digest with SHA-256", digestOf(false, true, digest.Challenge{Algorithm: "SHA-256", QOP: []string{"auth"}, Userhash: true}), 1},
+		{"Digest", digestOf(false, true, digest.Challenge{QOP: []string{"auth"}}), 2},
+		{"Digest of old", digestOf(false, true, digest.Challenge{}), 2},
+		{"Digest with MD5", digestOf(false, true, digest.Challenge{Algorithm: "MD5", QOP: []string{"auth", "auth-int"}, Opaque: "o"}), 2},
+		{"Digest with SHA-256", digestOf(false, true, digest.Challenge{Algorithm: "SHA-256", QOP: []string{"auth"}, Userhash: true}), 2},
 		{"Digest, closed", digestOf(false, false, digest.Challenge{QOP: []string{"auth"}}), 2},
-		{"Digest, stale", digestOf(true, true, digest.Challenge{QOP: []string{"auth"}}), 1},
+		{"Digest, stale", digestOf(true, true, digest.Challenge{QOP: []string{"auth"}}), 3},
 		{"Digest, stale and closed", digestOf(true, false, digest.Challenge{QOP: []string{"auth"}}), 3},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			d, addr := echoing(t, true)
 			p := newFakeProxy(t, connecting(addr, tt.judge(t)))
-			d.Proxy = through(p.url("http", true))
+			d.Proxy, d.Ladder = through(p.url("http", true)), new(carrier.Ladder)
 			mustEcho(t, d)
 			if n := p.connections(); n != tt.connections {
 				t.Errorf("%d connections, want %d", n, tt.connections)
+			}
+			for again := range 2 { // the credential is sent at once
+				mustEcho(t, d)
+				if n := p.connections(); n != tt.connections+again+1 {
+					t.Errorf("%d connections after %d dials, want %d", n, again+2, tt.connections+again+1)
+				}
 			}
 			u := p.url("http", true)
 			u.User = url.UserPassword(proxyUser, proxyPassword+"x")
@@ -671,6 +688,35 @@ func TestProxyAuthentication(t *testing.T) {
 				t.Errorf("wrong password: %v", err)
 			}
 		})
+	}
+}
+
+// Tinyproxy answers a wrong password with 401, which is not about the server's token.
+func TestProxyRefusesPasswordWith401(t *testing.T) {
+	var connects, others atomic.Int32
+	p := newFakeProxy(t, func(conn net.Conn) {
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		switch {
+		case err != nil:
+		case r.Method != http.MethodConnect:
+			others.Add(1)
+		case r.Header.Get("Proxy-Authorization") == "":
+			connects.Add(1)
+			_, _ = io.WriteString(conn, wants("Basic"))
+		default:
+			connects.Add(1)
+			_, _ = io.WriteString(conn, "HTTP/1.1 401 Unauthorized\r\nConnection: close\r\n\r\n")
+		}
+	})
+	d := &carrier.Dialer{
+		URL: parseURL(t, "ws://server.invalid"), Mode: carrier.ModeAuto, Ladder: new(carrier.Ladder), Proxy: through(p.url("http", true)),
+	}
+	err := refusedBy(t, d)
+	if !errors.Is(err, carrier.ErrProxyCredential) || !carrier.Permanent(err) || !strings.Contains(err.Error(), "not accepted (Basic)") {
+		t.Error(err)
+	}
+	if connects.Load() != 2 || others.Load() != 0 {
+		t.Errorf("%d times CONNECT, %d other requests", connects.Load(), others.Load())
 	}
 }
 
@@ -774,9 +820,9 @@ func TestProxyNTLMRefused(t *testing.T) {
 	}{
 		{"closed in the middle", []string{wants("NTLM"), strings.Replace(wants(challenge), "\r\n", "\r\nConnection: close\r\n", 1)}, "the proxy closes it"},
 		{"refused", []string{wants("NTLM"), wants(challenge), wants("NTLM")}, "not accepted (NTLM)"},
-		{"refused at once", []string{wants("NTLM"), wants("NTLM")}, "not accepted (NTLM)"},
-		{"malformed", []string{wants("NTLM"), wants("NTLM AAAA")}, "not accepted (NTLM)"},
-		{"not in base64", []string{wants("NTLM"), wants("NTLM ?")}, "not accepted (NTLM)"},
+		{"refused at once", []string{wants("NTLM"), wants("NTLM")}, "was not given the password"},
+		{"malformed", []string{wants("NTLM"), wants("NTLM AAAA")}, "was not given the password"},
+		{"not in base64", []string{wants("NTLM"), wants("NTLM ?")}, "was not given the password"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			n := 0
@@ -791,6 +837,147 @@ func TestProxyNTLMRefused(t *testing.T) {
 			d := &carrier.Dialer{URL: parseURL(t, "wss://server.invalid"), Proxy: through(p.url("http", true))}
 			if err := refusedBy(t, d); !strings.Contains(err.Error(), tt.text) || n != len(tt.answers) {
 				t.Errorf("after %d requests: %v", n, err)
+			}
+		})
+	}
+}
+
+// A proxy that answers one request on each connection, and keeps it open in silence,
+// is used with a connection for each request.
+func TestProxySilentAfterRefusal(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		offered string
+		judge   func(r *http.Request, authorization string) string // the refusal; "" lets the request through
+	}{
+		{"Basic", "Basic", nil},
+		{"NTLM, then Basic", "NTLM, Basic", func(_ *http.Request, authorization string) string {
+			if strings.HasPrefix(authorization, "NTLM ") { // the second message is what it never answers
+				return wants("NTLM " + base64.StdEncoding.EncodeToString(ntlmChallenge()))
+			}
+			return ""
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, addr := echoing(t, false)
+			p := newFakeProxy(t, func(conn net.Conn) {
+				refused := false
+				connecting(addr, func(r *http.Request) (string, bool) {
+					if refused {
+						_, _ = io.Copy(io.Discard, conn)
+						return "", false
+					}
+					authorization := r.Header.Get("Proxy-Authorization")
+					refusal := ""
+					if tt.judge != nil {
+						refusal = tt.judge(r, authorization)
+					}
+					if authorization == "" {
+						refusal = wants(tt.offered)
+					}
+					refused = refusal != ""
+					return refusal, true
+				})(conn)
+			})
+			d.Proxy, d.Ladder, d.Timeout = through(p.url("http", true)), new(carrier.Ladder), 4*time.Second
+			mustEcho(t, d)
+			before := p.connections()
+			mustEcho(t, d)
+			if n := p.connections() - before; n != 1 {
+				t.Errorf("the second dial made %d connections", n)
+			}
+		})
+	}
+}
+
+// A scheme that ends before the proxy has got the password does not count: the next one
+// is tried.
+func TestProxyNextScheme(t *testing.T) {
+	challenge := base64.StdEncoding.EncodeToString(ntlmChallenge())
+	closing := func(answer string) string { return strings.Replace(answer, "\r\n", "\r\nConnection: close\r\n", 1) }
+	keyExchange := ntlmChallenge()
+	keyExchange[23] |= 0x40 // which go-ntlmssp does not know
+	for _, tt := range []struct {
+		name    string
+		offered []string
+		answer  string // to the first message of NTLM
+		used    []string
+	}{
+		{"Negotiate that is Kerberos", []string{"Negotiate", "Basic"}, wants("Negotiate", "Basic"), []string{"", "Negotiate", "Basic"}},
+		{"neither NTLM nor Negotiate", []string{"Negotiate", "NTLM", "Basic"}, wants("Negotiate", "NTLM", "Basic"), []string{"", "NTLM", "Negotiate", "Basic"}},
+		{"closed with the challenge", []string{"NTLM", "Basic"}, closing(wants("NTLM " + challenge)), []string{"", "NTLM", "Basic"}},
+		{"a challenge of another kind", []string{"NTLM", "Basic"}, wants("NTLM " + base64.StdEncoding.EncodeToString(keyExchange)), []string{"", "NTLM", "Basic"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, addr := echoing(t, false)
+			var mu sync.Mutex
+			var used []string
+			p := newFakeProxy(t, connecting(addr, func(r *http.Request) (string, bool) {
+				scheme, _, _ := strings.Cut(r.Header.Get("Proxy-Authorization"), " ")
+				mu.Lock()
+				defer mu.Unlock()
+				used = append(used, scheme)
+				switch scheme {
+				case "Basic":
+					return "", false
+				case "":
+					return wants(tt.offered...), true
+				default:
+					return tt.answer, true
+				}
+			}))
+			d.Proxy, d.Ladder = through(p.url("http", true)), new(carrier.Ladder)
+			mustEcho(t, d)
+			mustEcho(t, d)
+			if want := append(tt.used, "Basic"); !slices.Equal(used, want) {
+				t.Errorf("used %q, want %q", used, want)
+			}
+		})
+	}
+}
+
+// A credential that worked and is refused later is not sent twice in one dial, unless
+// the proxy wants it in another way.
+func TestProxyChangesItsMind(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		later  string // its challenge in the second dial
+		used   []string
+		accept bool
+	}{
+		{"the password", "Basic", []string{"Basic"}, false},
+		{"the scheme", `Digest realm="x", nonce="n", qop="auth"`, []string{"Basic", "Digest"}, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d, addr := echoing(t, false)
+			var mu sync.Mutex
+			challenge, accepted := "Basic", "Basic"
+			var used []string
+			p := newFakeProxy(t, connecting(addr, func(r *http.Request) (string, bool) {
+				scheme, _, _ := strings.Cut(r.Header.Get("Proxy-Authorization"), " ")
+				mu.Lock()
+				defer mu.Unlock()
+				used = append(used, scheme)
+				if scheme == accepted {
+					return "", false
+				}
+				return wants(challenge), true
+			}))
+			d.Proxy, d.Ladder = through(p.url("http", true)), new(carrier.Ladder)
+			mustEcho(t, d)
+			mu.Lock()
+			challenge, accepted, used = tt.later, "nothing", nil
+			if tt.accept {
+				accepted = "Digest"
+			}
+			mu.Unlock()
+			if tt.accept {
+				mustEcho(t, d)
+			} else if err := refusedBy(t, d); !strings.Contains(err.Error(), "not accepted (Basic)") {
+				t.Error(err)
+			}
+			if !slices.Equal(used, tt.used) {
+				t.Errorf("used %q, want %q", used, tt.used)
 			}
 		})
 	}

@@ -106,7 +106,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 			busy.Add(1)
 			defer busy.Done()
 			trusted := trustedProxies(s.cfg.TrustedProxies)
-			if r.Context().Value(pipesKey{}) == nil { // what comes by a pipe comes from where the pipe does
+			if insidePipe(r) { // RemoteAddr is that of the pipe's requests, beyond trusted proxies
 				trusted = nil
 			}
 			trusted.resolve(r)
@@ -125,8 +125,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 			}
 		},
 		BaseContext: func(ln net.Listener) context.Context {
-			if ln == piped { // and there are none inside of others
-				return context.Background()
+			if ln == piped { // there is no pipe inside of a pipe
+				return context.WithValue(context.Background(), insideKey{}, true)
 			}
 			return requests
 		},

@@ -28,7 +28,7 @@ type interceptor struct {
 	record    string // file; complete when the process has ended
 }
 
-func newInterceptor(t *testing.T) *interceptor {
+func newInterceptor(t *testing.T, options ...string) *interceptor {
 	t.Helper()
 	dir, port := t.TempDir(), thirdparty.FreePort(t)
 	p := &interceptor{
@@ -36,10 +36,12 @@ func newInterceptor(t *testing.T) *interceptor {
 		authority: filepath.Join(dir, "mitmproxy-ca-cert.pem"),
 		record:    filepath.Join(dir, "flows"),
 	}
-	cmd := exec.Command(thirdparty.Program(t, "mitmdump"),
-		"--listen-host", "127.0.0.1", "--listen-port", port, "--set", "confdir="+dir,
+	args := []string{
+		"--listen-host", "127.0.0.1", "--listen-port", port, "--set", "confdir=" + dir,
 		"--ssl-insecure", // of the server: it trusts nobody, and that is not the question
-		"--set", "termlog_verbosity=info", "-w", p.record)
+		"--set", "termlog_verbosity=info", "-w", p.record,
+	}
+	cmd := exec.Command(thirdparty.Program(t, "mitmdump"), append(args, options...)...)
 	cmd.Env = agent.Environment("PYTHONUNBUFFERED=1", "HOME="+dir)
 	p.Process = agent.Start(t, "mitmdump", cmd)
 	p.ExpectText(2*patience, "server listening at")
@@ -153,4 +155,42 @@ func TestInterceptedTLS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// mitmproxy that asks for a password answers no second request on the connection of its 407.
+func TestMitmproxyWithPassword(t *testing.T) {
+	t.Parallel()
+	target := website(t, "behind the proxy")
+	cert, certKey := certificate(t)
+	port, tokenFile := newServer(t, "--tls-cert", cert, "--tls-key", certKey)
+	p := newInterceptor(t, "--proxyauth", "alice:sesame")
+	proxy := func(password string) string { return "http://alice:" + password + "@" + p.address }
+	flags := []string{"--server", "wss://localhost:" + port, "--token-file", tokenFile, "--tls-ca", p.authority}
+	for _, carrier := range []string{"websocket", "http"} {
+		client, forward := newClient(t, nil, target, append(flags, "--proxy", proxy("sesame"), "--carrier", carrier)...)
+		if got := get(t, forward); got != "behind the proxy" {
+			t.Errorf("%s: got %q", carrier, got)
+		}
+		if n := client.Count("still connecting"); n > 0 {
+			t.Errorf("%s: it took long to connect", carrier)
+		}
+		client.Stop(patience)
+	}
+	line, code := fails(t, nil, []string{"another"}, append(flags, "--proxy", proxy("another"))...)
+	if code != 3 || !strings.Contains(line, "not accepted (Basic)") {
+		t.Errorf("wrong password: exit code %d", code)
+	}
+}
+
+// A client whose server says nothing logs what it is waiting for.
+func TestSilentServer(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0") // connections are made by the kernel
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	address := ln.Addr().String()
+	client := agent.Start(t, "client", agent.Command(programs.Client, "--server", "ws://"+address, "-L", "0:127.0.0.1:9"))
+	client.Find(patience, "still connecting", "server", address, "waiting_for", "the answer of "+address+" to an HTTP request")
 }

@@ -52,6 +52,30 @@ func TestNginxWithoutUpgrade(t *testing.T) {
 	}
 }
 
+// An nginx may offer the server under another path than the server has.
+func TestNginxThatRewritesThePath(t *testing.T) {
+	t.Parallel()
+	target := website(t, "behind nginx")
+	port, tokenFile := newServer(t)
+	for _, c := range []struct{ name, upgrades, carrier, want string }{
+		{"upgrades pass", thirdparty.NginxUpgrades, "auto", "websocket"},
+		{"upgrades are removed", "", "auto", "http"},
+		{"HTTP requests wanted", thirdparty.NginxUpgrades, "http", "http"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			front := thirdparty.Nginx(t, "127.0.0.1:9", "} location = /vpn { proxy_pass http://127.0.0.1:"+port+"/; "+c.upgrades)
+			client, forward := newClient(t, nil, target, "--server", "ws://"+front+"/vpn", "--token-file", tokenFile, "--carrier", c.carrier)
+			if how := client.Find(patience, "session opened").Attrs["carrier"]; how != c.want && (how != "" || c.want != "websocket") {
+				t.Errorf("the carrier is %q", how)
+			}
+			if got := get(t, forward); got != "behind nginx" {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+}
+
 // An nginx that knows of upgrades closes them when they are idle for 5 s.
 func TestNginxReadTimeout(t *testing.T) {
 	t.Parallel()

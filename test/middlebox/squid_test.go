@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -26,7 +27,9 @@ const (
 )
 
 // squid is a proxy that leads to one port of this machine, by the names localhost and tunnel.test, which
-// only it can resolve: with CONNECT, or with requests that it passes on. auth is none, basic or digest.
+// only it can resolve: with CONNECT, or with requests that it passes on. auth is none, or the schemes that
+// it offers, in this order: basic, digest, negotiate (Kerberos) and ntlm (which takes any password), with a
+// space between them.
 type squid struct {
 	address string
 	log     string // file
@@ -41,25 +44,32 @@ func newSquidFor(t *testing.T, method, auth, port string) *squid {
 	account := thirdparty.NewAccount(t, "proxy")
 	s := &squid{address: "127.0.0.1:" + thirdparty.FreePort(t), log: filepath.Join(account.Dir, "access.log")}
 	account.Config(t, "hosts", "127.0.0.1 localhost tunnel.test\n")
-	var scheme, allowed string
-	switch auth {
-	case "basic":
-		account.Config(t, "passwords", squidUser+":"+squidHash+"\n")
-		scheme = thirdparty.Program(t, "basic_ncsa_auth", helpers) + " DIR/passwords"
-	case "digest":
-		hash := md5.Sum([]byte(squidUser + ":" + squidRealm + ":" + squidPassword))
-		account.Config(t, "passwords", fmt.Sprintf("%s:%s:%x\n", squidUser, squidRealm, hash))
-		scheme = thirdparty.Program(t, "digest_file_auth", helpers) + " -c DIR/passwords"
-	}
-	if scheme != "" {
-		scheme = "auth_param " + auth + " program " + scheme + `
-auth_param ` + auth + ` children 1
-auth_param ` + auth + ` realm ` + squidRealm + `
-acl known proxy_auth REQUIRED
-`
+	var schemes, allowed string
+	for _, scheme := range strings.Fields(strings.TrimPrefix(auth, "none")) {
+		var helper string
+		switch scheme {
+		case "basic":
+			account.Config(t, "passwords", squidUser+":"+squidHash+"\n")
+			helper = thirdparty.Program(t, "basic_ncsa_auth", helpers) + " DIR/passwords"
+		case "digest":
+			hash := md5.Sum([]byte(squidUser + ":" + squidRealm + ":" + squidPassword))
+			account.Config(t, "passwords", fmt.Sprintf("%s:%s:%x\n", squidUser, squidRealm, hash))
+			helper = thirdparty.Program(t, "digest_file_auth", helpers) + " -c DIR/passwords"
+		case "negotiate":
+			helper = thirdparty.Program(t, "negotiate_kerberos_auth", helpers) + " -s GSS_C_NO_NAME"
+		case "ntlm":
+			helper = thirdparty.Program(t, "ntlm_fake_auth", helpers)
+		}
+		schemes += "auth_param " + scheme + " program " + helper + "\nauth_param " + scheme + " children 1\n"
+		if scheme == "basic" || scheme == "digest" {
+			schemes += "auth_param " + scheme + " realm " + squidRealm + "\n"
+		}
 		allowed = " known"
 	}
-	file := account.Config(t, "squid.conf", scheme+`
+	if allowed != "" {
+		schemes += "acl known proxy_auth REQUIRED\n"
+	}
+	file := account.Config(t, "squid.conf", schemes+`
 http_port ADDRESS
 acl CONNECT method CONNECT
 acl tunnel port PORT
@@ -117,7 +127,7 @@ func TestSquid(t *testing.T) {
 	cert, key := certificate(t)
 	plain, plainToken := newServer(t)
 	secure, secureToken := newServer(t, "--tls-cert", cert, "--tls-key", key)
-	for _, auth := range []string{"none", "basic", "digest"} {
+	for _, auth := range []string{"none", "basic", "digest", "ntlm", "negotiate basic"} {
 		for _, c := range []struct {
 			name, port string
 			flags      []string
@@ -198,6 +208,35 @@ func TestSquidWithoutCONNECT(t *testing.T) {
 	}
 }
 
+// Through Tinyproxy, which wants a password.
+func TestTinyproxy(t *testing.T) {
+	t.Parallel()
+	target := website(t, "behind the proxy")
+	port, tokenFile := newServer(t)
+	proxyPort := thirdparty.FreePort(t)
+	dir := t.TempDir()
+	file := thirdparty.Config(t, dir, "tinyproxy.conf", `
+Port PORT
+Listen 127.0.0.1
+Timeout 60
+LogLevel Info
+BasicAuth alice sesame
+ConnectPort SERVER
+`, "PORT", proxyPort, "SERVER", port)
+	agent.Start(t, "tinyproxy", exec.Command(thirdparty.Program(t, "tinyproxy"), "-d", "-c", file)).ExpectText(patience, "Accepting connections")
+	flags := []string{"--server", "ws://localhost:" + port, "--token-file", tokenFile, "--allow-plaintext"}
+	proxy := func(password string) string { return "http://alice:" + password + "@127.0.0.1:" + proxyPort }
+	client, forward := newClient(t, nil, target, append(flags, "--proxy", proxy("sesame"))...)
+	if got := get(t, forward); got != "behind the proxy" {
+		t.Errorf("got %q", got)
+	}
+	client.Stop(patience)
+	line, code := fails(t, nil, []string{"another"}, append(flags, "--proxy", proxy("another"))...)
+	if code != 3 || !strings.Contains(line, "user name or password not accepted (Basic)") {
+		t.Errorf("wrong password: exit code %d", code)
+	}
+}
+
 // Where Squid refuses, one line says so, and the exit code whether to try again.
 func TestSquidRefuses(t *testing.T) {
 	t.Parallel()
@@ -215,6 +254,8 @@ func TestSquidRefuses(t *testing.T) {
 		{"no credential, Basic", "basic", port, "", "", refused, []string{"407 Proxy Authentication Required", `["Basic"]`, "--proxy http://USER:PASSWORD@HOST:PORT"}},
 		{"no credential, Digest", "digest", port, "", "", refused, []string{"407 Proxy Authentication Required", `["Digest"]`, "--proxy http://USER:PASSWORD@HOST:PORT"}},
 		{"wrong password, Basic", "basic", port, squidUser, "wrong:s@same", refused, []string{"407", "not accepted (Basic)"}},
+		{"Kerberos only", "negotiate", port, squidUser, squidPassword, refused, []string{"407", "was not given the password", `["Negotiate"]`, "Kerberos"}},
+		{"wrong password, after Kerberos", "negotiate basic", port, squidUser, "wrong:s@same", refused, []string{"407", "not accepted (Basic)"}},
 		{"wrong password, Digest", "digest", port, squidUser, "wrong:s@same", refused, []string{"407", "not accepted (Digest)"}},
 		{"a port that it does not allow", "none", other, "", "", refused, []string{"403 Forbidden from the proxy "}},
 		{"a server that is not there", "none", port, "", "", failed, []string{"503 Service Unavailable from the proxy "}},

@@ -121,6 +121,9 @@ func refusedHint(err error) string {
 		name    x509.HostnameError
 		invalid x509.CertificateInvalidError
 		pin     *carrier.PinError
+		cert    *carrier.CertificateError
+		scheme  *carrier.SchemeError
+		dial    *carrier.DialError
 		key     *carrier.KeyError
 		refused *carrier.RefusedError
 		proxy   *carrier.ProxyError
@@ -132,10 +135,21 @@ func refusedHint(err error) string {
 			return "ask who runs the proxy for CONNECT to this host and port, or give another with --proxy"
 		case !proxy.Credential:
 			return "give them with --proxy http://USER:PASSWORD@HOST:PORT, or in the environment (HTTPS_PROXY)"
+		case proxy.Stopped != "":
+			return "the proxy may want Kerberos, which culvert does not speak: ask who runs it for NTLM, Digest or Basic"
 		}
 		return "check what --proxy or the environment (HTTPS_PROXY) says"
+	case errors.Is(err, carrier.ErrHTTP2Only):
+		return "switch HTTP/1.1 on there, for WebSockets and for HTTP requests"
+	case errors.As(err, &scheme):
+		if errors.As(err, &dial) && dial.Phase == carrier.PhaseTLS {
+			return "without TLS everybody on the way can read it: better use the port where the server has TLS, if there is one"
+		}
+		return ""
 	case errors.Is(err, carrier.ErrNotProxy):
 		return "check the address and the scheme of the proxy in --proxy or the environment"
+	case errors.As(err, &dial) && dial.Phase == carrier.PhaseProxy:
+		return proxyCertificateHint(err)
 	case errors.As(err, &key):
 		return "ask who runs the server: only if the key is new there, give it with --server-key or change the line"
 	case errors.Is(err, carrier.ErrUnauthorized):
@@ -154,15 +168,36 @@ func refusedHint(err error) string {
 			return "use the same version of culvert at both ends"
 		case refused.Status == http.StatusForbidden:
 			return "something on the way or at the server forbids the upgrade"
+		case refused.Status == http.StatusRequestHeaderFieldsTooLarge:
+			return "use a shorter token, or fewer or shorter headers and cookies, or raise the limit of what answers"
+		case refused.Status == http.StatusBadRequest:
+			return "check the address, the headers and the length of the token"
 		case refused.Status/100 == 3:
 			return "check the address and the path, or log in where it redirects to"
 		}
 		return "check the address, the path and the credential"
 	case errors.Is(err, carrier.ErrNotCulvert):
 		return "check the address and the path"
+	case errors.As(err, &cert) && cert.Given:
+		return "no authority in the file of --tls-ca signed it: give the one that did, or have the server send its intermediate certificates"
 	default: // a certificate
 		return "if the issuer is not your server's, a proxy intercepts TLS: give the authority that is to be trusted with --tls-ca"
 	}
+}
+
+// proxyCertificateHint is about a proxy's certificate, or its key.
+func proxyCertificateHint(err error) string {
+	var (
+		name    x509.HostnameError
+		invalid x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &name):
+		return "give the proxy by the name in its certificate"
+	case errors.As(err, &invalid):
+		return "check the proxy's certificate and this machine's clock"
+	}
+	return "give the authority that signed the proxy's certificate with --tls-ca"
 }
 
 func failedHint(err error) string {
