@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"culvert/mux/carrier/seal"
 )
@@ -101,6 +102,8 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 		Token:    sent.hide(resp.Header.Get(refusalHeader)),
 		Location: sent.hide(resp.Header.Get("Location")),
 		Server:   sent.hide(resp.Header.Get("Server")),
+
+		RetryAfter: retryAfter(resp, time.Now()),
 	}
 	if resp.Body != nil { // the WebSocket library has read the beginning and closed it
 		body, _ := io.ReadAll(resp.Body)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"culvert/mux/carrier/seal"
 )
@@ -98,6 +100,10 @@ type RefusedError struct {
 	Server   string // the Server header
 	Body     string // the first 200 bytes of the body
 
+	// RetryAfter is how long the Retry-After header of a 429 or 503 asks to wait
+	// (RFC 9110, 10.2.3), an hour at most; 0: it does not.
+	RetryAfter time.Duration
+
 	hello string // of the Culvert-Hello header, decoded; "" for none
 }
 
@@ -127,6 +133,37 @@ func (e *RefusedError) Error() string {
 		}
 	}
 	return b.String()
+}
+
+// maxRetryAfter bounds how long a Retry-After header can keep a client away.
+const maxRetryAfter = time.Hour
+
+// retryAfter is how long resp asks to wait.
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	text := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	seconds, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+}
+
+// RetryAfter is how long the server or a proxy that refused a dial asks to wait
+// before the next one, an hour at most; 0: it does not ask.
+func RetryAfter(err error) time.Duration {
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
+		return refused.RetryAfter
+	}
+	if refused, ok := errors.AsType[*ProxyError](err); ok {
+		return refused.RetryAfter
+	}
+	return 0
 }
 
 // Is reports whether target is the sentinel that this answer stands for.
@@ -162,6 +199,8 @@ type ProxyError struct {
 	Credential bool     // there is one
 	Tried      string   // the way in which it was given, "" for none
 	Server     string   // the Server header
+
+	RetryAfter time.Duration // as in a RefusedError
 }
 
 func (e *ProxyError) Error() string {

@@ -103,10 +103,11 @@ func hopeful(first, second error) error {
 }
 
 // mayBeStripped reports whether the error of a WebSocket dial may mean that
-// something between lets no upgrade through, and other requests.
+// something between lets no upgrade through, and other requests. Whoever asks to be
+// left alone for some time is not asked in another way.
 func (d *Dialer) mayBeStripped(err error) bool {
 	dial, ok := errors.AsType[*DialError](err)
-	return ok && !ofCulvert(err) &&
+	return ok && !ofCulvert(err) && RetryAfter(err) == 0 &&
 		(dial.Phase == PhaseUpgrade || dial.Phase == PhaseHello || tunnelRefused(err) && !d.secure())
 }
 

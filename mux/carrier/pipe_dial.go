@@ -30,6 +30,9 @@ const (
 	probePatience = 5 * time.Second
 	// longStream is how long an answer that streams must last to be worth it.
 	longStream = time.Minute
+	// maxPipePause is how long a pipe may pause because an answer asks for it
+	// (Retry-After).
+	maxPipePause = 5 * time.Second
 	// keepIdle is how long a connection is kept for the next request.
 	keepIdle = 30 * time.Second
 )
@@ -262,8 +265,12 @@ type pipeAnswer struct {
 	err    error // what makes of it an error, nil for none
 }
 
-// again reports whether to send the request again.
+// again reports whether to send the request again. A pipe lives no longer without
+// requests than maxPipePause, so whoever asks for more time ends it.
 func (a pipeAnswer) again() bool {
+	if RetryAfter(a.err) > maxPipePause {
+		return false
+	}
 	switch a.status {
 	case 0, http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -331,13 +338,15 @@ func random() uint64 {
 		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
 }
 
-// pause waits before the request is sent again for the n-th time.
-func pause(ctx context.Context, n int) {
-	if n <= 1 {
+// pause waits before the request is sent again for the n-th time: for as long as the
+// answer asked, or a little longer each time.
+func pause(ctx context.Context, n int, asked time.Duration) {
+	wait := max(time.Duration(n-1)*200*time.Millisecond, asked)
+	if wait <= 0 {
 		return
 	}
 	select {
-	case <-time.After(time.Duration(n-1) * 200 * time.Millisecond):
+	case <-time.After(wait):
 	case <-ctx.Done():
 	}
 }
@@ -427,7 +436,7 @@ func (p *clientPipe) post(offset int64, body []byte) (straight bool, err error) 
 			p.size.cut(len(piece))
 			p.resized()
 		}
-		pause(p.ctx, failures)
+		pause(p.ctx, failures, RetryAfter(a.err))
 	}
 	return straight, nil
 }
@@ -462,7 +471,7 @@ func (p *clientPipe) receive() {
 	}
 	g := getting{wait: firstWait}
 	for p.get(&g) {
-		pause(p.getting, g.failures)
+		pause(p.getting, g.failures, g.asked)
 	}
 }
 
@@ -472,6 +481,7 @@ type getting struct {
 	wait     time.Duration // of polls
 	failures int           // in a row
 	cut      bool          // the last answer streamed, and not for long
+	asked    time.Duration // to wait before the next one, by the last answer
 }
 
 // get makes one GET and reports whether to make another one.
@@ -484,6 +494,7 @@ func (p *clientPipe) get(g *getting) bool {
 			h.Set(waitHeader, strconv.FormatInt(g.wait.Milliseconds(), 10))
 		}
 	})
+	g.asked = RetryAfter(a.err)
 	answered, n := a.err == nil, int64(0)
 	if answered {
 		if at, ok := oneOffset(resp.Header); !ok || at != g.offset {
