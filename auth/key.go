@@ -7,7 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -87,24 +86,9 @@ func NewPrivateKey(comment string) PrivateKey {
 // ReadPrivateKey reads the key from a file that Save has written. The warnings name a
 // file that others than its owner can read.
 func ReadPrivateKey(path string) (k PrivateKey, warnings []string, err error) {
-	f, err := os.Open(path)
+	data, warnings, err := readSecretFile(path, maxKeyFile)
 	if err != nil {
 		return k, nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return k, nil, err
-	}
-	if w := exposed(path, info); w != "" {
-		warnings = append(warnings, w)
-	}
-	data, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	if err != nil {
-		return k, nil, err
-	}
-	if len(data) > maxKeyFile {
-		return k, nil, fmt.Errorf("%s: larger than %d bytes, so no key file", path, maxKeyFile)
 	}
 	number := 0
 	for line := range strings.Lines(string(data)) {

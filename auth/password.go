@@ -42,6 +42,8 @@ var usual = cost{memory: 64 << 10, passes: 3, threads: 1, length: 32}
 
 const (
 	maxPasswordLength = 1 << 10 // bytes
+	// maxPasswordFile leaves room for a byte order mark and the end of the line.
+	maxPasswordFile = maxPasswordLength + 5
 
 	maxPasswords = 4       // of an identity: each costs work when a password is wrong
 	maxMemory    = 1 << 20 // KiB
@@ -68,7 +70,7 @@ func derive(password, salt []byte, c cost) []byte {
 // ReadPassword reads the password that a client presents: the one line of a file. The
 // warnings are about a file that others than its owner can read.
 func ReadPassword(path string) (password string, warnings []string, err error) {
-	data, warnings, err := readSecretFile(path, maxPasswordLength+2, "password file")
+	data, warnings, err := readSecretFile(path, maxPasswordFile)
 	if err != nil {
 		return "", nil, err
 	}

@@ -1,20 +1,20 @@
 package auth
 
 import (
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"culvert/auth/textfile"
 )
 
 const (
@@ -268,7 +268,7 @@ func newTokens(policy Policy, lines []tokenLine) ([]Identity, []string, error) {
 // readTokenFile returns the tokens of a file, at least one and not yet checked,
 // and a warning when others can read the file.
 func readTokenFile(path string) (lines []tokenLine, warnings []string, err error) {
-	data, warnings, err := readSecretFile(path, maxTokenFile, "token file")
+	data, warnings, err := readSecretFile(path, maxTokenFile)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -279,35 +279,19 @@ func readTokenFile(path string) (lines []tokenLine, warnings []string, err error
 	return lines, warnings, nil
 }
 
-// readSecretFile reads a file of a kind that has at most most bytes, and warns when
-// others can read it.
-func readSecretFile(path string, most int64, kind string) (data []byte, warnings []string, err error) {
-	f, err := os.Open(path)
+// readSecretFile reads a text file of at most limit bytes, and warns if others than its
+// owner can read it.
+func readSecretFile(path string, limit int64) (text []byte, warnings []string, err error) {
+	text, err = textfile.Read(path, limit)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	if w := exposed(path, info); w != "" {
-		warnings = append(warnings, w)
-	}
-	data, err = io.ReadAll(io.LimitReader(f, most+1))
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case int64(len(data)) > most:
-		return nil, nil, fmt.Errorf("%s: larger than %d bytes, so no %s", path, most, kind)
-	}
-	return data, warnings, nil
+	return text, Exposed(path), nil
 }
 
 // parseTokenFile splits the contents of a token file; it keeps whatever is not
 // blank and not a comment.
 func parseTokenFile(data []byte) []tokenLine {
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
 	var lines []tokenLine
 	number := 0
 	for line := range strings.Lines(string(data)) {

@@ -75,9 +75,9 @@ func (c *Client) options() []Option {
 			Help: "how to pass what is between: a WebSocket, plain HTTP requests, or whichever works"},
 		{Name: "header", target: &c.Header,
 			Help: "additional request header, Host too (repeatable; one a line in the environment)"},
-		{Name: "header-file", Placeholder: "FILE", target: &c.HeaderFile,
+		{Name: "header-file", Placeholder: "FILE", file: always, target: &c.HeaderFile,
 			Help: "file with additional request headers, NAME: VALUE, one a line, read again at each dial"},
-		{Name: "token-file", Placeholder: "FILE", target: &c.TokenFile,
+		{Name: "token-file", Placeholder: "FILE", file: always, target: &c.TokenFile,
 			Help: "file with the token, read again at each dial"},
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
 			Help: "the token itself; on the command line everybody on the machine can see it"},
@@ -85,7 +85,7 @@ func (c *Client) options() []Option {
 			Help: "command that prints the token as its first line, run by the shell at each dial"},
 		{Name: "user", Placeholder: "NAME", check: checkUser, target: &c.User,
 			Help: "log in with a user and a password instead of a token"},
-		{Name: "password-file", Placeholder: "FILE", target: &c.PasswordFile,
+		{Name: "password-file", Placeholder: "FILE", file: always, target: &c.PasswordFile,
 			Help: "file with the user's password, read again at each dial"},
 		{Name: "password", Placeholder: "PASSWORD", target: &c.Password,
 			Help: "the password itself; on the command line everybody on the machine can see it"},
@@ -93,19 +93,19 @@ func (c *Client) options() []Option {
 			Help: "forward proxy, http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or none; by default the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)"},
 		{Name: "seal", target: &c.Seal,
 			Help: "seal everything for the server, the credential too, so that nobody in between can read or change it; also over ws://"},
-		{Name: "key-file", Placeholder: "FILE", target: &c.KeyFile,
+		{Name: "key-file", Placeholder: "FILE", file: always, target: &c.KeyFile,
 			Help: "file with the client's private key (see keygen), which is its credential then; seals; read again at each dial"},
 		{Name: "server-key", Placeholder: "KEY", check: checkKey, target: &c.ServerKey,
 			Help: "public key of the server, culvert-key BASE64, to seal for; seals (by default it is looked up in --known-servers)"},
-		{Name: "known-servers", Placeholder: "FILE", target: &c.KnownServers,
+		{Name: "known-servers", Placeholder: "FILE", file: always, target: &c.KnownServers,
 			Help: "file with the public keys of servers, HOST:PORT KEY, one a line (culvert/known_servers in the user's configuration unless given)"},
 		{Name: "allow-plaintext", target: &c.AllowPlaintext,
 			Help: "send the credential over ws:// to other hosts than loopback"},
-		{Name: "tls-ca", Placeholder: "FILE", target: &c.TLSCA,
+		{Name: "tls-ca", Placeholder: "FILE", file: always, target: &c.TLSCA,
 			Help: "PEM file of authorities to trust beside the system's"},
-		{Name: "tls-cert", Placeholder: "FILE", target: &c.TLSCert,
+		{Name: "tls-cert", Placeholder: "FILE", file: always, target: &c.TLSCert,
 			Help: "PEM file with the client's certificate, for a server that asks for one; read again at each dial"},
-		{Name: "tls-key", Placeholder: "FILE", target: &c.TLSKey,
+		{Name: "tls-key", Placeholder: "FILE", file: always, target: &c.TLSKey,
 			Help: "PEM file with the private key of the client's certificate; read again at each dial"},
 		{Name: "tls-server-name", Placeholder: "NAME", target: &c.TLSServerName,
 			Help: "name that the server's certificate must have, instead of the URL's host"},
@@ -129,7 +129,7 @@ func (c *Client) options() []Option {
 			Help: "longest interval of pings, tried where idle WebSockets last (that of --heartbeat unless given)"},
 		{Name: "max-carrier-age", Default: "0s", min: 0, max: int64(365 * 24 * time.Hour), target: &c.MaxCarrierAge,
 			Help: "age at which the WebSocket is replaced by a fresh one (0: before the age at which it is found to be cut)"},
-		{Name: "state-file", Placeholder: "FILE", target: &c.StateFile,
+		{Name: "state-file", Placeholder: "FILE", file: unless("none"), target: &c.StateFile,
 			Help: "keeps what is found about the way to the server; none for none (culvert/paths.json among the user's caches unless given)"},
 	}, c.Settings.options()...)
 }
@@ -152,7 +152,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l.checkKeyPair(c.TLSCert, c.TLSKey)
 	l.checkForwards("local", c.Local)
 	l.checkForwards("remote", c.Remote)
-	l.checkProxy(c, src.LookupEnv)
+	l.checkProxy(c, src)
 	l.checkToken(&c.Settings)
 	return c, l.warnings, l.problems.Err()
 }
@@ -183,10 +183,10 @@ func (c *Client) Sealed() bool { return c.Seal || c.KeyFile != "" || c.ServerKey
 // was not given gives way.
 func (l *loader) checkHeartbeat(c *Client) {
 	if l.given("heartbeat-min") && c.HeartbeatMin > c.Heartbeat {
-		l.problem("heartbeat-min", 0, "give at most heartbeat", "%v is more than the heartbeat to begin with (%v)", c.HeartbeatMin, c.Heartbeat)
+		l.problem("heartbeat-min", 0, "give at most --heartbeat", "%v is more than the heartbeat to begin with (%v)", c.HeartbeatMin, c.Heartbeat)
 	}
 	if l.given("heartbeat-max") && c.HeartbeatMax < c.Heartbeat {
-		l.problem("heartbeat-max", 0, "give at least heartbeat", "%v is less than the heartbeat to begin with (%v)", c.HeartbeatMax, c.Heartbeat)
+		l.problem("heartbeat-max", 0, "give at least --heartbeat", "%v is less than the heartbeat to begin with (%v)", c.HeartbeatMax, c.Heartbeat)
 	}
 }
 

@@ -12,6 +12,9 @@
 // that is wrong in all sources is reported at once, as [Problems], each with
 // where it stands, what is wrong and what to do.
 //
+// A relative path in a file begins at the directory of the file, one in a flag or a
+// variable at the working directory. Paths in the structs are absolute.
+//
 // The server's file has two keys with forms of their own, which are no options:
 // identities and issuers. What stands in them is read into structs of texts, each
 // with its place; what the texts mean is for others to say.

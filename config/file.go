@@ -1,8 +1,11 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -24,7 +27,7 @@ type section struct {
 // option name, nil when the file as a whole is not of that form, and everything that
 // is wrong with its form; whether a text is a good value is for Option.assign to say.
 func decode(name string, data []byte, options []Option, sections ...section) (map[string][]value, Problems) {
-	d := &decoder{file: name}
+	d := newDecoder(name)
 	body := d.body(data)
 	if body == nil {
 		if len(d.problems) > 0 {
@@ -43,14 +46,26 @@ func decode(name string, data []byte, options []Option, sections ...section) (ma
 // decoder reads one file and gathers what is wrong with it.
 type decoder struct {
 	file     string
+	dir      string // at which relative paths begin
 	problems Problems
+}
+
+func newDecoder(file string) *decoder { return &decoder{file: file, dir: baseOf(file)} }
+
+// baseOf returns the directory at which relative paths in a file begin: that of the file,
+// or the working directory, "", for a pipe.
+func baseOf(file string) string {
+	if info, err := os.Stat(file); err == nil && !info.Mode().IsRegular() {
+		return ""
+	}
+	return filepath.Dir(file)
 }
 
 // body is the content of the one YAML document in data, nil when there is none.
 func (d *decoder) body(data []byte) ast.Node {
 	tree, err := parser.ParseBytes(data, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
-		d.syntax(err)
+		d.syntax(err, data)
 		return nil
 	}
 	var body ast.Node
@@ -82,12 +97,12 @@ func (d *decoder) report(at ast.Node, key, hint, format string, args ...any) {
 }
 
 func (d *decoder) at(node ast.Node, key string) origin {
-	return origin{rank: fromFile, file: d.file, line: line(node.GetToken()), key: key}
+	return origin{rank: fromFile, file: d.file, line: line(node.GetToken()), key: key, dir: d.dir}
 }
 
-// syntax reports what the parser says, in one line and without the excerpt of the
-// file that it adds, which could show a secret.
-func (d *decoder) syntax(err error) {
+// syntax reports an error of the parser in one line and without the excerpt of the file
+// that it adds, which could show a secret.
+func (d *decoder) syntax(err error, data []byte) {
 	p := Problem{File: d.file, What: "is not YAML", Hint: "check the indentation and the quotes in that line"}
 	var e yaml.Error
 	if errors.As(err, &e) {
@@ -95,8 +110,21 @@ func (d *decoder) syntax(err error) {
 		if p.Line == 0 {
 			p.Line = 1
 		}
+		if tabIndented(data, p.Line) {
+			p.What, p.Hint = "is indented with a tab, which YAML does not allow", "indent the line with spaces"
+		}
 	}
 	d.problems = append(d.problems, p)
+}
+
+// tabIndented reports whether there is a tab before the text of a line, counted from 1.
+func tabIndented(data []byte, line int) bool {
+	for text := range bytes.Lines(data) {
+		if line--; line == 0 {
+			return bytes.Contains(text[:len(text)-len(bytes.TrimLeft(text, " \t"))], []byte("\t"))
+		}
+	}
+	return false
 }
 
 func line(t *token.Token) int {
@@ -218,7 +246,7 @@ func (d *decoder) field(o Option, key, node ast.Node) {
 		return
 	}
 	for _, v := range d.option(o, key, node) {
-		if err := o.assign(v.text); err != nil {
+		if err := o.assign(o.textOf(v)); err != nil {
 			d.problems = append(d.problems, v.origin.problem(explain(err)))
 			continue
 		}

@@ -16,15 +16,15 @@ func (l *loader) checkFront(s *Server) {
 	}
 	for _, name := range []string{"acme-email", "acme-cache", "acme-directory", "acme-ca", "acme-http"} {
 		if l.given(name) && len(s.ACMEDomains) == 0 && !l.failed("acme-domain") {
-			l.problem(name, 0, "give acme-domain too or leave it out", "means nothing without acme-domain")
+			l.problem(name, 0, "give --acme-domain too or leave it out", "means nothing without --acme-domain")
 		}
 	}
 	if l.given("acme-ca") && s.ACMEDirectory == "" && !l.failed("acme-directory") {
-		l.problem("acme-ca", 0, "give acme-directory too or leave it out", "is for an authority of your own")
+		l.problem("acme-ca", 0, "give --acme-directory too or leave it out", "is for an authority of your own")
 	}
 	for _, name := range []string{"client-ca", "client-cert"} {
 		if l.given(name) && !secure && (name != "client-cert" || s.ClientCert != "off") {
-			l.problem(name, 0, "give tls-cert and tls-key, or acme-domain", "means nothing without TLS")
+			l.problem(name, 0, "give --tls-cert and --tls-key, or --acme-domain", "means nothing without TLS")
 		}
 	}
 	if s.ClientCert == "" {
@@ -35,9 +35,12 @@ func (l *loader) checkFront(s *Server) {
 	}
 	switch {
 	case s.ClientCert != "off" && s.ClientCA == "" && !l.failed("client-ca"):
-		l.problem("client-cert", 0, "give client-ca", "needs the authorities of the certificates")
+		l.problem("client-cert", 0, "give --client-ca", "needs the authorities of the certificates")
 	case s.ClientCert == "off" && s.ClientCA != "":
 		l.problem("client-ca", 0, "give one of the two", "means nothing when clients show no certificate (%s)", l.origin("client-cert", 0))
+	}
+	for i, name := range s.ACMEDomains {
+		s.ACMEDomains[i] = strings.ToLower(name)
 	}
 	l.exclusive("site", "fallback")
 	if s.fallback != "" {
@@ -86,7 +89,7 @@ func checkDomain(text string) error {
 }
 
 func notHost(r rune) bool {
-	return r < 0x80 && r != '.' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z')
+	return r < 0x80 && r != '.' && r != '-' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 }
 
 func checkEmail(text string) error {

@@ -3,6 +3,7 @@ package config
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,19 +20,19 @@ func TestFrontProblems(t *testing.T) {
 		{"two certificates", "tls-cert: a\ntls-key: b\nacme-domain: a.example\n",
 			"FILE:4: acme-domain: gets a certificate, and there is one already (FILE:2); give one of the two"},
 		{"ACME without a name", "acme-email: a@example.com\nacme-http: \":80\"\n", lines(
-			"FILE:2: acme-email: means nothing without acme-domain; give acme-domain too or leave it out",
-			"FILE:3: acme-http: means nothing without acme-domain; give acme-domain too or leave it out")},
+			"FILE:2: acme-email: means nothing without --acme-domain; give --acme-domain too or leave it out",
+			"FILE:3: acme-http: means nothing without --acme-domain; give --acme-domain too or leave it out")},
 		{"roots for Let's Encrypt", "acme-domain: a.example\nacme-ca: x\n",
-			"FILE:3: acme-ca: is for an authority of your own; give acme-directory too or leave it out"},
+			"FILE:3: acme-ca: is for an authority of your own; give --acme-directory too or leave it out"},
 		{"client certificates without TLS", "client-ca: x\nclient-cert: require\n", lines(
-			"FILE:2: client-ca: means nothing without TLS; give tls-cert and tls-key, or acme-domain",
-			"FILE:3: client-cert: means nothing without TLS; give tls-cert and tls-key, or acme-domain")},
+			"FILE:2: client-ca: means nothing without TLS; give --tls-cert and --tls-key, or --acme-domain",
+			"FILE:3: client-cert: means nothing without TLS; give --tls-cert and --tls-key, or --acme-domain")},
 		{"client certificates without authorities", "acme-domain: a.example\nclient-cert: require\n",
-			"FILE:3: client-cert: needs the authorities of the certificates; give client-ca"},
+			"FILE:3: client-cert: needs the authorities of the certificates; give --client-ca"},
 		{"client certificates off", "acme-domain: a.example\nclient-cert: off\nclient-ca: x\n",
 			"FILE:4: client-ca: means nothing when clients show no certificate (FILE:3); give one of the two"},
 		{"site and fallback", "site: x\nfallback: http://a.example\n",
-			"FILE:3: fallback: is given together with site (FILE:2); give one of the two"},
+			"FILE:3: fallback: is given together with --site (FILE:2); give one of the two"},
 		{"a fallback with a path", "fallback: http://a.example/b\n",
 			"FILE:2: fallback: has something behind the host; write it like http://127.0.0.1:8000 or https://www.example.com"},
 		{"a fallback with a credential", "fallback: http://a:sesame@a.example\n",
@@ -71,5 +72,13 @@ func TestFront(t *testing.T) {
 	}
 	if len(warnings) != 1 || !strings.Contains(warnings[0], "trusted-proxy 0.0.0.0/0") {
 		t.Errorf("warnings %q", warnings)
+	}
+}
+
+// The case of a domain does not matter.
+func TestACMEDomainInCapitals(t *testing.T) {
+	s, _, err := LoadServer(sources(t, "token: x\nacme-domain: [Tunnel.Example.com, b.example]\n", nil, nil))
+	if err != nil || !slices.Equal(s.ACMEDomains, []string{"tunnel.example.com", "b.example"}) {
+		t.Errorf("%q, %v", s.ACMEDomains, err)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"culvert/auth/textfile"
 )
 
 // Text is a value of the configuration that another package gives its meaning to,
@@ -224,7 +226,7 @@ func (d *decoder) issuersOf(path string, at, node ast.Node) (all []Issuer) {
 		fields := []Option{
 			{Name: "issuer", target: &i.Issuer},
 			{Name: "audience", target: &i.Audience},
-			{Name: "keys", target: &i.Keys},
+			{Name: "keys", file: func(text string) bool { return !strings.Contains(text, "://") }, target: &i.Keys},
 		}
 		d.fields(path, root, fields...)
 		for _, f := range fields {
@@ -270,7 +272,7 @@ func (l *loader) readIdentities(dir string) (all []Identity) {
 		return nil
 	}
 	for _, file := range files {
-		data, err := readLimited(file)
+		data, err := textfile.Read(file, maxFile)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it was just removed
 		}
@@ -288,7 +290,7 @@ func (l *loader) readIdentities(dir string) (all []Identity) {
 
 // decodeIdentities reads a file with nothing but identities.
 func decodeIdentities(name string, data []byte) ([]Identity, Problems) {
-	d := &decoder{file: name}
+	d := newDecoder(name)
 	var all []Identity
 	if body := d.body(data); body != nil {
 		all = d.identitiesOf("", body, body)

@@ -81,7 +81,7 @@ issuers:
 		{"listen", plain(a.Listen), []string{"allow localhost:8000-8999"}},
 		{"limits", a.Limits, Limits{Sessions: 4, Upload: 10 << 20, BytesPerDay: 4096}},
 		{"issuers", []string{s.Issuers[0].Issuer.Value, s.Issuers[0].Audience.Value, s.Issuers[0].Keys.Value, s.Issuers[0].Keys.Place()},
-			[]string{"https://issuer.example", "culvert", "keys.json", path + ":25"}},
+			[]string{"https://issuer.example", "culvert", filepath.Join(filepath.Dir(path), "keys.json"), path + ":25"}},
 		{"problem", a.Dial[1].Problem("is bad", "mend it").String(), path + ":19: identities.alice.dial: is bad; mend it"},
 	} {
 		if !reflect.DeepEqual(tt.got, tt.want) {

@@ -3,11 +3,13 @@ package config
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+
+	"culvert/auth/textfile"
 )
 
 // maxFile bounds a configuration file in bytes.
@@ -20,8 +22,20 @@ type Sources struct {
 	// their order. Names that are no options are left to the caller.
 	Flags map[string][]string
 	// LookupEnv is os.LookupEnv or a stand-in; nil means an empty environment.
-	// A variable that is set to nothing counts as not set.
+	// White space around a value is ignored. A variable with nothing else in it counts
+	// as not set.
 	LookupEnv func(name string) (string, bool)
+}
+
+// env returns the value of an environment variable without white space around it: a
+// value that was read from a file often ends in a newline. It is "" for one that is not
+// set.
+func (s Sources) env(name string) string {
+	if s.LookupEnv == nil {
+		return ""
+	}
+	text, _ := s.LookupEnv(name)
+	return strings.TrimSpace(text)
 }
 
 // rank orders the sources: a higher one replaces what a lower one said.
@@ -39,6 +53,19 @@ type origin struct {
 	file string
 	line int
 	key  string
+	dir  string // at which relative paths begin, "" for the working directory
+}
+
+// absolute returns the path that stands at o as an absolute one.
+func (o origin) absolute(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	abs, err := filepath.Abs(filepath.Join(o.dir, path))
+	if err != nil { // there is no working directory
+		return path
+	}
+	return abs
 }
 
 func (o origin) String() string {
@@ -82,12 +109,12 @@ func load(options []Option, src Sources, sections ...section) *loader {
 			panic(fmt.Sprintf("config: default of %s: %v", o.Name, err)) // a mistake in a table
 		}
 	}
-	env := envValues(options, src.LookupEnv)
+	env := envValues(options, src)
 	flags := flagValues(options, src.Flags)
 	var path string
 	for _, values := range [][]value{env[fileOptionName], flags[fileOptionName]} {
 		for _, v := range values {
-			path = v.text
+			path = v.origin.absolute(v.text)
 		}
 	}
 	for _, source := range []map[string][]value{l.readFile(path), env, flags} {
@@ -100,13 +127,10 @@ func load(options []Option, src Sources, sections ...section) *loader {
 	return l
 }
 
-func envValues(options []Option, lookup func(string) (string, bool)) map[string][]value {
+func envValues(options []Option, src Sources) map[string][]value {
 	all := make(map[string][]value)
-	if lookup == nil {
-		return all
-	}
 	for _, o := range options {
-		if text, _ := lookup(o.Env()); text != "" {
+		if text := src.env(o.Env()); text != "" {
 			for _, t := range o.splitEnv(text) {
 				all[o.Name] = append(all[o.Name], value{t, origin{rank: fromEnv, key: o.Env()}})
 			}
@@ -130,7 +154,7 @@ func (l *loader) readFile(path string) map[string][]value {
 	if path == "" {
 		return nil
 	}
-	data, err := readLimited(path)
+	data, err := textfile.Read(path, maxFile)
 	if err != nil {
 		l.problems = append(l.problems, Problem{File: path, What: cause(err), Hint: "check --config"})
 		l.unreadable = true
@@ -144,19 +168,6 @@ func (l *loader) readFile(path string) map[string][]value {
 		l.rejected[name] = true
 	}
 	return values
-}
-
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(data) > maxFile {
-		err = fmt.Errorf("is larger than %s", Size(maxFile))
-	}
-	return data, err
 }
 
 // cause is what an error of package os says besides the path.
@@ -173,7 +184,7 @@ func (l *loader) replace(o Option, values []value) {
 	o.reset()
 	delete(l.origins, o.Name)
 	for _, v := range values {
-		if err := o.assign(v.text); err != nil {
+		if err := o.assign(o.textOf(v)); err != nil {
 			l.rejected[o.Name] = true
 			l.problems = append(l.problems, v.origin.problem(explain(err)))
 			continue
@@ -242,7 +253,7 @@ func (l *loader) eitherOf(a, b string) {
 	weaker := a
 	switch ra, rb := l.origins[a][0].rank, l.origins[b][0].rank; {
 	case ra == rb:
-		l.problem(b, 0, "give one of the two", "is given together with %s (%s)", a, l.origin(a, 0))
+		l.problem(b, 0, "give one of the two", "is given together with --%s (%s)", a, l.origin(a, 0))
 		return
 	case ra > rb:
 		weaker = b
@@ -259,9 +270,9 @@ func (l *loader) eitherOf(a, b string) {
 func (l *loader) checkKeyPair(cert, key string) {
 	switch {
 	case cert != "" && key == "" && !l.failed("tls-key"):
-		l.problem("tls-cert", 0, "give tls-key too", "needs its private key")
+		l.problem("tls-cert", 0, "give --tls-key too", "needs its private key")
 	case key != "" && cert == "" && !l.failed("tls-cert"):
-		l.problem("tls-key", 0, "give tls-cert too", "needs its certificate")
+		l.problem("tls-key", 0, "give --tls-cert too", "needs its certificate")
 	}
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +143,10 @@ func distinct(t *testing.T, o Option) [3]string {
 	if n := len(o.choices); n > 0 {
 		return [3]string{o.choices[0], o.choices[n-1], o.choices[0]}
 	}
+	if o.file != nil {
+		dir := t.TempDir()
+		return [3]string{filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")}
+	}
 	switch o.Name {
 	case "server":
 		return [3]string{"ws://a", "ws://b", "ws://c"}
@@ -166,6 +172,14 @@ func distinct(t *testing.T, o Option) [3]string {
 		return [3]string{"/a", "/b", "/c"}
 	}
 	return [3]string{"a", "b", "c"}
+}
+
+// nameOf is the last part of a path, "" of none.
+func nameOf(path string) string {
+	if path == "" {
+		return ""
+	}
+	return filepath.Base(path)
 }
 
 // pin is one of 32 bytes.
@@ -228,8 +242,8 @@ func TestClientProblems(t *testing.T) {
 			`FILE:8: path: "tunnel" is not a path; write it like / or /tunnel`,
 			`FILE:9: max-message: "0x100" is not a size; write it like 512KiB, 4MiB, 1GiB or as a number of bytes`)},
 		{"heartbeats", good + "heartbeat: 10s\nheartbeat-min: 11s\nheartbeat-max: 9s\n", nil, nil, lines(
-			"FILE:4: heartbeat-min: 11s is more than the heartbeat to begin with (10s); give at most heartbeat",
-			"FILE:5: heartbeat-max: 9s is less than the heartbeat to begin with (10s); give at least heartbeat")},
+			"FILE:4: heartbeat-min: 11s is more than the heartbeat to begin with (10s); give at most --heartbeat",
+			"FILE:5: heartbeat-max: 9s is less than the heartbeat to begin with (10s); give at least --heartbeat")},
 		{"forwards", "server: ws://h\nlocal:\n  - 80:h:80\n  - 99999:h:80\n  - 127.0.0.1:80:g:81\n  - 0:h:1\n  - 0:h:1\nremote:\n  - 80:h:80\n  - \"*:80:h:81\"\n", nil, nil, lines(
 			"FILE:4: local: port 99999 is out of range; give one from 0 to 65535",
 			"FILE:5: local: listens on 127.0.0.1:80 like 127.0.0.1:80:h:80 (FILE:3); use another port or address for one of them",
@@ -245,7 +259,7 @@ func TestClientProblems(t *testing.T) {
 		{"userinfo", "server: wss://token:sesame@h\nlocal: [\"1:h:1\"]\n", nil, nil,
 			"FILE:1: server: has a credential in it; remove what stands before the @ and give the credential with --token-file"},
 		{"two credentials", good + "token: a\ntoken-file: b\n", nil, nil,
-			"FILE:3: token: is given together with token-file (FILE:4); give one of the two"},
+			"FILE:3: token: is given together with --token-file (FILE:4); give one of the two"},
 		{"two paths", good, nil, map[string][]string{"server": {"ws://h/a"}, "path": {"/b"}},
 			`--path: "/b" differs from the path in the server's URL, "/a"; give the path once`},
 		{"TLS without TLS", good, nil, map[string][]string{"server": {"ws://h"}, "tls-ca": {"x"}},
@@ -256,9 +270,9 @@ func TestClientProblems(t *testing.T) {
 			"--tls-cert: means nothing over ws://", "--tls-key: means nothing over ws://",
 			"--tls-min-version: means nothing over ws://", "--tls-pin: means nothing over ws://")},
 		{"half of a client's certificate", good + "tls-cert: x\n", nil, nil,
-			"FILE:3: tls-cert: needs its private key; give tls-key too"},
+			"FILE:3: tls-cert: needs its private key; give --tls-key too"},
 		{"other half of a client's certificate", good + "tls-key: x\n", nil, nil,
-			"FILE:3: tls-key: needs its certificate; give tls-cert too"},
+			"FILE:3: tls-key: needs its certificate; give --tls-cert too"},
 		{"pins", good + "tls-pin: [sha256/AAAA, " + pin("A") + ", 7]\n", nil, map[string][]string{"tls-min-version": {"1.1"}}, lines(
 			`FILE:3: tls-pin: "sha256/AAAA" is not the pin of a key; write sha256/ and the sum in base64, 44 characters`,
 			"FILE:3: tls-pin: is a number; put it in quotes",
@@ -268,7 +282,7 @@ func TestClientProblems(t *testing.T) {
 		{"a private key for a public one", good + "server-key: culvert-private-key AAAA\n", nil, nil,
 			"FILE:3: server-key: is not a public key; write culvert-key and the key in base64, as keygen prints it"},
 		{"a key and a token", good + "key-file: x\ntoken: y\n", nil, nil,
-			"FILE:4: token: is given together with key-file (FILE:3); give one of the two"},
+			"FILE:4: token: is given together with --key-file (FILE:3); give one of the two"},
 		{"address", good + "dial-address: 10.0.0.1\n", nil, nil,
 			`FILE:3: dial-address: "10.0.0.1" is not an address; write HOST:PORT with IPv6 addresses in brackets`},
 		{"address without a host", good + "dial-address: \":443\"\n", nil, nil,
@@ -285,8 +299,8 @@ func TestClientProblems(t *testing.T) {
 			"FILE:6: header: Authorization is set by culvert; give the credential with --token-file",
 			"FILE:7: header: Origin cannot be given; leave it out")},
 		{"dependent sizes", good + "replay-buffer: 64KiB\nsession-memory: 1GiB\n", nil, nil, lines(
-			"--memory: 256MiB is less than one session's memory (1GiB); give at least session-memory",
-			"FILE:3: replay-buffer: 64KiB is less than one message (128KiB); give at least max-message")},
+			"--memory: 256MiB is less than one session's memory (1GiB); give at least --session-memory",
+			"FILE:3: replay-buffer: 64KiB is less than one message (128KiB); give at least --max-message")},
 		{"syntax", "server: [\n", nil, nil, "FILE:1: is not YAML"},
 		{"not a mapping", "- a\n", nil, nil, "FILE:1: is not a list of options; write NAME: VALUE, one option a line"},
 		{"two documents", good + "---\n" + good, nil, nil, "there is more than one document in the file; keep one document"},
@@ -302,12 +316,31 @@ func TestClientProblems(t *testing.T) {
 
 func lines(lines ...string) string { return strings.Join(lines, "\n") }
 
+// withoutDashes returns an option that a hint names as it is not typed, "" if there is
+// none. Names that are ordinary words too are left out.
+func withoutDashes(hint string) string {
+	if strings.HasPrefix(hint, "did you mean ") { // a key of the file
+		return ""
+	}
+	for _, o := range append(ClientOptions(), ServerOptions()...) {
+		if strings.Contains(o.Name, "-") && regexp.MustCompile(`(^|[^-\w])`+o.Name+`\b`).MatchString(hint) {
+			return o.Name
+		}
+	}
+	return ""
+}
+
 // checkProblems compares the problems in any order; one may be cut short.
 func checkProblems(t *testing.T, src Sources, err error, want string) {
 	t.Helper()
 	var problems Problems
 	if !errors.As(err, &problems) {
 		t.Fatalf("error is %v, want problems", err)
+	}
+	for _, p := range problems {
+		if name := withoutDashes(p.Hint); name != "" {
+			t.Errorf("%s is named without its dashes: %s", name, p)
+		}
 	}
 	got := problems.Error()
 	if files := src.Flags["config"]; len(files) > 0 {
@@ -346,19 +379,19 @@ func TestServerProblems(t *testing.T) {
 		{"both", "token: x\n", map[string][]string{"insecure-no-auth": {"true"}},
 			"--insecure-no-auth: lets everybody in although there is a credential (FILE:1); give one of the two"},
 		{"half of TLS", "token: x\ntls-cert: x\n", nil,
-			"FILE:2: tls-cert: needs its private key; give tls-key too"},
+			"FILE:2: tls-cert: needs its private key; give --tls-key too"},
 		{"other half of TLS", "token: x\ntls-key: x\n", nil,
-			"FILE:2: tls-key: needs its certificate; give tls-cert too"},
+			"FILE:2: tls-key: needs its certificate; give --tls-cert too"},
 		{"client certificates without TLS", "token: x\nclient-ca: x\n", nil,
-			"FILE:2: client-ca: means nothing without TLS; give tls-cert and tls-key, or acme-domain"},
+			"FILE:2: client-ca: means nothing without TLS; give --tls-cert and --tls-key, or --acme-domain"},
 		{"revocations without authorities", "token: x\ncrl: x\n", nil,
-			"FILE:2: crl: revokes nothing without the authorities of client certificates; give client-ca too"},
+			"FILE:2: crl: revokes nothing without the authorities of client certificates; give --client-ca too"},
 		{"listen", "token: x\nlisten: \"8080\"\n", nil,
 			`FILE:2: listen: "8080" is not an address; write HOST:PORT with IPv6 addresses in brackets`},
 		{"listen's port", "token: x\nlisten: 1.2.3.4:70000\n", nil,
 			"FILE:2: listen: port 70000 is out of range; give one from 0 to 65535"},
 		{"sessions", "token: x\nmax-sessions: 2\nmax-sessions-per-identity: 3\n", nil,
-			"FILE:3: max-sessions-per-identity: 3 is more than all sessions (2); give at most max-sessions"},
+			"FILE:3: max-sessions-per-identity: 3 is more than all sessions (2); give at most --max-sessions"},
 		{"a client's option", "token: x\nserver: ws://h\n", nil,
 			"FILE:2: server: there is no such option; see --help for the options"},
 	}
@@ -376,7 +409,7 @@ func TestFileCannotBeRead(t *testing.T) {
 	big := writeFile(t, strings.Repeat("#\n", maxFile/2+1))
 	for path, want := range map[string]string{
 		missing: missing + ": cannot be read: no such file or directory; check --config",
-		big:     big + ": cannot be read: is larger than 1MiB; check --config",
+		big:     big + ": cannot be read: larger than 1048576 bytes; check --config",
 	} {
 		_, _, err := LoadServer(Sources{Flags: map[string][]string{"config": {path}, "token": {"x"}}})
 		if err == nil || err.Error() != want {
@@ -391,6 +424,61 @@ func TestFileCannotBeRead(t *testing.T) {
 	good := writeFile(t, "token: x\n")
 	if _, _, err := LoadServer(Sources{LookupEnv: env, Flags: map[string][]string{"config": {good}}}); err != nil {
 		t.Error(err)
+	}
+}
+
+// A tab in the indentation is called that, in the line where it is.
+func TestTabs(t *testing.T) {
+	const problem = "is indented with a tab, which YAML does not allow; indent the line with spaces"
+	for content, line := range map[string]int{
+		"local:\n\t- 1:h:1\n":                                    2,
+		"\tserver: wss://h\n":                                    1,
+		"path: /\r\nlocal:\r\n\t- 1:h:1\r\n":                     3,
+		"local:\n  - 1:h:1\n\t- 2:h:2\n":                         3,
+		"header:\n  - 'X-A: b'\n  \t- 'X-C: d'\n":                3,
+		"server: wss://h\n\t\npath: /x\n":                        2,
+		"# a\n\nserver:\n  - wss://a\n \t # sesame\n  - wss://b": 5,
+	} {
+		src := sources(t, content, nil, nil)
+		_, _, err := LoadClient(src)
+		checkProblems(t, src, err, fmt.Sprintf("FILE:%d: %s", line, problem))
+	}
+	for _, content := range []string{
+		"server:\twss://h\t\nlocal:\n  -\t1:h:1\n",            // tabs elsewhere
+		"server: wss://h\nlocal: [\n\t'1:h:1',\n\t'2:h:2']\n", // and where YAML allows them
+	} {
+		if _, _, err := LoadClient(sources(t, content, nil, nil)); err != nil {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+// A variable that was read from a file often ends in a newline.
+func TestWhiteSpaceInEnvironment(t *testing.T) {
+	for _, around := range [][2]string{{"", "\n"}, {"", "\r\n"}, {"", " "}, {" \t", " \n\n"}} {
+		set := make(map[string]string)
+		for name, value := range map[string]string{
+			"SERVER": "wss://h.example", "USER": "alice", "PASSWORD": "open sesame", "PROXY": "http://p:1", "SEAL": "true",
+			"MAX_BACKOFF": "7s", "MAX_STREAMS": "9", "MEMORY": "1GiB", "LOCAL": "1:h:1", "HEADER": "X-A: b", "LOG_LEVEL": "warn",
+			"CARRIER": "http", "TLS_CA": "/ca.pem",
+		} {
+			set["CULVERT_"+name] = around[0] + value + around[1]
+		}
+		c, _, err := LoadClient(Sources{LookupEnv: environment(set)})
+		if err != nil {
+			t.Errorf("%q: %v", around, err)
+			continue
+		}
+		proxy, err := c.Proxy(&url.URL{Scheme: "https", Host: "h"})
+		if err != nil || proxy.String() != "http://p:1" || c.Servers[0].Host != "h.example" || c.User != "alice" || c.Password.Reveal() != "open sesame" ||
+			!c.Seal || c.MaxBackoff != 7*time.Second || c.MaxStreams != 9 || c.Memory != 1<<30 || len(c.Local) != 1 ||
+			c.Header["X-A"][0] != "b" || c.LogLevel != slog.LevelWarn || c.Carrier != "http" || c.TLSCA != "/ca.pem" {
+			t.Errorf("%q: %+v", around, c)
+		}
+		s, _, err := LoadServer(Sources{LookupEnv: environment(map[string]string{"CULVERT_TOKEN": around[0] + "sesame" + around[1], "CULVERT_PATH": around[0] + around[1]})})
+		if err != nil || s.Token.Reveal() != "sesame" || s.Path != "/" {
+			t.Errorf("%q: %v", around, err)
+		}
 	}
 }
 
@@ -440,7 +528,7 @@ func TestCredentials(t *testing.T) {
 				file     string
 				warnings []string
 			}{{s.Token, s.TokenFile, warnings}, {c.Token, c.TokenFile, clientWarnings}} {
-				if got.token.Reveal() != tt.token || got.file != tt.tokenFile {
+				if got.token.Reveal() != tt.token || nameOf(got.file) != tt.tokenFile {
 					t.Errorf("token %q, token-file %q, want %q, %q", got.token.Reveal(), got.file, tt.token, tt.tokenFile)
 				}
 				if all := strings.Join(got.warnings, "\n"); (tt.warning == "") != (all == "") || !strings.Contains(all, tt.warning) {

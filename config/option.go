@@ -31,6 +31,8 @@ type Option struct {
 	min, max int64
 	choices  []string           // the only texts allowed, nil for any
 	check    func(string) error // of one value's text, nil for none
+	// file reports whether a value's text names a file or a directory; nil: none does.
+	file func(text string) bool
 
 	target any // points to the field of the agent's struct that takes the value
 }
@@ -136,6 +138,22 @@ func (o Option) splitEnv(value string) []string {
 	default:
 		return []string{value}
 	}
+}
+
+// always is for options whose values all name files.
+func always(string) bool { return true }
+
+// unless is for options whose values name files but for one word.
+func unless(word string) func(text string) bool {
+	return func(text string) bool { return text != word }
+}
+
+// textOf returns the text of v for o, with the name of a file as an absolute path.
+func (o Option) textOf(v value) string {
+	if o.file == nil || v.text == "" || !o.file(v.text) {
+		return v.text
+	}
+	return v.origin.absolute(v.text)
 }
 
 // reset empties the field.

@@ -28,8 +28,8 @@ func TestPasswords(t *testing.T) {
 		{name: "flag over env", env: vars{"CULVERT_PASSWORD": "sesame"}, flags: flags{"user": {"alice"}, "password-file": {"f"}}, user: "alice", from: "f"},
 		{name: "a user over a weaker token", env: vars{"CULVERT_TOKEN": "abc"}, flags: flags{"user": {"alice"}, "password-file": {"f"}}, user: "alice", from: "f"},
 		{name: "a token over a weaker user", file: "user: alice\npassword-file: f\n", env: vars{"CULVERT_TOKEN": "abc"}, token: "abc", from: "f"},
-		{name: "both in one place", flags: flags{"user": {"alice"}, "password-file": {"f"}, "token-file": {"g"}}, problem: "--user: is given together with token-file (--token-file); give one of the two"},
-		{name: "two passwords", flags: flags{"user": {"alice"}, "password-file": {"f"}, "password": {"sesame"}}, problem: "is given together with password-file"},
+		{name: "both in one place", flags: flags{"user": {"alice"}, "password-file": {"f"}, "token-file": {"g"}}, problem: "--user: is given together with --token-file (--token-file); give one of the two"},
+		{name: "two passwords", flags: flags{"user": {"alice"}, "password-file": {"f"}, "password": {"sesame"}}, problem: "is given together with --password-file"},
 		{name: "no password", flags: flags{"user": {"alice"}}, problem: "--user: needs a password; give --password-file FILE or CULVERT_PASSWORD too"},
 		{name: "no user", flags: flags{"password-file": {"f"}}, problem: "--password-file: needs a user; give --user NAME too"},
 		{name: "no user, a token", flags: flags{"password-file": {"f"}, "token-file": {"g"}}, problem: "--password-file: needs a user; give --user NAME too"},
@@ -49,7 +49,7 @@ func TestPasswords(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if c.User != tt.user || c.Password.Reveal() != tt.pass || c.PasswordFile != tt.from || c.Token.Reveal() != tt.token {
+			if c.User != tt.user || c.Password.Reveal() != tt.pass || nameOf(c.PasswordFile) != tt.from || c.Token.Reveal() != tt.token {
 				t.Errorf("user %q, password %q from %q, token %q", c.User, c.Password.Reveal(), c.PasswordFile, c.Token.Reveal())
 			}
 			if all := strings.Join(warnings, "\n"); all != tt.warning {

@@ -22,8 +22,9 @@ func checkProxy(text string) error {
 	return err
 }
 
-// parseProxy reads the URL of a forward proxy, or its HOST:PORT for http://. It
-// never repeats any of it in an error, since there may be a password in it.
+// parseProxy reads the URL of a forward proxy, or its HOST:PORT for http://. The scheme
+// socks, which desktops put into ALL_PROXY, means SOCKS 5. An error never repeats any of
+// the URL, since there may be a password in it.
 func parseProxy(text string) (*url.URL, error) {
 	if !strings.Contains(text, "://") {
 		text = "http://" + text
@@ -33,6 +34,8 @@ func parseProxy(text string) (*url.URL, error) {
 	case err != nil || u.Hostname() == "" || strings.HasSuffix(u.Host, ":"),
 		strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "":
 		return nil, wrong(proxyHint, "is not the URL of a proxy")
+	case u.Scheme == "socks":
+		u.Scheme = "socks5"
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return nil, wrong(proxyHint, "is of a scheme that is not http, https or socks5")
 	}
@@ -46,7 +49,7 @@ func parseProxy(text string) (*url.URL, error) {
 
 // checkProxy settles which proxy leads to a server: the option's, or else what the
 // environment says.
-func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
+func (l *loader) checkProxy(c *Client, src Sources) {
 	switch {
 	case c.proxy.Reveal() == noProxy:
 		return
@@ -57,8 +60,8 @@ func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
 				l.checkSecret(&c.Settings, "proxy", "the proxy's password", "CULVERT_PROXY or the key proxy in a file")
 			}
 		}
-	case lookup != nil && !l.failed("proxy"):
-		c.Proxy = environmentProxy(lookup)
+	case src.LookupEnv != nil && !l.failed("proxy"):
+		c.Proxy = environmentProxy(src)
 	}
 	if c.Proxy == nil {
 		return
@@ -78,20 +81,21 @@ func (l *loader) checkProxy(c *Client, lookup func(string) (string, bool)) {
 	l.problems = append(l.problems, found...)
 }
 
-// environmentProxy is what HTTPS_PROXY (for wss), HTTP_PROXY (for ws), ALL_PROXY
-// (for both) and NO_PROXY say, in small letters too, which are stronger. This
-// machine itself is never reached by way of these. An error is of type Problems.
-func environmentProxy(lookup func(string) (string, bool)) func(*url.URL) (*url.URL, error) {
+// environmentProxy returns the proxy that HTTPS_PROXY (for wss), HTTP_PROXY (for ws) or
+// ALL_PROXY (for both) names, unless NO_PROXY excludes the server. The names in small
+// letters come first. Loopback servers are never reached through a proxy of the
+// environment. An error is of type Problems.
+func environmentProxy(src Sources) func(*url.URL) (*url.URL, error) {
 	first := func(names ...string) (name, text string) {
 		for _, name := range names {
-			if text, _ := lookup(name); text != "" {
+			if text := src.env(name); text != "" {
 				return name, text
 			}
 		}
 		return "", ""
 	}
 	forHTTP := []string{"http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"}
-	if _, cgi := lookup("REQUEST_METHOD"); cgi {
+	if _, cgi := src.LookupEnv("REQUEST_METHOD"); cgi {
 		forHTTP = slices.Delete(forHTTP, 1, 2) // it is the header Proxy of somebody's request
 	}
 	proxies := make(map[string]func() (*url.URL, error))

@@ -68,23 +68,23 @@ func (s *Server) options() []Option {
 			Help: "address to listen on (no host: all addresses)"},
 		{Name: "path", Placeholder: "PATH", Default: "/", check: checkPath, target: &s.Path,
 			Help: "path of the upgrade request; all others are the site's, or not found"},
-		{Name: "token-file", Placeholder: "FILE", target: &s.TokenFile, Live: true,
+		{Name: "token-file", Placeholder: "FILE", file: always, target: &s.TokenFile, Live: true,
 			Help: "file with the tokens of clients or their hashes, sha256:HASH LABEL, one a line"},
 		{Name: "token", Placeholder: "TOKEN", target: &s.Token, Live: true,
 			Help: "a client's token itself; on the command line everybody on the machine can see it"},
-		{Name: "identities-dir", Placeholder: "DIR", target: &s.IdentitiesDir, Live: true,
+		{Name: "identities-dir", Placeholder: "DIR", file: always, target: &s.IdentitiesDir, Live: true,
 			Help: "directory with files of identities, *.yaml, beside those in the configuration file"},
 		{Name: "insecure-no-auth", target: &s.InsecureNoAuth, Live: true,
 			Help: "let everybody in who can reach the server"},
-		{Name: "tls-cert", Placeholder: "FILE", target: &s.TLSCert,
+		{Name: "tls-cert", Placeholder: "FILE", file: always, target: &s.TLSCert,
 			Help: "PEM file with the certificate and its chain; without it the server speaks plain ws://"},
-		{Name: "tls-key", Placeholder: "FILE", target: &s.TLSKey,
+		{Name: "tls-key", Placeholder: "FILE", file: always, target: &s.TLSKey,
 			Help: "PEM file with the certificate's private key"},
-		{Name: "key-file", Placeholder: "FILE", target: &s.KeyFile,
+		{Name: "key-file", Placeholder: "FILE", file: always, target: &s.KeyFile,
 			Help: "file with the server's private key (see keygen), for clients that seal; without it they are refused"},
-		{Name: "client-ca", Placeholder: "FILE", target: &s.ClientCA,
+		{Name: "client-ca", Placeholder: "FILE", file: always, target: &s.ClientCA,
 			Help: "PEM file with the authorities of client certificates, which clients may show then"},
-		{Name: "crl", Placeholder: "FILE", target: &s.CRL, Live: true,
+		{Name: "crl", Placeholder: "FILE", file: always, target: &s.CRL, Live: true,
 			Help: "file with a revocation list (PEM or DER) of each of the client authorities; without one in force, an authority's certificates are refused"},
 		{Name: "client-cert", choices: []string{"off", "optional", "require"}, target: &s.ClientCert,
 			Help: "whether clients show a certificate (optional with --client-ca, off without)"},
@@ -92,15 +92,15 @@ func (s *Server) options() []Option {
 			Help: "get a certificate for this name by ACME, and so accept the authority's terms of service (repeatable)"},
 		{Name: "acme-email", Placeholder: "ADDRESS", check: checkEmail, target: &s.ACMEEmail,
 			Help: "address that the authority writes to about certificates"},
-		{Name: "acme-cache", Placeholder: "DIR", target: &s.ACMECache,
+		{Name: "acme-cache", Placeholder: "DIR", file: always, target: &s.ACMECache,
 			Help: "directory that keeps the account and the certificates ($STATE_DIRECTORY/acme, or culvert/acme among the user's caches, unless given)"},
 		{Name: "acme-directory", Placeholder: "URL", check: checkHTTPS, target: &s.ACMEDirectory,
 			Help: "the authority's directory (Let's Encrypt's unless given)"},
-		{Name: "acme-ca", Placeholder: "FILE", target: &s.ACMECA,
+		{Name: "acme-ca", Placeholder: "FILE", file: always, target: &s.ACMECA,
 			Help: "PEM file of authorities to trust beside the system's when asking at --acme-directory"},
 		{Name: "acme-http", Placeholder: "[HOST]:PORT", check: checkListen, target: &s.ACMEHTTP,
 			Help: "also listen here for the challenge HTTP-01, that the authority makes at port 80, and redirect the rest to https"},
-		{Name: "site", Placeholder: "DIR", target: &s.Site,
+		{Name: "site", Placeholder: "DIR", file: always, target: &s.Site,
 			Help: "directory of a web site for everyone who is not a client"},
 		{Name: "fallback", Placeholder: "URL", check: checkFallback, target: &s.fallback,
 			Help: "web server that answers everyone who is not a client, http://HOST[:PORT] or https://HOST[:PORT]"},
@@ -128,7 +128,7 @@ func (s *Server) options() []Option {
 			Help: "bytes per second from all clients together (0: no limit)"},
 		{Name: "max-download", Default: "0", min: 0, max: 1 << 40, target: &s.MaxDownload,
 			Help: "bytes per second to all clients together (0: no limit)"},
-		{Name: "audit", Placeholder: "FILE|-", target: &s.Audit,
+		{Name: "audit", Placeholder: "FILE|-", file: unless("-"), target: &s.Audit,
 			Help: "write a JSON line for each login, stream and listener to a file, or to standard output"},
 		{Name: "audit-max-size", Default: "100MiB", min: 64 << 10, max: 1 << 40, target: &s.AuditMaxSize,
 			Help: "size at which the file of --audit is renamed and begun anew"},
@@ -178,11 +178,11 @@ func LoadServer(src Sources) (s *Server, warnings []string, err error) {
 	}
 	l.checkKeyPair(s.TLSCert, s.TLSKey)
 	if s.CRL != "" && s.ClientCA == "" && !l.failed("client-ca") {
-		l.problem("crl", 0, "give client-ca too", "revokes nothing without the authorities of client certificates")
+		l.problem("crl", 0, "give --client-ca too", "revokes nothing without the authorities of client certificates")
 	}
 	l.checkFront(s)
 	if s.MaxSessions < s.MaxSessionsPerIdentity && l.given("max-sessions-per-identity") {
-		l.problem("max-sessions-per-identity", 0, "give at most max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
+		l.problem("max-sessions-per-identity", 0, "give at most --max-sessions", "%d is more than all sessions (%d)", s.MaxSessionsPerIdentity, s.MaxSessions)
 	}
 	for _, name := range []string{"audit-max-size", "audit-keep"} {
 		if l.given(name) && (s.Audit == "" || s.Audit == "-") && !l.failed("audit") {

@@ -79,7 +79,7 @@ func (s *Settings) options() []Option {
 // fileOption stands apart from the other settings because it comes first in the
 // tables and is not a key of the file that it names.
 func (s *Settings) fileOption() Option {
-	return Option{Name: fileOptionName, Placeholder: "FILE", FlagOnly: true, target: &s.File,
+	return Option{Name: fileOptionName, Placeholder: "FILE", file: always, FlagOnly: true, target: &s.File,
 		Help: "YAML file with any of these options as keys"}
 }
 
@@ -88,9 +88,9 @@ const fileOptionName = "config"
 // checkSettings looks at settings that depend on each other.
 func (l *loader) checkSettings(s *Settings) {
 	if s.ReplayBuffer < s.MaxMessage {
-		l.problem("replay-buffer", 0, "give at least max-message", "%s is less than one message (%s)", s.ReplayBuffer, s.MaxMessage)
+		l.problem("replay-buffer", 0, "give at least --max-message", "%s is less than one message (%s)", s.ReplayBuffer, s.MaxMessage)
 	}
 	if s.Memory < s.SessionMemory {
-		l.problem("memory", 0, "give at least session-memory", "%s is less than one session's memory (%s)", s.Memory, s.SessionMemory)
+		l.problem("memory", 0, "give at least --session-memory", "%s is less than one session's memory (%s)", s.Memory, s.SessionMemory)
 	}
 }

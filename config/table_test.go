@@ -27,6 +27,9 @@ func TestTables(t *testing.T) {
 			if o.Help == "" || strings.HasSuffix(o.Help, ".") || strings.ContainsAny(o.Help, "|\n") {
 				t.Errorf("%s: help of %s: %q", agent, o.Name, o.Help)
 			}
+			if names := strings.Contains(o.Placeholder, "FILE") || strings.Contains(o.Placeholder, "DIR"); names != (o.file != nil) {
+				t.Errorf("%s: relative paths in %s: %v", agent, o.Name, o.file != nil)
+			}
 			o.reset() // panics or not, for every type of field
 			if !reflect.ValueOf(o.target).Elem().IsZero() {
 				t.Errorf("%s: reset of %s does nothing", agent, o.Name)

@@ -2,11 +2,10 @@ package jwks
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 )
 
 // maxFile bounds a file of keys, in bytes.
@@ -23,17 +22,9 @@ func Open(where, issuer string, warn func(error)) (keys auth.KeySource, stop fun
 		}
 		return s, s.Close, nil
 	}
-	f, err := os.Open(where)
+	data, err := textfile.Read(where, maxFile)
 	if err != nil {
 		return nil, nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	switch {
-	case err != nil:
-		return nil, nil, err
-	case len(data) > maxFile:
-		return nil, nil, fmt.Errorf("%s: larger than %d bytes, so no file of keys", where, maxFile)
 	}
 	set, err := auth.ParseKeys(data)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 )
 
 const (
@@ -248,6 +249,9 @@ func (s *Source) read(ctx context.Context, from *url.URL) (body []byte, header h
 		err = fmt.Errorf("more than %d bytes", maxBody)
 	}
 	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", from.Redacted(), err)
+	}
+	if body, err = textfile.Text(body); err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", from.Redacted(), err)
 	}
 	return body, response.Header, nil

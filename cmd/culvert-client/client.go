@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -14,6 +13,7 @@ import (
 	"slices"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 	"culvert/cmd/internal/program"
 	"culvert/config"
 	"culvert/mux/carrier"
@@ -126,6 +126,7 @@ func load(ctx context.Context, src config.Sources, stderr io.Writer) (*setup, er
 		return nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
+	warnings = append(warnings, program.Expiring(cfg.TLSCert)...)
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)
 	client := tunnel.ClientConfig{
@@ -169,17 +170,9 @@ func newHeader(cfg *config.Client) (read func() (http.Header, error), err error)
 		return nil, nil
 	}
 	read = func() (http.Header, error) {
-		f, err := os.Open(cfg.HeaderFile)
+		content, err := textfile.Read(cfg.HeaderFile, maxHeaderFile)
 		if err != nil {
 			return nil, err
-		}
-		defer f.Close()
-		content, err := io.ReadAll(io.LimitReader(f, maxHeaderFile+1))
-		if err != nil {
-			return nil, err
-		}
-		if len(content) > maxHeaderFile {
-			return nil, fmt.Errorf("%s: is larger than %s", cfg.HeaderFile, config.Size(maxHeaderFile))
 		}
 		return config.ParseHeaderFile(cfg.HeaderFile, content)
 	}
@@ -209,14 +202,9 @@ func newTLS(cfg *config.Client) (*tls.Config, config.Problems) {
 		c.MinVersion = tls.VersionTLS13
 	}
 	if cfg.TLSCert != "" {
-		load := func() (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
-			return &cert, err
-		}
-		if _, err := load(); err != nil {
-			problems = append(problems, config.Problem{Key: "--tls-cert", What: err.Error(),
-				Hint: "give --tls-cert and --tls-key PEM files that belong together"})
-		}
+		load := func() (*tls.Certificate, error) { return program.KeyPair(cfg.TLSCert, cfg.TLSKey) }
+		_, err := load()
+		problems = append(problems, program.Problems(err)...)
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
 	}
 	if cfg.TLSCA != "" {

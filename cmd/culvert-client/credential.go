@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 	"culvert/cmd/internal/program"
 	"culvert/config"
 	"culvert/mux/carrier"
@@ -74,11 +75,14 @@ func runTokenCommand(ctx context.Context, command string, stderr io.Writer) (tok
 	cmd.Stdout, cmd.Stderr = &printed, stderr
 	cmd.WaitDelay = time.Second // for what it started and left
 	err = cmd.Run()
-	line, _, _ := bytes.Cut(printed.text, []byte("\n"))
+	text, notText := textfile.Text(printed.text)
+	line, _, _ := bytes.Cut(text, []byte("\n"))
 	token = strings.TrimSpace(string(line))
 	switch {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case err == nil && notText != nil:
+		err = notText
 	case err == nil && token == "":
 		err = errNoToken
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 	"culvert/cmd/internal/program"
 	"culvert/config"
 	"culvert/mux/carrier"
@@ -162,10 +163,13 @@ type knownServer struct {
 	line int
 }
 
+// maxKnownFile bounds the file of known servers in bytes.
+const maxKnownFile = 1 << 20
+
 // readKnown reads the file: HOST:PORT KEY, one a line, the first of a server counts;
 // blank lines and lines that begin with # are ignored. No file is an empty one.
 func readKnown(path string) (map[string]knownServer, error) {
-	text, err := os.ReadFile(path)
+	text, err := textfile.Read(path, maxKnownFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
@@ -194,7 +198,7 @@ func readKnown(path string) (map[string]knownServer, error) {
 
 // addKnown adds a line to the file, all or nothing.
 func addKnown(path, server string, key auth.PublicKey) error {
-	text, err := os.ReadFile(path)
+	text, err := textfile.Read(path, maxKnownFile)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -170,7 +170,7 @@ func TestSealConfiguration(t *testing.T) {
 		{name: "not a server's key", args: []string{"--server", "ws://h", "--server-key", "SHA256:abc"}, code: 2,
 			stderr: []string{`culvert-client: --server-key: is not a public key; write culvert-key`}},
 		{name: "key and token", content: "x", args: []string{"--server", "ws://h", "--key-file", "FILE", "--token-file", "FILE", "--server-key", goodKey}, code: 2,
-			stderr: []string{"culvert-client: --token-file: is given together with key-file (--key-file)"}},
+			stderr: []string{"culvert-client: --token-file: is given together with --key-file (--key-file)"}},
 		{name: "known servers without seal", args: []string{"--server", "ws://h", "--known-servers", "FILE"}, code: 2,
 			stderr: []string{"culvert-client: --known-servers: means nothing without --seal; give --seal too"}},
 		{name: "a token over ws to anywhere", content: secret, args: []string{"--server", "ws://192.0.2.1", "--proxy", "http://127.0.0.1:1", "--token-file", "FILE", "--server-key", goodKey, "-L", "0:h:1"}, code: 1,

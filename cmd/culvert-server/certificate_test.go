@@ -26,12 +26,12 @@ func opensslCA(t *testing.T) (dir string) {
 	thirdparty.Config(t, dir, "index", "")
 	thirdparty.Config(t, dir, "number", "01\n")
 	for _, args := range []string{
-		"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out ca.pem -days 2 -subj /CN=tunnel -addext keyUsage=keyCertSign,cRLSign,digitalSignature",
+		"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key.pem -out ca.pem -days 30 -subj /CN=tunnel -addext keyUsage=keyCertSign,cRLSign,digitalSignature",
 		"ca -config ca.conf -gencrl -cert ca.pem -keyfile key.pem -out crl.pem",
 		"ca -config ca.conf -gencrl -cert ca.pem -keyfile key.pem -crl_lastupdate 20200101000000Z -crl_nextupdate 20200102000000Z -out past.pem",
 		"ca -config version1.conf -gencrl -cert ca.pem -keyfile key.pem -out version1.pem",
 		"crl -in crl.pem -outform DER -out crl.der",
-		"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.pem -days 2 -subj /CN=tunnel",
+		"req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.pem -days 30 -subj /CN=tunnel",
 	} {
 		cmd := exec.CommandContext(t.Context(), openssl, strings.Fields(args)...)
 		cmd.Dir = dir

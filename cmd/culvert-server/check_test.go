@@ -63,6 +63,7 @@ func TestCheck(t *testing.T) {
 				`culvert-server: FILE:16: grace: "soon" is not a duration`,
 				"culvert-server: --max-sessions: 0 is out of range",
 				"culvert-server: --tls-cert: open /nowhere: no such file",
+				"culvert-server: --tls-key: open /nowhere: no such file",
 			}, "\n") + "\n"},
 		{"a reserved name", "identities: {token-1: {tokens: ['" + hash + "'], allow: everything}}\ntoken-file: " + write(t, secret), nil, 2, "",
 			"culvert-server: FILE: identity token-1 is there twice\n"},

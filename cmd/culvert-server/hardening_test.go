@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"os"
@@ -73,11 +74,21 @@ func TestHardeningExample(t *testing.T) {
 // certificate writes a certificate and its key to files.
 func certificate(t *testing.T, cert, key string) {
 	t.Helper()
+	certificateUntil(t, cert, key, time.Now().AddDate(1, 0, 0))
+}
+
+// certificateUntil is certificate with the end of the certificate, which is an authority
+// too.
+func certificateUntil(t *testing.T, cert, key string, end time.Time) {
+	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"tunnel.example.com"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "tunnel"}, DNSNames: []string{"tunnel.example.com"}, NotAfter: end,
+		IsCA: true, BasicConstraintsValid: true,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
 	if err != nil {
 		t.Fatal(err)

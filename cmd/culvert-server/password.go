@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 	"culvert/cmd/internal/program"
 	"culvert/config"
 )
@@ -99,5 +100,9 @@ func readUnseen(ctx context.Context, terminal int) (string, error) {
 func readLine(r io.Reader) (string, error) {
 	const most = 4 << 10 // longer than any password
 	data, err := io.ReadAll(io.LimitReader(r, most))
-	return strings.TrimSuffix(strings.TrimSuffix(string(data), "\n"), "\r"), err
+	if err != nil {
+		return "", err
+	}
+	text, err := textfile.Text(data)
+	return strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r"), err
 }

@@ -8,11 +8,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 
 	"culvert/auth"
+	"culvert/auth/textfile"
 	"culvert/cmd/internal/program"
 	"culvert/config"
 	"culvert/tunnel"
@@ -122,6 +122,7 @@ func load(src config.Sources, before *setup, stderr io.Writer) (*setup, error) {
 	}
 	s.warnings = append(s.warnings, more...)
 	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
+	s.warnings = append(s.warnings, program.Expiring(cfg.TLSCert, cfg.ClientCA)...)
 	if err := problems.Err(); err != nil {
 		s.sources.closeBut(before.sources)
 		s.web.close()
@@ -162,13 +163,16 @@ func newKey(cfg *config.Server) (key *ecdh.PrivateKey, warnings []string, err er
 	return private.ECDH(), warnings, err
 }
 
+// maxLists bounds a file of revocation lists in bytes: large authorities have long ones.
+const maxLists = 64 << 20
+
 // newClientCAs reads the authorities of client certificates and what they have
 // revoked; nil: no client shows a certificate.
 func newClientCAs(cfg *config.Server) (c *auth.ClientCAs, warnings []string, problem *config.Problem) {
 	if cfg.ClientCA == "" {
 		return nil, nil, nil
 	}
-	authorities, err := os.ReadFile(cfg.ClientCA)
+	authorities, err := program.ReadCertificates(cfg.ClientCA)
 	if err == nil { // alone first, so that what is wrong is known to be in this file
 		c, _, err = auth.NewClientCAs(authorities, nil)
 	}
@@ -178,7 +182,7 @@ func newClientCAs(cfg *config.Server) (c *auth.ClientCAs, warnings []string, pro
 	if cfg.CRL == "" {
 		return c, nil, nil
 	}
-	lists, err := os.ReadFile(cfg.CRL)
+	lists, err := textfile.Read(cfg.CRL, maxLists)
 	if err == nil {
 		c, warnings, err = auth.NewClientCAs(authorities, lists)
 	}

@@ -44,9 +44,9 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 	changed := func(*tls.ClientHelloInfo) (*tls.Config, error) { return w.changed.Load(), nil }
 	switch {
 	case cfg.TLSCert != "" && cfg.TLSKey != "":
-		cert, err := front.NewCertificate(cfg.TLSCert, cfg.TLSKey, log)
+		cert, err := front.NewCertificate(cfg.TLSCert, cfg.TLSKey, program.KeyPair, log)
 		if err != nil {
-			wrong("tls-cert", "give --tls-cert and --tls-key PEM files that belong together", err)
+			problems = append(problems, program.Problems(err)...)
 			break
 		}
 		w.tls = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.Get, GetConfigForClient: changed}

@@ -11,10 +11,11 @@ import (
 // lookEvery is how often at most the files of a certificate are looked at.
 const lookEvery = time.Second
 
-// Certificate is a certificate and its key in two PEM files. When the files change they
-// are read again, and if they do not belong together the pair before stays.
+// Certificate is a certificate and its key in two files. When the files change they are
+// read again. If they cannot be used together, the pair before stays.
 type Certificate struct {
 	certFile, keyFile string
+	load              func(certFile, keyFile string) (*tls.Certificate, error)
 	log               *slog.Logger
 
 	mu     sync.Mutex // guards the following
@@ -23,23 +24,20 @@ type Certificate struct {
 	read   [2]fileState // when pair was, or could not be
 }
 
-// fileState changes when a file does.
+// fileState changes when a regular file does.
 type fileState struct {
 	changed time.Time
 	size    int64
 }
 
-// NewCertificate reads the two files. log gets a line when they have been read again,
-// and a warning for each change that does not make a pair.
-func NewCertificate(certFile, keyFile string, log *slog.Logger) (*Certificate, error) {
-	c := &Certificate{certFile: certFile, keyFile: keyFile, log: log}
+// NewCertificate reads the two files with load. log gets a line when they have been read
+// again, and a warning for each change that does not make a pair.
+func NewCertificate(certFile, keyFile string, load func(certFile, keyFile string) (*tls.Certificate, error), log *slog.Logger) (*Certificate, error) {
+	c := &Certificate{certFile: certFile, keyFile: keyFile, load: load, log: log}
 	c.looked, c.read = time.Now(), c.state()
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		return nil, err
-	}
-	c.pair = &pair
-	return c, nil
+	var err error
+	c.pair, err = load(certFile, keyFile)
+	return c, err
 }
 
 // Get is the GetCertificate of a tls.Config. It never fails, and may block for as long
@@ -61,20 +59,20 @@ func (c *Certificate) look() {
 		return
 	}
 	c.read = state
-	pair, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
+	pair, err := c.load(c.certFile, c.keyFile)
 	if err != nil {
-		c.log.Warn("certificate not changed", "file", c.certFile, "error", err,
-			"note", "the one before stays; give a certificate and a key that belong together")
+		c.log.Warn("certificate not changed", "file", c.certFile, "error", err, "note", "the one before stays")
 		return
 	}
-	c.pair = &pair
+	c.pair = pair
 	c.log.Info("certificate changed", "file", c.certFile, "valid_until", pair.Leaf.NotAfter)
 }
 
-// state is that of both files, zero for one that is not there.
+// state is that of both files, zero for one that does not exist or is a pipe, which is
+// read only once.
 func (c *Certificate) state() (s [2]fileState) {
 	for i, name := range []string{c.certFile, c.keyFile} {
-		if info, err := os.Stat(name); err == nil {
+		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
 			s[i] = fileState{info.ModTime(), info.Size()}
 		}
 	}

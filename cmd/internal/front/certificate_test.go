@@ -50,12 +50,16 @@ func TestCertificateFollowsItsFiles(t *testing.T) {
 		cert2, key2, leaf2 := pair(t)
 		write(certFile, cert1)
 		write(keyFile, key2)
+		load := func(certFile, keyFile string) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+			return &pair, err
+		}
 		logger := slog.New(slog.NewTextHandler(&log, nil))
-		if _, err := front.NewCertificate(certFile, keyFile, logger); err == nil {
+		if _, err := front.NewCertificate(certFile, keyFile, load, logger); err == nil {
 			t.Error("a certificate and another's key are a pair")
 		}
 		write(keyFile, key1)
-		c, err := front.NewCertificate(certFile, keyFile, logger)
+		c, err := front.NewCertificate(certFile, keyFile, load, logger)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -118,5 +118,9 @@ func describe(b *strings.Builder, path string, info fs.FileInfo, err error) {
 		fmt.Fprintf(b, "%q %q\n", path, err)
 		return
 	}
+	if !info.Mode().IsRegular() && !info.IsDir() {
+		fmt.Fprintf(b, "%q %v %v\n", path, info.Mode(), fileID(info)) // its content is read once
+		return
+	}
 	fmt.Fprintf(b, "%q %v %d %d %v\n", path, info.Mode(), info.Size(), info.ModTime().UnixNano(), fileID(info))
 }
