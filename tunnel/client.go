@@ -417,7 +417,8 @@ func (s *clientSession) fail(err error) {
 // maintain keeps the link on a carrier until ctx or the link ends.
 func (s *clientSession) maintain(ctx context.Context) {
 	c := s.client
-	final := func(error) bool { return !c.cfg.RetryInitial && !c.connected.Load() }
+	// A server that asks to come back later is there.
+	final := func(err error) bool { return !c.cfg.RetryInitial && !c.connected.Load() && retryAfter(err) == 0 }
 	err := s.link.Maintain(ctx, link.Redial{
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
 		RetryAfter: retryAfter, Demand: &c.demand,

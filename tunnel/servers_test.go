@@ -248,7 +248,7 @@ func TestRetryAfter(t *testing.T) {
 	client := startClient(t, "", func(c *ClientConfig) {
 		through(strings.TrimPrefix(front.URL, "http://"))(c)
 		local(addr)(c)
-		c.Carrier, c.RetryInitial = carrier.ModeAuto, true
+		c.Carrier = carrier.ModeAuto
 	})
 	exchange(t, connect(t, client.listening(t, "local")), within(t, conns, "connection to the target"))
 	mu.Lock()
