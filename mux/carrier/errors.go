@@ -36,6 +36,9 @@ var (
 	ErrUnauthorized = errors.New("credential not accepted")
 	// ErrNotCulvert means that whatever answered is no culvert server.
 	ErrNotCulvert = errors.New("not a culvert server")
+	// ErrSeveralServers means that requests of one HTTP pipe were answered by
+	// different culvert servers.
+	ErrSeveralServers = errors.New("HTTP requests of one carrier reach different servers")
 	// ErrNotProxy means that whatever answered at a proxy's address is no proxy of
 	// the kind that its URL says.
 	ErrNotProxy = errors.New("not such a proxy")

@@ -69,9 +69,10 @@ type clientPipe struct {
 	served    chan struct{}
 	serveOnce sync.Once // closes it
 
-	worked  atomic.Bool           // the server has answered
-	path    atomic.Int32          // a pipePath
-	failure atomic.Pointer[error] // what it died of
+	worked  atomic.Bool            // the server has answered
+	server  atomic.Pointer[string] // the one that did; see serverHeader
+	path    atomic.Int32           // a pipePath
+	failure atomic.Pointer[error]  // what it died of
 }
 
 // connectPipe opens an HTTP pipe to target, with requests like r. It does not block:
@@ -268,7 +269,7 @@ type pipeAnswer struct {
 // again reports whether to send the request again. A pipe lives no longer without
 // requests than maxPipePause, so whoever asks for more time ends it.
 func (a pipeAnswer) again() bool {
-	if RetryAfter(a.err) > maxPipePause {
+	if RetryAfter(a.err) > maxPipePause || errors.Is(a.err, ErrSeveralServers) {
 		return false
 	}
 	switch a.status {
@@ -309,6 +310,10 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 		return nil, pipeAnswer{err: p.secrets.hideError(err)}
 	}
 	p.cookies.keep(&p.site, resp)
+	if !p.sameServer(resp.Header.Get(serverHeader)) {
+		resp.Body.Close()
+		return nil, pipeAnswer{err: ErrSeveralServers}
+	}
 	if resp.StatusCode == want {
 		return resp, pipeAnswer{status: want}
 	}
@@ -329,6 +334,15 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 		io.Closer
 	}{io.LimitReader(said, bodyRead), said}
 	return nil, pipeAnswer{resp.StatusCode, refused(resp, p.secrets)}
+}
+
+// sameServer reports whether the server of this name, "" if an answer has none, is the
+// one that has answered before.
+func (p *clientPipe) sameServer(name string) bool {
+	if name == "" || p.server.CompareAndSwap(nil, &name) {
+		return true
+	}
+	return *p.server.Load() == name
 }
 
 func random() uint64 {
@@ -573,6 +587,9 @@ func (p *clientPipe) probe() {
 	ctx, cancel := context.WithTimeout(p.getting, probePatience)
 	defer cancel()
 	resp, a := p.request(ctx, http.MethodGet, nil, http.StatusOK, func(h http.Header) { h.Set(pipeHeader, pipeProbe) })
+	if errors.Is(a.err, ErrSeveralServers) {
+		p.fail(a.err)
+	}
 	if a.err != nil {
 		return
 	}
