@@ -24,7 +24,8 @@ var (
 	ErrSignature     = errors.New("not signed by a key")
 	ErrAudience      = errors.New("meant for somebody else")
 
-	ErrNoList = errors.New("no revocation list in force")
+	// ErrNoList is an [ErrUnavailable].
+	ErrNoList = fmt.Errorf("%w: no revocation list in force", ErrUnavailable)
 )
 
 // Why a client is not let in now, with a credential that nobody has looked at.
@@ -33,6 +34,9 @@ var (
 	ErrThrottled = errors.New("too many failures from its address")
 	// ErrBusy: too many passwords wait to be checked.
 	ErrBusy = errors.New("too many passwords to check")
+	// ErrUnavailable: what it is checked with cannot be had now, such as the keys of
+	// an issuer that is down.
+	ErrUnavailable = errors.New("cannot be checked now")
 )
 
 // errPassword is a password that is still to be checked.

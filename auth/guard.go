@@ -61,7 +61,7 @@ func (g *Guard) Authenticate(ctx context.Context, p Presented) (*Login, error) {
 	if err == nil || errors.Is(err, ErrNoCredential) { // which is no attempt
 		return login, err
 	}
-	if errors.Is(err, ErrBusy) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) { // nobody has looked
+	if errors.Is(err, ErrBusy) || errors.Is(err, ErrUnavailable) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) { // nobody has looked
 		return nil, err
 	}
 	if !errors.Is(err, ErrThrottled) {

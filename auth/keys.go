@@ -38,7 +38,8 @@ type Key struct {
 type KeySource interface {
 	// Lookup returns the keys that a token may be signed with which names kid, ""
 	// for none. It may fetch them, for as long as ctx lives, and bounds how often
-	// strangers with invented names can make it.
+	// strangers with invented names can make it. The error is [ErrUnknownKey] if the
+	// issuer has no such key, and [ErrUnavailable] if that cannot be known now.
 	Lookup(ctx context.Context, kid string) (KeySet, error)
 	// Known returns all keys that are known, nil if none are yet. It does not block.
 	Known() KeySet

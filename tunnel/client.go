@@ -87,6 +87,7 @@ type Client struct {
 	newWatch func() *watch
 
 	connected atomic.Bool // there was a session that worked
+	demand    link.Demand // connections that wait for a session
 
 	mu      sync.Mutex
 	current *clientSession // takes new streams; nil while there is none
@@ -193,6 +194,7 @@ func (c *Client) Run(ctx context.Context) error {
 
 // open opens a stream on the session of the moment, for which it waits.
 func (c *Client) open(ctx context.Context, h mux.Header) (stream, string, error) {
+	waiting := false
 	for {
 		c.mu.Lock()
 		s, changed := c.current, c.changed
@@ -206,6 +208,10 @@ func (c *Client) open(ctx context.Context, h mux.Header) (stream, string, error)
 				return nil, "", err
 			}
 			s.unable()
+		}
+		if !waiting {
+			waiting = true
+			defer c.demand.Add()()
 		}
 		select {
 		case <-changed:
@@ -273,7 +279,7 @@ func (c *Client) runSessions(ctx context.Context) error {
 		if time.Since(began) > lasting {
 			pause.reset()
 		}
-		if !sleep(ctx, pause.next(200*time.Millisecond, c.cfg.MaxBackoff)) {
+		if c.demand.Pause(ctx, pause.next(200*time.Millisecond, c.cfg.MaxBackoff), 0); ctx.Err() != nil {
 			return nil
 		}
 	}
@@ -414,9 +420,11 @@ func (s *clientSession) fail(err error) {
 // maintain keeps the link on a carrier until ctx or the link ends.
 func (s *clientSession) maintain(ctx context.Context) {
 	c := s.client
-	final := func(error) bool { return !c.cfg.RetryInitial && !c.connected.Load() }
+	// A server that asks to come back later is there.
+	final := func(err error) bool { return !c.cfg.RetryInitial && !c.connected.Load() && retryAfter(err) == 0 }
 	err := s.link.Maintain(ctx, link.Redial{
 		Dial: s.dial, Secure: c.secure(), Max: c.cfg.MaxBackoff, Fatal: final,
+		RetryAfter: retryAfter, Demand: &c.demand,
 		ReplaceAfter: s.replaceAfter,
 		Replaced: func(on link.Carrier) {
 			s.riding(on)
@@ -503,6 +511,10 @@ func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, [
 		order = []int{s.server}
 	}
 	for _, i := range order {
+		if err := servers.open(i, time.Now()); err != nil {
+			failed.Errs = append(failed.Errs, err)
+			continue
+		}
 		conn, reply, err := s.client.dialers[i].Dial(ctx, hello)
 		if err == nil {
 			servers.worked(i)
@@ -523,7 +535,7 @@ func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, [
 			servers.worked(i)
 			alternative = true
 		case ctx.Err() == nil:
-			servers.failed(i, time.Now())
+			servers.failed(i, time.Now(), err)
 		}
 		failed.Errs = append(failed.Errs, err)
 		if ctx.Err() != nil {

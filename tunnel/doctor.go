@@ -215,6 +215,11 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 		began := time.Now()
 		v, err := d.visit(ctx, dialer)
 		took := time.Since(began)
+		if err == nil {
+			if err = v.answers(ctx); err != nil {
+				v.end()
+			}
+		}
 		*kind.err = err
 		switch {
 		case err == nil:
@@ -305,6 +310,30 @@ func (d *Doctor) visit(ctx context.Context, dialer carrier.Dialer) (*visit, erro
 		v.end()
 		return nil, v.err
 	}
+}
+
+// answers reports why the server does not answer on the carrier, nil if it does. A
+// carrier can come up on which nothing passes, or not for long.
+func (v *visit) answers(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-v.lost:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	_, err := echoTime(ctx, v.session, func(n int) bool { return n == 0 })
+	select {
+	case <-v.lost:
+		return fmt.Errorf("comes up and is lost: %w", v.err)
+	default:
+	}
+	if err != nil {
+		return fmt.Errorf("comes up, and the server does not answer on it: %w", err)
+	}
+	return nil
 }
 
 // end ends the visit.

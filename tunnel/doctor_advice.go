@@ -39,6 +39,8 @@ func (s *symptoms) advice() []string {
 		say("the proxy %s makes no tunnel to the server's port: culvert sends it HTTP requests instead; a wss:// server at port 443 may be allowed", proxy.Proxy)
 	case s.worked && stripped:
 		say("%s does not let WebSocket upgrades pass: culvert uses HTTP requests by itself; --carrier http saves the attempt, and a wss:// address may avoid the box", box)
+	case errors.Is(s.requests, carrier.ErrSeveralServers):
+		say("requests reach different culvert servers: have %s send all requests of a client to the same one (sticky sessions, by cookie or by address), or let WebSocket upgrades pass", box)
 	case !s.worked && stripped && errors.Is(s.requests, errNotTried):
 		say("no WebSocket comes up; without --carrier websocket culvert can do with HTTP requests")
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"culvert/mux"
 )
@@ -40,6 +41,19 @@ func (e *ServersError) Error() string {
 // Unwrap makes the error everything that one of the servers' is. Ask each of Errs
 // where all of them count, as whether an error is permanent.
 func (e *ServersError) Unwrap() []error { return e.Errs }
+
+// LaterError is why a server was not dialled: its last answer asked to be left alone
+// for some time, which is not over.
+type LaterError struct {
+	Err   error         // the last answer
+	After time.Duration // from now on
+}
+
+func (e *LaterError) Error() string {
+	return fmt.Sprintf("not asked again for %v: %v", e.After.Round(time.Second), e.Err)
+}
+
+func (e *LaterError) Unwrap() error { return e.Err }
 
 // TargetError says why a target could not be reached.
 type TargetError struct {

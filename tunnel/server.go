@@ -283,8 +283,11 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 	login, err := s.cfg.Guard.Authenticate(r.Context(), p)
 	if err != nil {
 		s.cfg.Audit.Bounded(auditLoginRefused, slog.String(keyRemote, r.RemoteAddr), auditError(err))
-		if errors.Is(err, auth.ErrThrottled) || errors.Is(err, auth.ErrBusy) {
+		switch {
+		case errors.Is(err, auth.ErrThrottled), errors.Is(err, auth.ErrBusy):
 			err = fmt.Errorf("%w: %w", err, errAgain)
+		case errors.Is(err, auth.ErrUnavailable):
+			err = fmt.Errorf("%w: %w", err, errUnavailable)
 		}
 		return carrier.Client{}, err
 	}
@@ -293,6 +296,10 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 
 // errAgain is the answer to a client whose credential nobody has looked at.
 var errAgain = &carrier.Refusal{Status: http.StatusTooManyRequests, Text: "Too Many Requests", Again: 6 * time.Second}
+
+// errUnavailable is the answer to a client whose credential cannot be checked now. The
+// keys of an issuer are fetched every ten seconds at most.
+var errUnavailable = &carrier.Refusal{Status: http.StatusServiceUnavailable, Text: "Service Unavailable", Again: 10 * time.Second}
 
 // challenges say how a client may log in.
 func (s *Server) challenges() []string {

@@ -1,12 +1,17 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,9 +29,9 @@ func TestServersOrder(t *testing.T) {
 	}
 	want(-1, 0, 1, 2, 3)
 	want(2, 2, 0, 1, 3)
-	s.failed(1, now)
+	s.failed(1, now, nil)
 	now = now.Add(time.Minute)
-	s.failed(0, now)
+	s.failed(0, now, nil)
 	want(-1, 2, 3, 1, 0) // the oldest failure first
 	want(0, 0, 2, 3, 1)  // whoever has the session comes first all the same
 	s.worked(0)
@@ -40,7 +45,7 @@ func TestServersOrder(t *testing.T) {
 func TestServersAtRandom(t *testing.T) {
 	now := time.Now()
 	s := newServers(4, true)
-	s.failed(3, now)
+	s.failed(3, now, nil)
 	firsts := make(map[int]int)
 	for range 300 {
 		order := s.order(now, -1)
@@ -215,4 +220,102 @@ func TestServersErrorIsOneLine(t *testing.T) {
 		err.Error() != "connect: "+net.ErrClosed.Error()+"; "+carrier.ErrUnauthorized.Error() {
 		t.Error(err)
 	}
+}
+
+// A server that has answered with Retry-After is not asked before that time, whoever
+// waits for it, and whatever way there is to it.
+func TestRetryAfter(t *testing.T) {
+	_, live := startServer(t, nil)
+	var mu sync.Mutex
+	var asked []time.Time
+	busy := true
+	backend := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: live})
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked = append(asked, time.Now())
+		refuse := busy
+		busy = len(asked) < 2
+		mu.Unlock()
+		if refuse {
+			w.Header().Set("Retry-After", "2")
+			http.Error(w, "slow down", http.StatusTooManyRequests)
+			return
+		}
+		backend.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	addr, conns := target(t)
+	client := startClient(t, "", func(c *ClientConfig) {
+		through(strings.TrimPrefix(front.URL, "http://"))(c)
+		local(addr)(c)
+		c.Carrier = carrier.ModeAuto
+	})
+	exchange(t, connect(t, client.listening(t, "local")), within(t, conns, "connection to the target"))
+	mu.Lock()
+	defer mu.Unlock()
+	for i := range min(2, len(asked)-1) {
+		if pause := asked[i+1].Sub(asked[i]); pause < 2*time.Second {
+			t.Errorf("asked again after %v, want 2s at least", pause)
+		}
+	}
+	client.find(t, `msg="connect failed"`, "429 Too Many Requests", "next_attempt=2s")
+}
+
+func TestRetryAfterOfSeveralServers(t *testing.T) {
+	now := time.Now()
+	s := newServers(2, false)
+	busy := &carrier.RefusedError{Status: 503, RetryAfter: time.Minute}
+	s.failed(0, now, &carrier.DialError{Phase: carrier.PhaseUpgrade, Addr: "a:1", Err: busy})
+	s.failed(1, now, errors.New("no route"))
+	var later *LaterError
+	if err := s.open(0, now.Add(59*time.Second)); !errors.As(err, &later) || later.After != time.Second || !errors.Is(err, busy) {
+		t.Errorf("the first server: %v", err)
+	}
+	for i, at := range []time.Duration{time.Minute, 0} {
+		if err := s.open(i, now.Add(at)); err != nil {
+			t.Errorf("server %d after %v: %v", i, at, err)
+		}
+	}
+	s.worked(0)
+	if err := s.open(0, now); err != nil {
+		t.Errorf("a server that worked since: %v", err)
+	}
+	for _, test := range []struct {
+		err  error
+		want time.Duration
+	}{
+		{busy, time.Minute},
+		{&LaterError{Err: busy, After: time.Second}, time.Second},
+		{&ServersError{Errs: []error{busy, &LaterError{Err: busy, After: time.Second}}}, time.Second},
+		{&ServersError{Errs: []error{busy, errors.New("no route")}}, 0},
+		{errors.New("no route"), 0},
+	} {
+		if got := retryAfter(test.err); got != test.want {
+			t.Errorf("after %v: %v, want %v", test.err, got, test.want)
+		}
+	}
+}
+
+// A connection that waits for a session asks for a dial now.
+func TestWaitingConnectionAsksForADial(t *testing.T) {
+	c, journal := newTestClient(t, closedPort(t), func(c *ClientConfig) {
+		local("127.0.0.1:1")(c)
+		c.RetryInitial = true
+	})
+	agent := startAgent(t, journal, c.Run)
+	paused := func(most time.Duration) bool {
+		ctx, cancel := context.WithTimeout(t.Context(), most)
+		defer cancel()
+		c.demand.Pause(ctx, time.Hour, 0)
+		return ctx.Err() == nil
+	}
+	addr := agent.listening(t, "local")
+	if paused(10 * time.Millisecond) {
+		t.Error("somebody waits before the first connection")
+	}
+	conn := connect(t, addr)
+	if !paused(20 * time.Second) {
+		t.Error("nobody waits although there is a connection")
+	}
+	conn.Close()
 }

@@ -1,10 +1,13 @@
 package tunnel
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
+	"net/http"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,10 +17,9 @@ import (
 	"culvert/auth"
 )
 
-// TestSignedTokenEnds checks that a carrier does not outlive the signed token that it
-// came with, and that its streams go on over the next one with a fresh token of the
-// same subject, but not with one of another.
-func TestSignedTokenEnds(t *testing.T) {
+// newIssuer returns a function that signs tokens of the issuer "i", and its keys.
+func newIssuer(t *testing.T) (sign func(subject string, end time.Time) string, keys auth.KeySet) {
+	t.Helper()
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +28,15 @@ func TestSignedTokenEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sign := func(subject string, end time.Time) string {
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err = auth.ParseKeys(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(subject string, end time.Time) string {
 		claims, err := json.Marshal(map[string]any{"iss": "i", "aud": "culvert", "sub": subject, "exp": end.Unix()})
 		if err != nil {
 			t.Fatal(err)
@@ -40,15 +50,12 @@ func TestSignedTokenEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		return token
-	}
-	der, err := x509.MarshalPKIXPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := auth.ParseKeys(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	if err != nil {
-		t.Fatal(err)
-	}
+	}, keys
+}
+
+// staff is a directory in which everybody with a token of the issuer "i" is "staff".
+func staff(t *testing.T, keys auth.KeySource) *auth.Directory {
+	t.Helper()
 	d, err := auth.NewDirectory(auth.DirectoryConfig{
 		Identities: []auth.Identity{{Name: "staff", Claims: []auth.Claims{{"sub": {"*"}}}, Policy: auth.Everything()}},
 		Issuers:    []auth.Issuer{{Issuer: "i", Audience: "culvert", Keys: keys}},
@@ -56,6 +63,52 @@ func TestSignedTokenEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// issuerDown is an issuer whose keys cannot be asked for now.
+type issuerDown struct{ auth.KeySet }
+
+func (issuerDown) Lookup(context.Context, string) (auth.KeySet, error) {
+	return nil, fmt.Errorf("%w: connection refused", auth.ErrUnavailable)
+}
+
+// TestIssuerDown checks that a token that cannot be checked now is not refused for good,
+// and does not count as a failure of its address.
+func TestIssuerDown(t *testing.T) {
+	sign, keys := newIssuer(t)
+	guard := auth.NewGuard(staff(t, issuerDown{}))
+	_, at := startServer(t, func(c *ServerConfig) { c.Guard = guard })
+	authorization := "Bearer " + sign("alice", time.Now().Add(time.Hour))
+	ask := func() *http.Response {
+		t.Helper()
+		conn := connect(t, at)
+		defer conn.Close()
+		return upgradeOn(t, conn, authorization)
+	}
+	for range 20 {
+		if resp := ask(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "10" || resp.Header.Get("WWW-Authenticate") != "" {
+			t.Fatalf("%s, %v", resp.Status, resp.Header)
+		}
+	}
+	guard.Use(staff(t, keys))
+	conn := connect(t, at)
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	began := time.Now()
+	if resp := upgradeOn(t, conn, "Bearer "+sign("alice", time.Now().Add(-time.Hour))); resp.StatusCode != 401 {
+		t.Errorf("a token that has ended: %s", resp.Status)
+	}
+	if held := time.Since(began); held >= time.Second {
+		t.Errorf("the answer was held back for %v, as after many failures", held)
+	}
+}
+
+// TestSignedTokenEnds checks that a carrier does not outlive the signed token that it
+// came with, and that its streams go on over the next one with a fresh token of the
+// same subject, but not with one of another.
+func TestSignedTokenEnds(t *testing.T) {
+	sign, keys := newIssuer(t)
+	d := staff(t, keys)
 	for _, tt := range []struct {
 		next    string // subject
 		resumes bool

@@ -1,7 +1,6 @@
 package jwks
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +30,9 @@ const (
 	defaultAge = 15 * time.Minute
 	minAge     = time.Minute
 	maxAge     = 24 * time.Hour
+	// maxStale is how long keys that are not fresh any more are good while the issuer
+	// cannot be reached.
+	maxStale = 24 * time.Hour
 )
 
 // Config is what a Source is made of.
@@ -60,6 +62,7 @@ type Source struct {
 
 	mu       sync.Mutex // guards the rest
 	keys     auth.KeySet
+	fetched  time.Time     // when keys were
 	fresh    time.Time     // until when keys need not be fetched
 	next     time.Time     // when they may be
 	failed   error         // of the last fetch
@@ -127,11 +130,13 @@ func (s *Source) Known() auth.KeySet {
 }
 
 // Lookup implements auth.KeySource. It waits for a fetch if the key is not known, or if
-// its time is over and the issuer could be reached the last time.
+// its time is over and the issuer could be reached the last time. While the issuer
+// cannot be reached, keys are good for maxStale beyond their time.
 func (s *Source) Lookup(ctx context.Context, kid string) (auth.KeySet, error) {
+	began := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	found := s.keys.Named(kid)
+	found := s.named(kid)
 	if len(found) > 0 && time.Now().Before(s.fresh) {
 		return found, nil
 	}
@@ -145,12 +150,28 @@ func (s *Source) Lookup(ctx context.Context, kid string) (auth.KeySet, error) {
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
 		}
-		found = s.keys.Named(kid)
+		found = s.named(kid)
 	}
-	if len(found) == 0 {
-		return nil, cmp.Or(s.failed, auth.ErrUnknownKey)
+	switch {
+	case len(found) > 0:
+		return found, nil
+	case s.failed != nil:
+		return nil, fmt.Errorf("%w: %w", auth.ErrUnavailable, s.failed)
+	case s.fetched.Before(began): // the issuer may have a new key since
+		return nil, fmt.Errorf("%w: the issuer was asked %v ago, and is not asked more often than every %v",
+			auth.ErrUnavailable, began.Sub(s.fetched).Round(time.Second), pause)
+	default:
+		return nil, auth.ErrUnknownKey
 	}
-	return found, nil
+}
+
+// named returns the keys that a token may be signed with which names kid, unless they
+// are too old. Called with mu held.
+func (s *Source) named(kid string) auth.KeySet {
+	if time.Since(s.fresh) > maxStale {
+		return nil
+	}
+	return s.keys.Named(kid)
 }
 
 // fetch begins a fetch, unless one is under way, and returns what is closed at its end;
@@ -172,7 +193,7 @@ func (s *Source) fetch() <-chan struct{} {
 		now := time.Now()
 		s.next, s.failed, s.fetching = now.Add(pause), err, nil
 		if err == nil {
-			s.keys, s.fresh = keys, now.Add(age)
+			s.keys, s.fetched, s.fresh = keys, now, now.Add(age)
 		}
 		s.mu.Unlock()
 		close(done)

@@ -255,6 +255,70 @@ func TestIssuerDown(t *testing.T) {
 	})
 }
 
+// TestCannotAskNow checks that a key that nobody has looked up is not called unknown.
+func TestCannotAskNow(t *testing.T) {
+	slow := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	down := func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusServiceUnavailable) }
+	for name, answer := range map[string]http.HandlerFunc{"no route": nil, "slow": slow, "503": down} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				w := newWeb()
+				w.set(keysURL, answer)
+				s := newSource(t, w, keysURL)
+				defer s.Close()
+				for range 3 { // the second is within the pause between two fetches
+					if _, err := s.Lookup(t.Context(), "one"); !errors.Is(err, auth.ErrUnavailable) || errors.Is(err, auth.ErrUnknownKey) {
+						t.Errorf("Lookup: %v, want %v", err, auth.ErrUnavailable)
+					}
+				}
+			})
+		})
+	}
+	t.Run("new key soon after a fetch", func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
+			w := newWeb()
+			w.set(keysURL, served(t, "", "one"))
+			s := newSource(t, w, keysURL)
+			defer s.Close()
+			if _, err := s.Lookup(t.Context(), "two"); !errors.Is(err, auth.ErrUnknownKey) {
+				t.Errorf("a key that the issuer does not have: %v, want %v", err, auth.ErrUnknownKey)
+			}
+			w.set(keysURL, served(t, "", "one", "two"))
+			time.Sleep(pause / 2)
+			if _, err := s.Lookup(t.Context(), "two"); !errors.Is(err, auth.ErrUnavailable) {
+				t.Errorf("a key that the issuer may have by now: %v, want %v", err, auth.ErrUnavailable)
+			}
+			time.Sleep(pause / 2)
+			if !found(t, s, "two") {
+				t.Error("the new key is not there after the pause between two fetches")
+			}
+		})
+	})
+}
+
+// TestStaleKeys checks that the keys of an issuer that is down for long are not good for
+// ever.
+func TestStaleKeys(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		w := newWeb()
+		w.set(keysURL, served(t, "", "one"))
+		s := newSource(t, w, keysURL)
+		defer s.Close()
+		if !found(t, s, "one") {
+			t.Fatal("no key")
+		}
+		w.set(keysURL, nil)
+		time.Sleep(defaultAge + maxStale)
+		if !found(t, s, "one") {
+			t.Error("the key is not good any more")
+		}
+		time.Sleep(time.Second)
+		if _, err := s.Lookup(t.Context(), "one"); !errors.Is(err, auth.ErrUnavailable) {
+			t.Errorf("Lookup: %v, want %v", err, auth.ErrUnavailable)
+		}
+	})
+}
+
 // TestWaitersLeave checks that a client that goes away does not wait for the issuer, and
 // that Close ends what is under way.
 func TestWaitersLeave(t *testing.T) {

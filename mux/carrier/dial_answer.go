@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"culvert/mux/carrier/seal"
 )
@@ -102,6 +103,8 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 		Token:    sent.hide(resp.Header.Get(refusalHeader)),
 		Location: sent.hide(resp.Header.Get("Location")),
 		Server:   sent.hide(resp.Header.Get("Server")),
+
+		RetryAfter: retryAfter(resp, time.Now()),
 	}
 	if e.Status == http.StatusRequestHeaderFieldsTooLarge {
 		e.header = headerSize(resp.Request)

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
+	"time"
 
 	"culvert/mux/carrier/seal"
 )
@@ -34,6 +36,9 @@ var (
 	ErrUnauthorized = errors.New("credential not accepted")
 	// ErrNotCulvert means that whatever answered is no culvert server.
 	ErrNotCulvert = errors.New("not a culvert server")
+	// ErrSeveralServers means that requests of one HTTP pipe were answered by
+	// different culvert servers.
+	ErrSeveralServers = errors.New("HTTP requests of one carrier reach different servers")
 	// ErrNotProxy means that whatever answered at a proxy's address is no proxy of
 	// the kind that its URL says.
 	ErrNotProxy = errors.New("not such a proxy")
@@ -103,6 +108,10 @@ type RefusedError struct {
 	Server   string // the Server header
 	Body     string // the first 200 bytes of the body
 
+	// RetryAfter is how long the Retry-After header of a 429 or 503 asks to wait
+	// (RFC 9110, 10.2.3), an hour at most; 0: it does not.
+	RetryAfter time.Duration
+
 	hello  string // of the Culvert-Hello header, decoded; "" for none
 	header int    // of an answer 431: about how many bytes the request's header had
 }
@@ -139,6 +148,37 @@ func (e *RefusedError) Error() string {
 		}
 	}
 	return b.String()
+}
+
+// maxRetryAfter bounds how long a Retry-After header can keep a client away.
+const maxRetryAfter = time.Hour
+
+// retryAfter is how long resp asks to wait.
+func retryAfter(resp *http.Response, now time.Time) time.Duration {
+	if resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	text := strings.TrimSpace(resp.Header.Get("Retry-After"))
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(at.Sub(now), 0), maxRetryAfter)
+	}
+	seconds, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+}
+
+// RetryAfter is how long the server or a proxy that refused a dial asks to wait
+// before the next one, an hour at most; 0: it does not ask.
+func RetryAfter(err error) time.Duration {
+	if refused, ok := errors.AsType[*RefusedError](err); ok {
+		return refused.RetryAfter
+	}
+	if refused, ok := errors.AsType[*ProxyError](err); ok {
+		return refused.RetryAfter
+	}
+	return 0
 }
 
 // Is reports whether target is the sentinel that this answer stands for.
@@ -201,6 +241,8 @@ type ProxyError struct {
 	Tried      string   // the scheme in which the proxy got the password, "" for none
 	Stopped    string   // the scheme that the proxy did not go on with before it got the password, "" for none
 	Server     string   // the Server header
+
+	RetryAfter time.Duration // as in a RefusedError
 }
 
 func (e *ProxyError) Error() string {

@@ -118,17 +118,19 @@ func Telling(first, second error) error {
 }
 
 // mayBeStripped reports whether the error of a WebSocket dial may mean that
-// something between lets no upgrade through, and other requests.
+// something between lets no upgrade through, and other requests. Whoever asks to be
+// left alone for some time is not asked in another way.
 func (d *Dialer) mayBeStripped(err error) bool {
 	dial, ok := errors.AsType[*DialError](err)
-	return ok && !ofCulvert(err) &&
+	return ok && !ofCulvert(err) && RetryAfter(err) == 0 &&
 		(dial.Phase == PhaseUpgrade || dial.Phase == PhaseHello || tunnelRefused(err) && !d.secure())
 }
 
-// ofCulvert reports whether the error is a culvert server's own answer.
+// ofCulvert reports whether the error is a culvert server's own answer, or those of
+// several.
 func ofCulvert(err error) bool {
 	refused, ok := errors.AsType[*RefusedError](err)
-	return ok && (refused.Token != "" || refused.Status == http.StatusUnauthorized)
+	return errors.Is(err, ErrSeveralServers) || ok && (refused.Token != "" || refused.Status == http.StatusUnauthorized)
 }
 
 // Again is how long it takes until a Dial in ModeAuto tries a WebSocket again; 0 or

@@ -18,6 +18,7 @@ const (
 	offsetHeader = "Culvert-Offset" // of the body's first byte, in the request; where the upstream has got to, in the answer
 	waitHeader   = "Culvert-Wait"   // of a GET: it is a poll, and how many ms it waits
 	closeHeader  = "Culvert-Close"  // of a POST: nothing follows
+	serverHeader = "Culvert-Server" // of an answer: which server it comes from
 )
 
 const (

@@ -2,6 +2,7 @@ package carrier
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 // pipes are the HTTP pipes of one Server.Serve, and the listener whose conns
 // they are.
 type pipes struct {
+	name               string // of this server in its answers, made at random
 	total, perIdentity int
 	idle               time.Duration // how long a pipe lives without a request
 	log                *slog.Logger
@@ -31,7 +33,7 @@ type pipes struct {
 
 func newPipes(total, perIdentity int, idle time.Duration, log *slog.Logger) *pipes {
 	return &pipes{
-		total: total, perIdentity: perIdentity, idle: idle, log: log,
+		name: rand.Text(), total: total, perIdentity: perIdentity, idle: idle, log: log,
 		accept: make(chan net.Conn), closed: make(chan struct{}),
 		byID: make(map[pipeID]*serverPipe), byIdentity: make(map[string]int),
 	}
@@ -232,6 +234,7 @@ func (p *serverPipe) forget() {
 // servePipe answers a request of a pipe. The caller has looked at its credential.
 func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, ask pipeRequest, identity string) {
 	uncached(w.Header())
+	w.Header().Set(serverHeader, set.name)
 	w.Header().Set("X-Accel-Buffering", "no") // asks nginx not to wait for more
 	if ask.probe {
 		trust(r)
@@ -252,6 +255,7 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 	case p == nil:
 		h.debug(r, "no such pipe", nil)
 		clear(w.Header())
+		w.Header().Set(serverHeader, set.name)
 		http.NotFound(w, r)
 		return
 	}

@@ -30,6 +30,9 @@ const (
 	probePatience = 5 * time.Second
 	// longStream is how long an answer that streams must last to be worth it.
 	longStream = time.Minute
+	// maxPipePause is how long a pipe may pause because an answer asks for it
+	// (Retry-After).
+	maxPipePause = 5 * time.Second
 	// keepIdle is how long a connection is kept for the next request.
 	keepIdle = 30 * time.Second
 )
@@ -66,9 +69,10 @@ type clientPipe struct {
 	served    chan struct{}
 	serveOnce sync.Once // closes it
 
-	worked  atomic.Bool           // the server has answered
-	path    atomic.Int32          // a pipePath
-	failure atomic.Pointer[error] // what it died of
+	worked  atomic.Bool            // the server has answered
+	server  atomic.Pointer[string] // the one that did; see serverHeader
+	path    atomic.Int32           // a pipePath
+	failure atomic.Pointer[error]  // what it died of
 }
 
 // connectPipe opens an HTTP pipe to target, with requests like r. It does not block:
@@ -264,8 +268,12 @@ type pipeAnswer struct {
 	err    error // what makes of it an error, nil for none
 }
 
-// again reports whether to send the request again.
+// again reports whether to send the request again. A pipe lives no longer without
+// requests than maxPipePause, so whoever asks for more time ends it.
 func (a pipeAnswer) again() bool {
+	if RetryAfter(a.err) > maxPipePause || errors.Is(a.err, ErrSeveralServers) {
+		return false
+	}
 	switch a.status {
 	case 0, http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 		http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
@@ -304,6 +312,10 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 		return nil, pipeAnswer{err: p.secrets.hideError(answerError(err))}
 	}
 	p.cookies.keep(&p.site, resp)
+	if !p.sameServer(resp.Header.Get(serverHeader)) {
+		resp.Body.Close()
+		return nil, pipeAnswer{err: ErrSeveralServers}
+	}
 	if resp.StatusCode == want {
 		return resp, pipeAnswer{status: want}
 	}
@@ -326,6 +338,15 @@ func (p *clientPipe) request(ctx context.Context, method string, body []byte, wa
 	return nil, pipeAnswer{resp.StatusCode, refused(resp, p.secrets)}
 }
 
+// sameServer reports whether the server of this name, "" if an answer has none, is the
+// one that has answered before.
+func (p *clientPipe) sameServer(name string) bool {
+	if name == "" || p.server.CompareAndSwap(nil, &name) {
+		return true
+	}
+	return *p.server.Load() == name
+}
+
 func random() uint64 {
 	var b [8]byte
 	rand.Read(b[:])
@@ -333,13 +354,15 @@ func random() uint64 {
 		uint64(b[4])<<32 | uint64(b[5])<<40 | uint64(b[6])<<48 | uint64(b[7])<<56
 }
 
-// pause waits before the request is sent again for the n-th time.
-func pause(ctx context.Context, n int) {
-	if n <= 1 {
+// pause waits before the request is sent again for the n-th time: for as long as the
+// answer asked, or a little longer each time.
+func pause(ctx context.Context, n int, asked time.Duration) {
+	wait := max(time.Duration(n-1)*200*time.Millisecond, asked)
+	if wait <= 0 {
 		return
 	}
 	select {
-	case <-time.After(time.Duration(n-1) * 200 * time.Millisecond):
+	case <-time.After(wait):
 	case <-ctx.Done():
 	}
 }
@@ -429,7 +452,7 @@ func (p *clientPipe) post(offset int64, body []byte) (straight bool, err error) 
 			p.size.cut(len(piece))
 			p.resized()
 		}
-		pause(p.ctx, failures)
+		pause(p.ctx, failures, RetryAfter(a.err))
 	}
 	return straight, nil
 }
@@ -464,7 +487,7 @@ func (p *clientPipe) receive() {
 	}
 	g := getting{wait: firstWait}
 	for p.get(&g) {
-		pause(p.getting, g.failures)
+		pause(p.getting, g.failures, g.asked)
 	}
 }
 
@@ -474,6 +497,7 @@ type getting struct {
 	wait     time.Duration // of polls
 	failures int           // in a row
 	cut      bool          // the last answer streamed, and not for long
+	asked    time.Duration // to wait before the next one, by the last answer
 }
 
 // get makes one GET and reports whether to make another one.
@@ -486,6 +510,7 @@ func (p *clientPipe) get(g *getting) bool {
 			h.Set(waitHeader, strconv.FormatInt(g.wait.Milliseconds(), 10))
 		}
 	})
+	g.asked = RetryAfter(a.err)
 	answered, n := a.err == nil, int64(0)
 	if answered {
 		if at, ok := oneOffset(resp.Header); !ok || at != g.offset {
@@ -564,6 +589,9 @@ func (p *clientPipe) probe() {
 	ctx, cancel := context.WithTimeout(p.getting, probePatience)
 	defer cancel()
 	resp, a := p.request(ctx, http.MethodGet, nil, http.StatusOK, func(h http.Header) { h.Set(pipeHeader, pipeProbe) })
+	if errors.Is(a.err, ErrSeveralServers) {
+		p.fail(a.err)
+	}
 	if a.err != nil {
 		return
 	}

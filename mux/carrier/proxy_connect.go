@@ -91,6 +91,7 @@ func (p *forwardProxy) converse(ctx context.Context, h *proxyConn, auth *proxyAu
 func (p *forwardProxy) refusal(resp *http.Response, offered []string, auth *proxyAuth) *ProxyError {
 	e := &ProxyError{
 		Proxy: p.addr, Status: resp.StatusCode, Credential: p.credential, Server: resp.Header.Get("Server"),
+		RetryAfter: retryAfter(resp, time.Now()),
 	}
 	if resp.StatusCode == http.StatusProxyAuthRequired || resp.StatusCode == http.StatusUnauthorized {
 		e.Schemes = schemesOf(offered)

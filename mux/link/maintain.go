@@ -23,8 +23,13 @@ type Redial struct {
 	// Fatal says of an error of Dial that trying again will not help. nil:
 	// always try again.
 	Fatal func(error) bool
+	// RetryAfter says of an error of Dial how long the server wants to be left
+	// alone, 0 if it did not say. nil: always 0.
+	RetryAfter func(error) time.Duration
+	// Demand, if not nil, says who waits for a carrier: pauses are short then.
+	Demand *Demand
 	// Attached and Lost, if not nil, are told what happens. Lost also gets
-	// the time until the next attempt.
+	// the longest time until the next attempt.
 	Attached func(resumed bool, c Carrier)
 	Lost     func(err error, next time.Duration)
 
@@ -52,9 +57,11 @@ const (
 //
 // The first attempt after a carrier that carried anything is made at once. The
 // n-th after that waits a random time up to Min·2ⁿ, at most Max ("full jitter"),
-// so that the clients of a server that restarts do not come back all at once.
-// While carriers can be attached but are lost soon, the wait stays below Min·2³.
-// [Link.Wake] ends any wait.
+// so that the clients of a server that restarts do not come back all at once. No wait
+// is longer than a quarter of the time since the carrier was lost, or a second.
+// While carriers can be attached but are lost soon, the wait stays below Min·2³, and
+// while somebody waits for a carrier (see [Demand]), below a second. A server that
+// wants to be left alone for longer (RetryAfter) is. [Link.Wake] ends any wait.
 //
 // A carrier that is to be replaced goes on until the next one is there. Then both
 // ends send what follows on the new one and read the old one to its end, so that
@@ -67,6 +74,7 @@ func (l *Link) Maintain(ctx context.Context, r Redial) error {
 	if r.Max <= 0 {
 		r.Max = defaultMaxBackoff
 	}
+	began := time.Now()               // of the time without a carrier
 	for failures := 0; ; failures++ { // -1: dial at once
 		waking := l.waking()
 		att, err := l.connect(ctx, r)
@@ -74,6 +82,7 @@ func (l *Link) Maintain(ctx context.Context, r Redial) error {
 			if att, err = l.ride(ctx, att, r); err == nil {
 				continue // ended; connect says why
 			}
+			began = time.Now()
 			if l.worked(att) {
 				failures = -1
 			} else {
@@ -94,18 +103,33 @@ func (l *Link) Maintain(ctx context.Context, r Redial) error {
 		case r.Fatal != nil && r.Fatal(err):
 			return err
 		}
-		pause := r.pause(failures)
+		least := r.retryAfter(err)
+		pause := max(least, min(r.pause(failures), max(time.Second, time.Since(began)/4)))
 		if r.Lost != nil {
 			r.Lost(err, pause)
 		}
-		select {
-		case <-time.After(pause):
-		case <-waking.Done():
+		if l.rest(ctx, waking, r.Demand, pause, least) {
 			failures = -1
-		case <-l.Done():
-		case <-ctx.Done():
 		}
 	}
+}
+
+// rest waits until the next attempt is due, or the link ends. It reports whether Wake
+// has ended the wait.
+func (l *Link) rest(ctx, waking context.Context, demand *Demand, pause, least time.Duration) (woken bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(waking, cancel)()
+	defer context.AfterFunc(l.ended, cancel)()
+	demand.Pause(ctx, pause, least)
+	return waking.Err() != nil
+}
+
+func (r Redial) retryAfter(err error) time.Duration {
+	if r.RetryAfter == nil {
+		return 0
+	}
+	return r.RetryAfter(err)
 }
 
 // pause is how long to wait after so many failures; -1: none, dial at once.
@@ -214,7 +238,7 @@ func (l *Link) ride(ctx context.Context, att *attachment, r Redial) (*attachment
 		if errors.Is(err, errWoken) {
 			failures = -1
 		}
-		pause := r.pause(failures)
+		pause := max(r.pause(failures), r.retryAfter(err))
 		due.Reset(pause)
 		if r.NotReplaced != nil && !att.over() {
 			r.NotReplaced(err, pause)

@@ -2,6 +2,7 @@ package thirdparty
 
 import (
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,18 @@ const NginxUpgrades = "proxy_http_version 1.1; proxy_set_header Upgrade $http_up
 // Nginx starts a reverse proxy of the test's own in front of server ("host:port"), with more directives
 // for its location, and returns its address.
 func Nginx(t *testing.T, server, location string) (address string) {
+	t.Helper()
+	return startNginx(t, "", server, location)
+}
+
+// NginxBalancer starts a load balancer of the test's own in front of servers ("host:port"), which method, a
+// directive of nginx, chooses among, "" for one after the other, and returns its address.
+func NginxBalancer(t *testing.T, method string, servers ...string) (address string) {
+	t.Helper()
+	return startNginx(t, "upstream balanced { "+method+" server "+strings.Join(servers, "; server ")+"; }", "balanced", "")
+}
+
+func startNginx(t *testing.T, directives, server, location string) (address string) {
 	t.Helper()
 	path := Program(t, "nginx")
 	dir, address := t.TempDir(), "127.0.0.1:"+FreePort(t)
@@ -32,6 +45,7 @@ http {
 	fastcgi_temp_path DIR/fastcgi;
 	uwsgi_temp_path DIR/uwsgi;
 	scgi_temp_path DIR/scgi;
+	DIRECTIVES
 	server {
 		listen FRONT;
 		location / {
@@ -40,7 +54,7 @@ http {
 		}
 	}
 }
-`, "FRONT", address, "SERVER", server, "LOCATION", location)
+`, "FRONT", address, "SERVER", server, "LOCATION", location, "DIRECTIVES", directives)
 	nginx := agent.Start(t, "nginx", exec.Command(path, "-c", file, "-p", dir, "-e", "stderr"))
 	nginx.ExpectText(15*time.Second, "event method") // it listens before it says so
 	return address

@@ -211,6 +211,8 @@ func failedHint(err error) string {
 	case errors.As(err, &dial):
 		const retry = "--retry-initial keeps trying"
 		switch {
+		case errors.Is(err, carrier.ErrSeveralServers):
+			return "have the load balancer send all requests of a client to one server (sticky sessions), or let WebSocket upgrades pass"
 		case errors.As(err, &proxy):
 			return "check that the server can be reached from the proxy; " + retry
 		case dial.Phase == carrier.PhaseProxy:
