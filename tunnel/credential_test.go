@@ -3,7 +3,6 @@ package tunnel
 import (
 	"bufio"
 	"crypto/sha256"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -175,12 +174,10 @@ func TestChallenges(t *testing.T) {
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "6" || !resp.Close || resp.Header.Get("Culvert-Refusal") != "" {
 		t.Errorf("after failures: %s, %v", resp.Status, resp.Header)
 	}
-	err = refusedWith(t, at, func(c *ClientConfig) {
+	client := startClient(t, at, func(c *ClientConfig) {
 		c.Credential = func() (string, error) { return carrier.Basic("alice", "wrong"), nil }
 	})
-	if refused, ok := errors.AsType[*carrier.RefusedError](err); !ok || refused.Status != 429 || carrier.Permanent(err) {
-		t.Errorf("a client is told %v, which is to pass", err)
-	}
+	client.find(t, `msg="connect failed"`, "429 Too Many Requests", "next_attempt=6s")
 }
 
 // A stealthy server answers the address that fails often as quickly as ever: a delay
