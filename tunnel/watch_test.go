@@ -2,14 +2,21 @@ package tunnel
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
+	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"culvert/auth"
+	"culvert/mux/carrier"
 )
 
 func TestWatch(t *testing.T) {
@@ -154,6 +161,54 @@ func TestReplaceUnderAStream(t *testing.T) {
 	for _, a := range []*agent{client, serverAgent} {
 		if log := a.String(); strings.Contains(log, "session lost") || strings.Contains(log, "session resumed") {
 			t.Error("a replacement was taken for a loss")
+		}
+	}
+}
+
+// An idle session whose carriers are replaced loses none of them, on every kind of
+// carrier, with a heartbeat that is much longer than the heartbeat timeout.
+func TestReplacedCarrierStaysAlive(t *testing.T) {
+	t.Parallel()
+	patient := func(s *Settings) { s.Heartbeat, s.HeartbeatTimeout = time.Hour, 2*time.Second }
+	key, own := newKey(t), newKey(t)
+	https := httptest.NewTLSServer(nil) // for its certificate
+	https.Close()
+	overTLS := func(c *ClientConfig) {
+		c.Servers = []*url.URL{{Scheme: "wss", Host: c.Servers[0].Host}}
+		c.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+		c.TLS.RootCAs.AddCert(https.Certificate())
+	}
+	mode := func(m carrier.Mode) func(*ClientConfig) { return func(c *ClientConfig) { c.Carrier = m } }
+	agents := map[string][2]*agent{}
+	for name, edit := range map[string]func(*ClientConfig){
+		"websocket": mode(carrier.ModeWebSocket),
+		"http":      mode(carrier.ModeHTTP),
+		"auto":      mode(carrier.ModeAuto),
+		"sealed":    sealing(key, own),
+		"wss":       overTLS,
+	} {
+		server, at := startServer(t, func(c *ServerConfig) {
+			patient(&c.Settings)
+			c.Key, c.Guard = key, auth.NewGuard(keyed(t, own))
+			if name == "wss" {
+				c.TLS = &tls.Config{Certificates: https.TLS.Certificates}
+			}
+		})
+		client := startClient(t, at, both(edit, func(c *ClientConfig) {
+			patient(&c.Settings)
+			c.MaxCarrierAge = 2500 * time.Millisecond
+		}))
+		agents[name] = [2]*agent{client, server}
+	}
+	for name, pair := range agents {
+		client := pair[0]
+		for strings.Count(client.String(), "carrier replaced") < 2 {
+			within(t, client.lines, "another replacement")
+		}
+		for _, a := range pair {
+			if strings.Contains(a.String(), "session lost") {
+				t.Errorf("%s: a healthy carrier was given up", name)
+			}
 		}
 	}
 }

@@ -93,7 +93,7 @@ func newConn(k *cork, opt Options, secure bool) *Conn {
 func (c *Conn) start(ws *websocket.Conn) {
 	c.ws = ws
 	ws.SetReadLimit(int64(c.largest()))
-	c.cork.vitals.wrote(false) // the upgrade
+	c.cork.vitals.wrote() // the upgrade
 	c.upgraded = c.cork.vitals.now()
 	c.cork.start(c.finish)
 	c.wg.Go(c.flushLoop)
@@ -291,7 +291,7 @@ func (c *Conn) Proxy() string { return c.proxy }
 // to be in ReadMessage meanwhile.
 func (c *Conn) Probe(ctx context.Context) error {
 	next := c.cork.vitals.nextByte()
-	c.cork.put(finalPing, nil)
+	c.cork.ping()
 	select {
 	case <-next:
 		return nil
