@@ -47,8 +47,8 @@ type Conn struct {
 	mode   Mode
 	seal   *seal.Cipher // opens what is read, owned by the reader; nil: it is not sealed
 
-	// ended, if not nil, is told once that the Conn is dead and whether a byte of
-	// the peer's came after the answer to the upgrade.
+	// ended, if not nil, is called once when the Conn is dead. heard reports whether
+	// anything came from the peer after the answer to the upgrade.
 	ended func(heard bool)
 
 	heartbeat atomic.Int64 // see SetHeartbeat
@@ -58,6 +58,7 @@ type Conn struct {
 
 	cause    atomic.Pointer[error] // what the Conn died of; the first one counts
 	writeErr atomic.Pointer[error] // the same, if the reader has nothing better to say
+	heard    atomic.Bool           // a message was read
 	linger   atomic.Bool           // the peer is to be told why before the socket is closed
 	givenUp  atomic.Bool           // by Abort, and not dead before
 
@@ -158,6 +159,9 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 		}
 	}
 	c.cork.budget.Store(noBudget)
+	if !c.heard.Load() {
+		c.heard.Store(true)
+	}
 	if c.seal == nil {
 		return n, nil
 	}
@@ -330,7 +334,8 @@ func (c *Conn) finish() {
 		c.cut = time.AfterFunc(lastWords, c.cork.closeSocket)
 		close(c.done)
 		if cause := c.cause.Load(); c.ended != nil && (cause == nil || !errors.Is(*cause, net.ErrClosed)) {
-			c.ended(c.cork.vitals.received.Load() > c.upgraded)
+			// A first message may have come together with the answer to the upgrade.
+			c.ended(c.heard.Load() || c.cork.vitals.received.Load() > c.upgraded)
 		}
 	})
 }
