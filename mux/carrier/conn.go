@@ -22,11 +22,13 @@ import (
 // peer should be told, takes for it.
 const lastWords = time.Second
 
-// Close codes that a Conn sends by itself (RFC 6455, 7.4.1); the WebSocket
-// library adds 1002 for frames that break the protocol.
+// Close codes that a Conn sends (RFC 6455, 7.4.1). The WebSocket library sends
+// closeProtocol too, for frames that break the protocol.
 const (
+	closeNormal      = 1000 // Close
 	closeProtocol    = 1002
 	closeUnsupported = 1003
+	closePolicy      = 1008 // Dismiss
 	closeTooBig      = 1009
 )
 
@@ -233,10 +235,7 @@ func (c *Conn) Close(reason string) error {
 		if !c.dead() {
 			// The library waits for the peer longer than we like.
 			cut := time.AfterFunc(lastWords, c.cork.closeSocket)
-			if c.seal != nil { // close frames are not sealed
-				reason = ""
-			}
-			_ = c.ws.Close(websocket.StatusNormalClosure, closeReason(reason))
+			_ = c.ws.Close(closeNormal, c.publicReason(reason))
 			cut.Stop()
 			c.finish()
 		}
@@ -266,6 +265,23 @@ func (c *Conn) Abort(cause error) {
 	}
 	c.finish()
 	c.cork.closeSocket()
+}
+
+// Dismiss ends the Conn because its peer may not use it any longer. It is Abort,
+// except that the peer is told so by a close frame with code 1008 and reason, of
+// which 123 bytes at most are sent. A peer that does not read delays the end of the
+// socket by at most a second. Dismiss does not block.
+func (c *Conn) Dismiss(cause error, reason string) {
+	c.cork.putClose(closePolicy, c.publicReason(reason))
+	c.fail(cause)
+}
+
+// publicReason is reason as a close frame may say it.
+func (c *Conn) publicReason(reason string) string {
+	if c.seal != nil { // close frames are not sealed
+		return ""
+	}
+	return closeReason(reason)
 }
 
 // Done is closed when the Conn is dead.
