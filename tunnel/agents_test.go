@@ -171,10 +171,11 @@ func target(t testing.TB) (addr string, conns <-chan *net.TCPConn) {
 
 // path is a TCP relay between client and server that the test can cut.
 type path struct {
-	addr string
-	mu   sync.Mutex
-	to   string
-	ends []net.Conn
+	addr   string
+	mu     sync.Mutex
+	to     string
+	single bool // a new connection cuts those before it
+	ends   []net.Conn
 }
 
 func newPath(t testing.TB, to string) *path {
@@ -188,8 +189,11 @@ func newPath(t testing.TB, to string) *path {
 				return
 			}
 			p.mu.Lock()
-			to := p.to
+			to, single := p.to, p.single
 			p.mu.Unlock()
+			if single {
+				p.cut()
+			}
 			b, err := net.Dial("tcp", to)
 			if err != nil {
 				abort(a)

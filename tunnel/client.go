@@ -312,6 +312,8 @@ type clientSession struct {
 	opened    chan struct{} // closed with the first carrier
 	initial   bool          // the client's first session that had a carrier; valid after opened
 	carrier   link.Carrier  // that the link rides on, or nil; owned by link.Maintain
+	lesson    *lesson       // of the last carrier, until the next attempt to dial is over; owned by link.Maintain
+	replacing bool          // a dial of the next carrier has begun while the present one is used; owned by link.Maintain
 	server    int           // that of the last carrier, -1 before the first; owned by link.Maintain
 
 	address atomic.Value            // string: what the last carrier was connected to
@@ -432,10 +434,13 @@ func (s *clientSession) maintain(ctx context.Context) {
 			s.log.Debug("carrier replaced", keyRemote, on.RemoteAddr())
 		},
 		NotReplaced: func(err error, next time.Duration) {
+			s.replacing = false
 			s.log.Info("carrier not replaced", keyError, err, keyNext, next)
 		},
 		Attached: func(resumed bool, on link.Carrier) {
 			s.riding(on)
+			s.lesson.resumed(s.learner.Load())
+			s.lesson = nil
 			where := append([]any{keyServer, c.dialers[s.server].URL.Host}, carrierAttrs(on)...)
 			if resumed {
 				s.log.Info("session resumed", where...)
@@ -448,15 +453,18 @@ func (s *clientSession) maintain(ctx context.Context) {
 		},
 		Lost: func(err error, next time.Duration) {
 			c.unready(s)
+			s.lesson = nil
 			switch {
 			case errors.Is(err, net.ErrClosed): // by this end
 			case s.carrier != nil:
 				s.log.Info("session lost", keyError, err, keyNext, next)
-				s.learner.Load().lost(s.carrier, err)
+				if !s.replacing { // else the server may have ended it for the one that follows
+					s.lesson = s.learner.Load().lost(s.carrier, err)
+				}
 			default:
 				s.log.Warn("connect failed", keyError, err, keyNext, next)
 			}
-			s.carrier = nil
+			s.carrier, s.replacing = nil, false
 		},
 	})
 	if final(err) {
@@ -480,7 +488,7 @@ func (s *clientSession) replaceAfter(on link.Carrier) time.Duration {
 
 // riding notes what the link rides on from now on.
 func (s *clientSession) riding(c link.Carrier) {
-	s.carrier = c
+	s.carrier, s.replacing = c, false
 	if addr, err := netip.ParseAddrPort(c.RemoteAddr()); err == nil { // a name would be looked up again and again
 		s.address.Store(addr.String())
 	}
@@ -507,8 +515,8 @@ func (s *clientSession) dial(ctx context.Context, hello []byte) (link.Carrier, [
 	failed := &ServersError{}
 	alternative := false
 	order := servers.order(time.Now(), s.server)
-	if s.carrier != nil { // which is to be replaced; only its server knows the session for sure
-		order = []int{s.server}
+	if s.carrier != nil { // to be replaced; only its server knows the session for sure
+		order, s.replacing = []int{s.server}, true
 	}
 	for _, i := range order {
 		if err := servers.open(i, time.Now()); err != nil {

@@ -68,10 +68,26 @@ func (r *learner) look(c link.Carrier) (late bool) {
 	life := m.Life()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.path.expire(time.Now())
-	r.path.survived(life.Survived)
+	now := time.Now()
+	r.path.expire(now)
+	r.survived(life.Survived, now)
 	m.SetHeartbeat(r.path.interval())
 	return life.Waiting > lateAnswer && life.Quiet > quietBefore
+}
+
+// survived learns from the longest quiet time that a carrier has survived. mu is held.
+func (r *learner) survived(quiet time.Duration, now time.Time) {
+	if r.path.survived(quiet) {
+		r.log.Info("idle limit forgotten", "survived", quiet.Round(time.Millisecond))
+		r.store(now)
+	}
+}
+
+// store keeps what is known now in the file. mu is held.
+func (r *learner) store(now time.Time) {
+	if err := r.memory.store(r.server, r.path.facts, now); err != nil {
+		r.log.Warn("state file not written", keyError, err)
+	}
 }
 
 // replaceAfter says how long from now on c may be used; 0: as long as it lasts.
@@ -92,25 +108,43 @@ func (r *learner) replaced() {
 	r.path.replaced()
 }
 
-// lost learns from a carrier that has died of err.
-func (r *learner) lost(c link.Carrier, err error) {
+// lesson is what can be learned from the death of a carrier if the session is resumed
+// at the next attempt. If it is not, the server was gone or the network was down, and
+// no limit of the path was the cause.
+type lesson struct {
+	learner *learner
+	life    carrier.Life
+	silent  bool // the path did not end the carrier: the peer was not heard any more
+}
+
+// lost returns the lesson of a carrier that has died of err, nil if there is none.
+func (r *learner) lost(c link.Carrier, err error) *lesson {
 	m, ok := c.(mortal)
 	if !ok {
-		return
+		return nil
 	}
 	silent := errors.Is(err, carrier.ErrHeartbeat) || errors.Is(err, errForgotten)
 	if !silent && !byPath(err) {
+		return nil
+	}
+	return &lesson{r, m.Life(), silent}
+}
+
+// resumed learns from a lesson, which may be nil, now that the session goes on with a
+// carrier to the server of next.
+func (l *lesson) resumed(next *learner) {
+	if l == nil || l.learner != next {
 		return
 	}
-	life, now := m.Life(), time.Now()
+	r, now := l.learner, time.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.path.survived(life.Survived)
-	learned := r.path.quietDeath(life.Quiet, life.Exact, now)
+	r.survived(l.life.Survived, now)
+	learned := r.path.quietDeath(quietDeath{l.life.Quiet, l.life.Exact}, now)
 	if learned {
-		r.log.Info("idle limit learned", "quiet", life.Quiet.Round(time.Millisecond), "heartbeat", r.path.interval())
+		r.log.Info("idle limit learned", "quiet", r.path.Idle.Round(time.Millisecond), "heartbeat", r.path.interval())
 	}
-	if !silent && r.path.aged(life.Age, now) {
+	if !l.silent && r.path.aged(l.life.Age, now) {
 		learned = true
 		if r.path.Age > 0 {
 			r.log.Info("age limit learned", "age", r.path.Age.Round(time.Millisecond), "replace_after", r.path.replaceAfter(0))
@@ -119,18 +153,15 @@ func (r *learner) lost(c link.Carrier, err error) {
 		}
 	}
 	if learned {
-		if err := r.memory.store(r.server, r.path.facts, now); err != nil {
-			r.log.Warn("state file not written", keyError, err)
-		}
+		r.store(now)
 	}
 }
 
-// byPath says of what a carrier has died of whether the network, or a box in it,
-// may have done it: neither end said so.
+// byPath reports whether the network, or a box in it, may have ended a carrier with
+// this error. An agent that ends one says so.
 func byPath(err error) bool {
-	var closed *carrier.CloseError
-	if errors.As(err, &closed) {
-		return closed.Code != normalClosure
+	if closed, ok := errors.AsType[*carrier.CloseError](err); ok {
+		return !closed.FromAgent()
 	}
 	if errors.Is(err, net.ErrClosed) {
 		return false
@@ -139,6 +170,3 @@ func byPath(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
-
-// normalClosure is the WebSocket close code of an end that closes on purpose.
-const normalClosure = 1000

@@ -9,19 +9,28 @@ import (
 // and die: the idle limit and the age limit of whatever stands between. It has no
 // clock and does no I/O.
 //
-// Losing a carrier costs the streams nothing, so what is learned wrongly costs a
-// few pings or needless replacements; it is forgotten after a while.
+// One death teaches nothing, since carriers also die of resets and outages that have
+// nothing to do with a limit. Losing a carrier costs the streams nothing, so what is
+// learned wrongly costs a few pings or needless replacements; it is forgotten after a
+// while.
 type pathLimits struct {
 	heartbeat, min, max time.Duration // the interval to begin with, and its bounds
 	maxAge              time.Duration // of carriers, by configuration; 0: as learned
 
 	facts
 
-	doubt  time.Duration   // a quiet time that a carrier has died of although others survived it
-	deaths []time.Duration // ages of the last carriers that the path has ended, not more than alikeDeaths
+	suspect quietDeath      // the last death that may be of an idle limit, until a carrier refutes it; the zero value is none
+	deaths  []time.Duration // ages of the last carriers that the path has ended, not more than alikeDeaths
 }
 
-// facts are what is worth to be remembered. A zero duration is unknown.
+// quietDeath is the death of a carrier that was quiet before: for how long, and
+// whether that is the limit or the limit may be lower.
+type quietDeath struct {
+	quiet time.Duration
+	exact bool
+}
+
+// facts are what is worth remembering. A zero duration is unknown.
 type facts struct {
 	Idle      time.Duration // a quiet time that a carrier has died of
 	IdleExact bool          // and that is the limit
@@ -39,9 +48,12 @@ const (
 	// agesExpire is how many times itself an age limit is believed, if that is
 	// less: what replaces carriers every second, by mistake, does not for a week.
 	agesExpire = 2000
-	// leastQuiet is the shortest quiet time that makes a limit the first time that a
-	// carrier is not answered after it. After less, the network was down rather.
+	// leastQuiet is the shortest quiet time after which no answer to a carrier speaks
+	// for a limit, unless it comes twice after the same time. After less, it is more
+	// likely that the network was down.
 	leastQuiet = 4 * time.Second
+	// deathSlack is by how much times of like deaths may differ, apart from 3 %.
+	deathSlack = 200 * time.Millisecond
 	// alikeDeaths is how many carriers in a row must die at the same age to make
 	// a limit of it. One or two do that by chance.
 	alikeDeaths = 3
@@ -85,38 +97,71 @@ func (p *pathLimits) interval() time.Duration {
 	return min(max(d, min(p.min, p.heartbeat)), most)
 }
 
-// survived is told of the longest quiet time that a carrier has survived.
-func (p *pathLimits) survived(quiet time.Duration) {
+// survived takes the longest quiet time that a carrier has survived. It reports
+// whether an idle limit was forgotten because of that.
+func (p *pathLimits) survived(quiet time.Duration) (forgotten bool) {
 	p.Survived = max(p.Survived, min(quiet, max(p.max, p.heartbeat)))
-	if p.doubt > 0 && quiet > p.doubt*9/10 {
-		p.doubt = 0
+	if p.suspect.refuted(quiet) {
+		p.suspect = quietDeath{}
 	}
-	if p.Idle > 0 && quiet > p.Idle*11/10 { // the path is another one, or that was something else
-		p.Idle, p.IdleExact, p.IdleAt = 0, false, time.Time{}
-	}
-}
-
-// quietDeath is told of a carrier that was found dead after so much quiet, which
-// is the limit if exact. It says whether anything was learned. A time that
-// carriers have survived must come twice to be believed, and so must a short one
-// that is not exact: the network may have been down.
-func (p *pathLimits) quietDeath(quiet time.Duration, exact bool, now time.Time) bool {
-	if quiet < min(p.min, p.heartbeat) || p.Idle > 0 && quiet > p.Idle {
+	if p.Idle == 0 || quiet <= p.Idle*11/10 {
 		return false
 	}
-	if quiet < p.Survived*11/10 || !exact && quiet < leastQuiet {
-		again := alike(0, p.doubt, quiet)
-		p.doubt = quiet
-		if !again {
-			return false
-		}
+	p.Idle, p.IdleExact, p.IdleAt = 0, false, time.Time{} // another path, or it was none
+	return true
+}
+
+// quietDeath takes the death of a carrier that was quiet before. It reports whether
+// an idle limit was learned, for which two carriers in a row must have died alike,
+// and none in between must have survived as much.
+func (p *pathLimits) quietDeath(d quietDeath, now time.Time) (learned bool) {
+	if d.quiet < min(p.min, p.heartbeat) || p.Idle > 0 && d.quiet > p.Idle {
+		return false
 	}
-	p.doubt = 0
-	p.Idle, p.IdleExact, p.IdleAt = quiet, exact, now
-	if p.Survived > quiet*9/10 {
+	before := p.suspect
+	p.suspect = d
+	switch {
+	case d.confirms(before):
+		d = quietDeath{min(d.quiet, before.quiet), d.exact || before.exact}
+	case p.narrows(d):
+	default:
+		return false
+	}
+	p.suspect = quietDeath{}
+	p.Idle, p.IdleExact, p.IdleAt = d.quiet, d.exact, now
+	if p.Survived > d.quiet*9/10 {
 		p.Survived = 0
 	}
 	return true
+}
+
+// confirms reports whether a box with an idle limit may have caused both deaths. One
+// that closes connections does so after the same time. One that forgets them drops
+// what they send after any longer time.
+func (d quietDeath) confirms(before quietDeath) bool {
+	switch {
+	case before.quiet == 0:
+		return false
+	case alike(deathSlack, d.quiet, before.quiet):
+		return true
+	}
+	return !d.exact && !before.exact && min(d.quiet, before.quiet) >= leastQuiet
+}
+
+// refuted reports whether a carrier that has survived this quiet time shows that no
+// limit caused the death. A ping that comes just when a box closes the connection may
+// be in time.
+func (d quietDeath) refuted(survived time.Duration) bool {
+	if d.exact {
+		return survived > d.quiet && !alike(deathSlack, survived, d.quiet)
+	}
+	return survived > d.quiet*9/10
+}
+
+// narrows reports whether a death shows that the known idle limit is lower than it
+// seemed: it was only known to be somewhere below, and nothing has survived as much.
+func (p *pathLimits) narrows(d quietDeath) bool {
+	return p.Idle > 0 && !p.IdleExact && !d.exact && d.quiet >= leastQuiet && d.quiet > p.Survived*11/10
 }
 
 // aged is told of a carrier that the path has ended at this age, whether it was
@@ -133,7 +178,7 @@ func (p *pathLimits) aged(age time.Duration, now time.Time) bool {
 	if len(p.deaths) < alikeDeaths {
 		return false
 	}
-	if youngest := slices.Min(p.deaths); alike(200*time.Millisecond, youngest, slices.Max(p.deaths)) {
+	if youngest := slices.Min(p.deaths); alike(deathSlack, youngest, slices.Max(p.deaths)) {
 		p.Age, p.AgeAt, p.deaths = youngest, now, nil
 		return true
 	}

@@ -26,14 +26,14 @@ func (b box) live(p *pathLimits, now time.Time) (replaced bool) {
 			p.replaced()
 			return true
 		case b.age > 0 && at+gap >= b.age:
-			p.quietDeath(b.age-at, true, now)
+			p.quietDeath(quietDeath{b.age - at, true}, now)
 			p.aged(b.age, now)
 			return false
 		case b.idle > 0 && gap >= b.idle && b.silent:
-			p.quietDeath(gap, false, now)
+			p.quietDeath(quietDeath{gap, false}, now)
 			return false
 		case b.idle > 0 && gap >= b.idle:
-			p.quietDeath(b.idle, true, now)
+			p.quietDeath(quietDeath{b.idle, true}, now)
 			p.aged(at+b.idle, now)
 			return false
 		}
@@ -58,11 +58,11 @@ func TestIdleLimit(t *testing.T) {
 	}{
 		{"none", box{}, 0, 20 * time.Second},
 		{"beyond the heartbeat", box{idle: time.Minute}, 0, 20 * time.Second},
-		{"5 s", box{idle: 5 * time.Second}, 1, 3500 * time.Millisecond},
-		{"15 s", box{idle: 15 * time.Second}, 1, 11 * time.Second},
-		{"2 s", box{idle: 2 * time.Second}, 1, 1500 * time.Millisecond},
-		{"5 s, silent", box{idle: 5 * time.Second, silent: true}, 2, 2 * time.Second},
-		{"15 s, silent", box{idle: 15 * time.Second, silent: true}, 1, 6 * time.Second},
+		{"5 s", box{idle: 5 * time.Second}, 2, 3500 * time.Millisecond},
+		{"15 s", box{idle: 15 * time.Second}, 2, 11 * time.Second},
+		{"2 s", box{idle: 2 * time.Second}, 2, 1500 * time.Millisecond},
+		{"5 s, silent", box{idle: 5 * time.Second, silent: true}, 3, 2 * time.Second},
+		{"15 s, silent", box{idle: 15 * time.Second, silent: true}, 2, 6 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := newLimits()
@@ -103,37 +103,91 @@ func TestLongerHeartbeats(t *testing.T) {
 		if b.idle > 0 && b.idle < p.max {
 			least, most = b.idle*6/10, b.idle
 		}
-		if d := p.interval(); d < least || d > most || deaths > 3 {
-			t.Errorf("%+v: a heartbeat of %v after %d deaths, want %v to %v after 3 at most", b, d, deaths, least, most)
+		if d := p.interval(); d < least || d > most || deaths > 4 {
+			t.Errorf("%+v: a heartbeat of %v after %d deaths, want %v to %v after 4 at most", b, d, deaths, least, most)
 		}
 	}
 }
 
 // A network that is down for a while is no idle limit.
 func TestOutageIsNoIdleLimit(t *testing.T) {
+	closed := func(quiet time.Duration) quietDeath { return quietDeath{quiet, true} }
+	silent := func(quiet time.Duration) quietDeath { return quietDeath{quiet, false} }
+	const ms = time.Millisecond
+	for _, test := range []struct {
+		name     string
+		survived time.Duration // by the carriers before
+		deaths   []quietDeath
+		between  time.Duration // what is survived between two of them
+		want     time.Duration // the heartbeat
+	}{
+		{"one reset", 0, []quietDeath{closed(1600 * ms)}, 0, 20 * time.Second},
+		{"one outage", 0, []quietDeath{silent(20 * time.Second)}, 0, 20 * time.Second},
+		{"resets at various times", 0, []quietDeath{closed(1600 * ms), closed(7 * time.Second), closed(2 * time.Second), closed(12 * time.Second)}, 0, 20 * time.Second},
+		{"like resets, and more is survived between", 0, []quietDeath{closed(5 * time.Second), closed(5 * time.Second), closed(5 * time.Second)}, 6 * time.Second, 20 * time.Second},
+		{"a box that closes, now and then just after a ping", 0, []quietDeath{silent(5 * time.Second), closed(5010 * ms)}, 0, 3750 * ms},
+		{"a box that closes, now and then too late", 0, []quietDeath{closed(5 * time.Second), closed(5010 * ms)}, 5020 * ms, 3750 * ms},
+		{"outages, and as much is survived between", 20 * time.Second, []quietDeath{silent(20 * time.Second), silent(20 * time.Second), silent(20 * time.Second)}, 20 * time.Second, 20 * time.Second},
+		{"an outage and a reset", 20 * time.Second, []quietDeath{silent(20 * time.Second), closed(7 * time.Second)}, 0, 20 * time.Second},
+		{"short outages", 0, []quietDeath{silent(2500 * ms), silent(3500 * ms)}, 0, 20 * time.Second},
+		{"a reset after the limit is known", 0, []quietDeath{closed(8 * time.Second), closed(8 * time.Second), closed(2 * time.Second)}, 0, 6 * time.Second},
+		{"short outages that are alike", 0, []quietDeath{silent(2500 * ms), silent(2520 * ms)}, 0, time.Second},
+		{"another network, and a box in it", 20 * time.Second, []quietDeath{closed(4 * time.Second), closed(4100 * ms)}, 0, 3 * time.Second},
+		{"a box that forgets, after various times", 0, []quietDeath{silent(20 * time.Second), silent(9 * time.Second)}, 0, 3 * time.Second},
+		{"a box that forgets earlier than it seemed", 0, []quietDeath{silent(20 * time.Second), silent(20 * time.Second), silent(6 * time.Second)}, 0, 2 * time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			p := newLimits()
+			if test.survived > 0 {
+				p.survived(test.survived)
+			}
+			for i, d := range test.deaths {
+				if i > 0 && test.between > 0 {
+					p.survived(test.between)
+				}
+				p.quietDeath(d, epoch)
+			}
+			if d := p.interval(); d.Round(10*ms) != test.want.Round(10*ms) {
+				t.Errorf("a heartbeat of %v, want %v", d, test.want)
+			}
+		})
+	}
+}
+
+// Resets and outages at random times hardly ever make an idle limit.
+func TestRandomCutsAreNoIdleLimit(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	learned := 0
+	const cuts = 5000
+	for range cuts / 10 {
+		p := newLimits()
+		for range 10 { // within a week
+			left := time.Duration(rng.ExpFloat64() * float64(10*time.Minute))
+			for ; left > p.interval(); left -= p.interval() {
+				p.survived(p.interval())
+			}
+			if p.quietDeath(quietDeath{left, true}, epoch) {
+				learned++
+			}
+		}
+	}
+	if learned > cuts/200 {
+		t.Errorf("a limit was learned %d times from %d random cuts", learned, cuts)
+	}
+	t.Logf("learned %d times from %d cuts", learned, cuts)
+}
+
+// What carriers survive shows that a limit is none.
+func TestIdleLimitIsForgotten(t *testing.T) {
 	p := newLimits()
-	for range 10 {
-		box{}.live(p, epoch)
-		p.quietDeath(20*time.Second, false, epoch)
-		p.quietDeath(7*time.Second, true, epoch)
+	for range 2 {
+		p.quietDeath(quietDeath{4 * time.Second, true}, epoch)
 	}
-	if d := p.interval(); d != 20*time.Second {
-		t.Errorf("a heartbeat of %v", d)
+	if p.survived(4 * time.Second) {
+		t.Error("forgotten too early")
 	}
-	p = newLimits()
-	if p.quietDeath(2500*time.Millisecond, false, epoch) || p.interval() != 20*time.Second {
-		t.Errorf("a heartbeat of %v after one outage of a busy carrier", p.interval())
-	}
-	if !p.quietDeath(2520*time.Millisecond, false, epoch) {
-		t.Error("nothing was learned of the second that was alike")
-	}
-	p = newLimits()
-	box{}.live(p, epoch)
-	for range 2 { // another network, and a box in it
-		p.quietDeath(4*time.Second, true, epoch)
-	}
-	if d := p.interval(); d != 3*time.Second {
-		t.Errorf("a heartbeat of %v below an idle limit of 4 s", d)
+	if !p.survived(5*time.Second) || p.interval() != 20*time.Second {
+		t.Errorf("a heartbeat of %v", p.interval())
 	}
 }
 
@@ -214,7 +268,9 @@ func TestAgeLimitChanges(t *testing.T) {
 
 func TestFactsExpire(t *testing.T) {
 	p := newLimits()
-	p.quietDeath(4*time.Second, true, epoch)
+	for range 2 {
+		p.quietDeath(quietDeath{4 * time.Second, true}, epoch)
+	}
 	for range alikeDeaths {
 		p.aged(30*time.Minute, epoch)
 	}

@@ -30,12 +30,15 @@ type remembered struct {
 	Servers map[string]facts // by "host:port"
 }
 
-const memoryVersion = 1
+// memoryVersion is raised when what clients learned before should not be believed any
+// longer, as well as when the format changes. Version 1 was learned from single
+// deaths, also those that the server had caused.
+const memoryVersion = 2
 
 // errMemory is wrapped by what is wrong with the content of the file.
 var errMemory = errors.New("not a state file of this version")
 
-// load returns what is known of server. Nothing is no error.
+// load returns what is known of server. It is no error if that is nothing.
 func (m memory) load(server string, now time.Time) (facts, error) {
 	if m.file == "" {
 		return facts{}, nil
@@ -58,8 +61,12 @@ func (m memory) read(now time.Time) (remembered, error) {
 	if err != nil {
 		return none, err
 	}
+	version, err := versionOf(text)
+	if err == nil && version < memoryVersion {
+		return none, nil
+	}
 	var all remembered
-	if err := json.Unmarshal(text, &all); err != nil || len(text) > maxMemory || all.Version != memoryVersion {
+	if err != nil || version > memoryVersion || json.Unmarshal(text, &all) != nil {
 		return none, fmt.Errorf("%s: %w", m.file, errMemory)
 	}
 	kept := none
@@ -69,6 +76,22 @@ func (m memory) read(now time.Time) (remembered, error) {
 		}
 	}
 	return kept, nil
+}
+
+// versionOf returns the version of a state file, whose other content may be in
+// another format.
+func versionOf(text []byte) (int, error) {
+	var file struct{ Version int }
+	if len(text) > maxMemory {
+		return 0, errMemory
+	}
+	if err := json.Unmarshal(text, &file); err != nil {
+		return 0, err
+	}
+	if file.Version < 1 {
+		return 0, errMemory
+	}
+	return file.Version, nil
 }
 
 // valid says whether f is what a client may have written.

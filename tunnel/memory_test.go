@@ -50,10 +50,11 @@ func TestMemoryOfSomethingElse(t *testing.T) {
 	for name, text := range map[string]string{
 		"empty":   "",
 		"text":    "hello",
-		"cut":     `{"Version":1,"Servers":{"a:1":{"Idle":5`,
-		"version": `{"Version":2,"Servers":{"a:1":{"Idle":5000000000,"IdleAt":"2026-11-23T00:00:00Z"}}}`,
-		"types":   `{"Version":1,"Servers":[1,2]}`,
-		"long":    `{"Version":1}` + strings.Repeat(" ", maxMemory),
+		"cut":     `{"Version":2,"Servers":{"a:1":{"Idle":5`,
+		"version": `{"Version":3,"Servers":{"a:1":{"Idle":5000000000,"IdleAt":"2026-11-23T00:00:00Z"}}}`,
+		"none":    `{"Servers":{"a:1":{"Idle":5000000000,"IdleAt":"2026-11-23T00:00:00Z"}}}`,
+		"types":   `{"Version":2,"Servers":[1,2]}`,
+		"long":    `{"Version":2}` + strings.Repeat(" ", maxMemory),
 	} {
 		m := memory{filepath.Join(t.TempDir(), name)}
 		if err := os.WriteFile(m.file, []byte(text), 0o600); err != nil {
@@ -70,7 +71,7 @@ func TestMemoryOfSomethingElse(t *testing.T) {
 		}
 	}
 	m := memory{filepath.Join(t.TempDir(), "odd")}
-	odd := `{"Version":1,"Servers":{"a:1":{"Age":1,"AgeAt":"2026-11-23T00:00:00Z"},"b:2":{"Idle":-1,"IdleAt":"2026-11-23T00:00:00Z"},"c:3":{"Age":60000000000,"AgeAt":"9026-11-23T00:00:00Z"},"d:4":{"Age":9000000000000000000,"AgeAt":"2026-11-23T00:00:00Z"}}}`
+	odd := `{"Version":2,"Servers":{"a:1":{"Age":1,"AgeAt":"2026-11-23T00:00:00Z"},"b:2":{"Idle":-1,"IdleAt":"2026-11-23T00:00:00Z"},"c:3":{"Age":60000000000,"AgeAt":"9026-11-23T00:00:00Z"},"d:4":{"Age":9000000000000000000,"AgeAt":"2026-11-23T00:00:00Z"}}}`
 	if err := os.WriteFile(m.file, []byte(odd), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -78,6 +79,28 @@ func TestMemoryOfSomethingElse(t *testing.T) {
 		if f, err := m.load(server, epoch); err != nil || f != (facts{}) {
 			t.Errorf("%s: %+v, %v", server, f, err)
 		}
+	}
+}
+
+// What earlier versions learned is forgotten without a word.
+func TestMemoryOfAnEarlierVersion(t *testing.T) {
+	m := memory{filepath.Join(t.TempDir(), "paths.json")}
+	for _, text := range []string{
+		`{"Version":1,"Servers":{"a:1":{"Idle":1600000000,"IdleExact":true,"IdleAt":"2026-11-23T00:00:00Z"}}}`,
+		`{"Version":1,"Servers":"in another format"}`,
+	} {
+		if err := os.WriteFile(m.file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := m.load("a:1", epoch); err != nil || f != (facts{}) {
+			t.Errorf("%+v, %v", f, err)
+		}
+	}
+	if err := m.store("b:2", facts{Age: time.Minute, AgeAt: epoch}, epoch); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := m.load("b:2", epoch); err != nil || f.Age != time.Minute {
+		t.Errorf("then %+v, %v", f, err)
 	}
 }
 

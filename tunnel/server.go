@@ -360,7 +360,7 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 			s.log.Info("credential ended", keyClient, login.Identity, "credential", login.Credential, keyReason, err)
 			s.cfg.Audit.Event(auditLoginEnded, append(who, auditError(err))...)
 			if s.cfg.Guard.Knows(login.Identity) {
-				c.Abort(err)
+				c.Dismiss(err, "credential ended")
 			} // else its session ends, and tells the client on this carrier
 		})
 		attach(c)

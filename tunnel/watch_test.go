@@ -2,14 +2,21 @@ package tunnel
 
 import (
 	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
+	"net/http/httptest"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"culvert/auth"
+	"culvert/mux/carrier"
 )
 
 func TestWatch(t *testing.T) {
@@ -158,6 +165,54 @@ func TestReplaceUnderAStream(t *testing.T) {
 	}
 }
 
+// An idle session whose carriers are replaced loses none of them, on every kind of
+// carrier, with a heartbeat that is much longer than the heartbeat timeout.
+func TestReplacedCarrierStaysAlive(t *testing.T) {
+	t.Parallel()
+	patient := func(s *Settings) { s.Heartbeat, s.HeartbeatTimeout = time.Hour, 2*time.Second }
+	key, own := newKey(t), newKey(t)
+	https := httptest.NewTLSServer(nil) // for its certificate
+	https.Close()
+	overTLS := func(c *ClientConfig) {
+		c.Servers = []*url.URL{{Scheme: "wss", Host: c.Servers[0].Host}}
+		c.TLS = &tls.Config{RootCAs: x509.NewCertPool()}
+		c.TLS.RootCAs.AddCert(https.Certificate())
+	}
+	mode := func(m carrier.Mode) func(*ClientConfig) { return func(c *ClientConfig) { c.Carrier = m } }
+	agents := map[string][2]*agent{}
+	for name, edit := range map[string]func(*ClientConfig){
+		"websocket": mode(carrier.ModeWebSocket),
+		"http":      mode(carrier.ModeHTTP),
+		"auto":      mode(carrier.ModeAuto),
+		"sealed":    sealing(key, own),
+		"wss":       overTLS,
+	} {
+		server, at := startServer(t, func(c *ServerConfig) {
+			patient(&c.Settings)
+			c.Key, c.Guard = key, auth.NewGuard(keyed(t, own))
+			if name == "wss" {
+				c.TLS = &tls.Config{Certificates: https.TLS.Certificates}
+			}
+		})
+		client := startClient(t, at, both(edit, func(c *ClientConfig) {
+			patient(&c.Settings)
+			c.MaxCarrierAge = 2500 * time.Millisecond
+		}))
+		agents[name] = [2]*agent{client, server}
+	}
+	for name, pair := range agents {
+		client := pair[0]
+		for strings.Count(client.String(), "carrier replaced") < 2 {
+			within(t, client.lines, "another replacement")
+		}
+		for _, a := range pair {
+			if strings.Contains(a.String(), "session lost") {
+				t.Errorf("%s: a healthy carrier was given up", name)
+			}
+		}
+	}
+}
+
 // lifespan is a relay that ends each connection at an age, as some load balancers
 // do, or when it is quiet.
 func lifespan(t *testing.T, to string, age, quiet time.Duration) string {
@@ -209,8 +264,8 @@ func lifespan(t *testing.T, to string, age, quiet time.Duration) string {
 	return ln.Addr().String()
 }
 
-// After the first carrier that dies of quiet no other does, also of a client that
-// starts later.
+// After two carriers that die of quiet no other does, also of a client that starts
+// later.
 func TestIdleLimitIsLearned(t *testing.T) {
 	t.Parallel()
 	_, server := startServer(t, nil)
@@ -222,10 +277,9 @@ func TestIdleLimitIsLearned(t *testing.T) {
 	var file string
 	client := startClient(t, relay, func(c *ClientConfig) { edit(c); file = c.StateFile })
 	client.find(t, "idle limit learned")
-	client.find(t, "session resumed")
 	<-time.After(4 * time.Second) // quiet
-	if n := strings.Count(client.String(), "session lost"); n != 1 {
-		t.Errorf("the carrier was lost %d times, want once", n)
+	if n := strings.Count(client.String(), "session lost"); n != 2 {
+		t.Errorf("the carrier was lost %d times, want twice", n)
 	}
 	client.stop()
 	client.ended(t)

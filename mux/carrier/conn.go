@@ -22,11 +22,13 @@ import (
 // peer should be told, takes for it.
 const lastWords = time.Second
 
-// Close codes that a Conn sends by itself (RFC 6455, 7.4.1); the WebSocket
-// library adds 1002 for frames that break the protocol.
+// Close codes that a Conn sends (RFC 6455, 7.4.1). The WebSocket library sends
+// closeProtocol too, for frames that break the protocol.
 const (
+	closeNormal      = 1000 // Close
 	closeProtocol    = 1002
 	closeUnsupported = 1003
+	closePolicy      = 1008 // Dismiss
 	closeTooBig      = 1009
 )
 
@@ -47,8 +49,8 @@ type Conn struct {
 	mode   Mode
 	seal   *seal.Cipher // opens what is read, owned by the reader; nil: it is not sealed
 
-	// ended, if not nil, is told once that the Conn is dead and whether a byte of
-	// the peer's came after the answer to the upgrade.
+	// ended, if not nil, is called once when the Conn is dead. heard reports whether
+	// anything came from the peer after the answer to the upgrade.
 	ended func(heard bool)
 
 	heartbeat atomic.Int64 // see SetHeartbeat
@@ -58,6 +60,7 @@ type Conn struct {
 
 	cause    atomic.Pointer[error] // what the Conn died of; the first one counts
 	writeErr atomic.Pointer[error] // the same, if the reader has nothing better to say
+	heard    atomic.Bool           // a message was read
 	linger   atomic.Bool           // the peer is to be told why before the socket is closed
 	givenUp  atomic.Bool           // by Abort, and not dead before
 
@@ -93,7 +96,7 @@ func newConn(k *cork, opt Options, secure bool) *Conn {
 func (c *Conn) start(ws *websocket.Conn) {
 	c.ws = ws
 	ws.SetReadLimit(int64(c.largest()))
-	c.cork.vitals.wrote(false) // the upgrade
+	c.cork.vitals.wrote() // the upgrade
 	c.upgraded = c.cork.vitals.now()
 	c.cork.start(c.finish)
 	c.wg.Go(c.flushLoop)
@@ -158,6 +161,9 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 		}
 	}
 	c.cork.budget.Store(noBudget)
+	if !c.heard.Load() {
+		c.heard.Store(true)
+	}
 	if c.seal == nil {
 		return n, nil
 	}
@@ -229,10 +235,7 @@ func (c *Conn) Close(reason string) error {
 		if !c.dead() {
 			// The library waits for the peer longer than we like.
 			cut := time.AfterFunc(lastWords, c.cork.closeSocket)
-			if c.seal != nil { // close frames are not sealed
-				reason = ""
-			}
-			_ = c.ws.Close(websocket.StatusNormalClosure, closeReason(reason))
+			_ = c.ws.Close(closeNormal, c.publicReason(reason))
 			cut.Stop()
 			c.finish()
 		}
@@ -264,6 +267,23 @@ func (c *Conn) Abort(cause error) {
 	c.cork.closeSocket()
 }
 
+// Dismiss ends the Conn because its peer may not use it any longer. It is Abort,
+// except that the peer is told so by a close frame with code 1008 and reason, of
+// which 123 bytes at most are sent. A peer that does not read delays the end of the
+// socket by at most a second. Dismiss does not block.
+func (c *Conn) Dismiss(cause error, reason string) {
+	c.cork.putClose(closePolicy, c.publicReason(reason))
+	c.fail(cause)
+}
+
+// publicReason is reason as a close frame may say it.
+func (c *Conn) publicReason(reason string) string {
+	if c.seal != nil { // close frames are not sealed
+		return ""
+	}
+	return closeReason(reason)
+}
+
 // Done is closed when the Conn is dead.
 func (c *Conn) Done() <-chan struct{} { return c.done }
 
@@ -291,7 +311,7 @@ func (c *Conn) Proxy() string { return c.proxy }
 // to be in ReadMessage meanwhile.
 func (c *Conn) Probe(ctx context.Context) error {
 	next := c.cork.vitals.nextByte()
-	c.cork.put(finalPing, nil)
+	c.cork.ping()
 	select {
 	case <-next:
 		return nil
@@ -330,7 +350,8 @@ func (c *Conn) finish() {
 		c.cut = time.AfterFunc(lastWords, c.cork.closeSocket)
 		close(c.done)
 		if cause := c.cause.Load(); c.ended != nil && (cause == nil || !errors.Is(*cause, net.ErrClosed)) {
-			c.ended(c.cork.vitals.received.Load() > c.upgraded)
+			// A first message may have come together with the answer to the upgrade.
+			c.ended(c.heard.Load() || c.cork.vitals.received.Load() > c.upgraded)
 		}
 	})
 }

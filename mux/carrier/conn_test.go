@@ -300,6 +300,51 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// Dismiss tells the peer why, and this end's reader gets the cause.
+func TestDismiss(t *testing.T) {
+	for name, cfg := range map[string]carriertest.Config{
+		"memory": {}, "tcp": {TCP: true}, "tls": {TCP: true, TLS: true}, "sealed": {TCP: true, Sealed: true}, "http": {TCP: true, HTTP: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client, server := carriertest.Pair(t, cfg)
+			clientDone, serverDone := read(client), read(server)
+			cause := errors.New("credential has expired")
+			server.Dismiss(cause, "credential ended")
+			if err := <-serverDone; !errors.Is(err, cause) {
+				t.Errorf("here: %v", err)
+			}
+			reason := "credential ended"
+			if cfg.Sealed { // a close frame is not sealed
+				reason = ""
+			}
+			err := <-clientDone
+			if ce, ok := errors.AsType[*carrier.CloseError](err); !ok || ce.Code != 1008 || ce.Reason != reason || !ce.FromAgent() {
+				t.Errorf("there: %v", err)
+			}
+		})
+	}
+}
+
+// A peer that does not read delays the end by a second at most.
+func TestDismissDeafPeer(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *carriertest.Path, _, server *carrier.Conn) {
+		written := writeForever(server)
+		synctest.Wait()
+		done := read(server)
+		start := time.Now()
+		cause := errors.New("credential has expired")
+		server.Dismiss(cause, "credential ended")
+		for _, c := range []<-chan error{done, written} {
+			if err := <-c; !errors.Is(err, cause) {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
 // When Close has returned, nothing of the Conn runs.
 func TestCloseJoins(t *testing.T) {
 	for range 20 {

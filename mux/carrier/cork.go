@@ -15,7 +15,7 @@ const (
 	// masked where it is, instead of copied.
 	refSize = 16 << 10
 	// maxControl bounds the bytes of control frames that wait to be written;
-	// past it, pings are neither sent nor answered.
+	// past it, pings are not answered.
 	maxControl = 4 << 10
 )
 
@@ -62,6 +62,7 @@ type cork struct {
 	dead    bool   // nothing can be written any more
 	filling batch  // what waits to be written
 	control int    // bytes of filling that belong to control frames
+	pinging bool   // a ping of ping is in filling
 
 	// flushing holds a token while somebody writes to Conn; it guards leaving. A
 	// channel and not a mutex, because one may wait for it as long as for a peer.
@@ -165,14 +166,14 @@ func (k *cork) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	}
 	k.filling.buf = append(k.filling.buf, p...)
-	k.controlAdded(len(p), false)
+	k.controlAdded(len(p))
+	k.vitals.wrote()
 	return len(p), nil
 }
 
 // controlAdded has a control frame sent that was appended to filling. mu is held.
-func (k *cork) controlAdded(n int, asks bool) {
+func (k *cork) controlAdded(n int) {
 	k.control += n
-	k.vitals.wrote(asks)
 	select {
 	case k.kick <- struct{}{}:
 	default: // the flusher has yet to come and will find these bytes too
@@ -191,20 +192,25 @@ func (k *cork) putMessages(v [][]byte) error {
 	for _, p := range v {
 		k.appendFrame(finalBinary, p)
 	}
-	k.vitals.wrote(true)
+	k.vitals.wroteMessage()
 	return nil
 }
 
-// put writes a control frame without the WebSocket library, whose Ping waits for
-// the pong and whose Close for the peer. It does not block.
-func (k *cork) put(opcode byte, payload []byte) {
+// ping writes a ping without the WebSocket library, whose Ping waits for the pong.
+// If a ping already waits to be sent, that one is enough: so pings need little
+// memory however long nothing can be sent. ping does not block.
+func (k *cork) ping() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.dead {
 		return
 	}
-	k.appendFrame(opcode, payload)
-	k.controlAdded(len(payload), opcode == finalPing)
+	if !k.pinging {
+		k.pinging = true
+		k.appendFrame(finalPing, nil)
+		k.controlAdded(0)
+	}
+	k.vitals.wrotePing()
 }
 
 // appendFrame appends a frame (RFC 6455, 5.2), masked if this is the client's
@@ -267,13 +273,22 @@ func mask(p []byte, key uint32) {
 	}
 }
 
-// putClose writes a close frame (RFC 6455, 5.5.1).
+// putClose writes a close frame (RFC 6455, 5.5.1) without the WebSocket library,
+// whose Close waits for the peer. It does not block.
 func (k *cork) putClose(code uint16, reason string) {
-	k.put(finalClose, append(binary.BigEndian.AppendUint16(nil, code), reason...))
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.dead {
+		return
+	}
+	payload := append(binary.BigEndian.AppendUint16(nil, code), reason...)
+	k.appendFrame(finalClose, payload)
+	k.controlAdded(len(payload))
+	k.vitals.wrote()
 }
 
 // congested reports whether so many bytes of control frames wait to be written
-// that none should be added.
+// that no pong should be added.
 func (k *cork) congested() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -303,7 +318,7 @@ func (k *cork) flush(wait bool) (sent bool, err error) {
 		}
 		if !rest {
 			k.filling, k.leaving = k.leaving, k.filling
-			k.control = 0
+			k.control, k.pinging = 0, false
 		}
 		k.mu.Unlock()
 

@@ -228,8 +228,8 @@ func TestCorkKeepsOrder(t *testing.T) {
 	}
 }
 
-// Writes and puts do not wait for a flush that is blocked, and what they write is
-// bounded by the caller asking congested.
+// Control frames do not wait for a flush that is blocked. Pongs are bounded by the
+// caller, who asks congested, and one ping at most waits.
 func TestCorkDoesNotBlock(t *testing.T) {
 	s := &sink{block: make(chan struct{})}
 	k := startedCork(s)
@@ -241,11 +241,17 @@ func TestCorkDoesNotBlock(t *testing.T) {
 	n := 0
 	for !k.congested() {
 		write(t, k, []byte("pong"))
-		k.put(finalPing, nil)
 		n++
 	}
 	if n < 100 || n > maxControl {
 		t.Errorf("congested after %d", n)
+	}
+	before := len(k.filling.buf)
+	for range 1000 {
+		k.ping()
+	}
+	if added := len(k.filling.buf) - before; added != 6 { // with its mask
+		t.Errorf("%d bytes of pings wait, want one ping", added)
 	}
 	close(s.block)
 	for range 2 {
@@ -281,7 +287,7 @@ func TestCorkKicks(t *testing.T) {
 	if !kicked(k) {
 		t.Error("not kicked for a control frame of the library")
 	}
-	k.put(finalPing, nil)
+	k.ping()
 	if !kicked(k) {
 		t.Error("not kicked for a ping")
 	}
@@ -297,7 +303,7 @@ func TestCorkDies(t *testing.T) {
 	if _, err := k.Write([]byte("x")); err == nil {
 		t.Error("written after death")
 	}
-	k.put(finalPing, nil)
+	k.ping()
 	if err := flush(k); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
@@ -344,7 +350,7 @@ func TestReusable(t *testing.T) {
 func TestVitalsNote(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		v := newVitals()
-		type signs struct{ reading, written, pending, inflow int64 } // times in seconds
+		type signs struct{ reading, written, pending, asked, inflow int64 } // times in seconds
 		steps := []struct {
 			name string
 			do   func()
@@ -353,16 +359,21 @@ func TestVitalsNote(t *testing.T) {
 			{"a read begins", v.readBegins, signs{reading: 1}},
 			{"it gets bytes", func() { v.readEnds(300) }, signs{inflow: 300}},
 			{"another gets more", func() { v.readEnds(5) }, signs{inflow: 305}},
-			{"a pong is written", func() { v.wrote(false) }, signs{written: 4}},
-			{"a message is written", func() { v.wrote(true) }, signs{written: 5, pending: 5}},
-			{"a second one", func() { v.wrote(true) }, signs{written: 6, pending: 5}},
-			{"a read fails", func() { v.readEnds(0) }, signs{written: 6, pending: 5}},
-			{"a byte", func() { v.readEnds(1) }, signs{written: 6, inflow: 1}},
+			{"a pong is written", v.wrote, signs{written: 4}},
+			{"a message is written", v.wroteMessage, signs{written: 5, pending: 5}},
+			{"a second one", v.wroteMessage, signs{written: 6, pending: 5}},
+			{"a ping is written", v.wrotePing, signs{written: 7, pending: 5, asked: 7}},
+			{"a second one", v.wrotePing, signs{written: 8, pending: 5, asked: 7}},
+			{"a read fails", func() { v.readEnds(0) }, signs{written: 8, pending: 5, asked: 7}},
+			{"a byte", func() { v.readEnds(1) }, signs{written: 8, inflow: 1}},
+			{"a ping comes first", v.wrotePing, signs{written: 11, pending: 11, inflow: 0}},
+			{"a message follows", v.wroteMessage, signs{written: 12, pending: 11}},
+			{"and a ping", v.wrotePing, signs{written: 13, pending: 11, asked: 13}},
 		}
 		for _, step := range steps {
 			<-time.After(time.Second)
 			step.do()
-			got := signs{v.reading.Load() / second, v.written.Load() / second, v.pending.Load() / second, v.inflow.Load()}
+			got := signs{v.reading.Load() / second, v.written.Load() / second, v.pending.Load() / second, v.asked.Load() / second, v.inflow.Load()}
 			if got != step.want {
 				t.Errorf("%s: got %+v, want %+v", step.name, got, step.want)
 			}

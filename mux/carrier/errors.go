@@ -320,6 +320,16 @@ func (e *CloseError) Error() string {
 	return fmt.Sprintf("closed by the peer with code %d %q", e.Code, e.Reason)
 }
 
+// FromAgent reports whether Code is one that culvert's agents send. A middlebox that
+// closes a WebSocket because of its own limits uses others, such as 1001.
+func (e *CloseError) FromAgent() bool {
+	switch e.Code {
+	case closeNormal, closeProtocol, closeUnsupported, closePolicy, closeTooBig:
+		return true
+	}
+	return false
+}
+
 // Permanent reports whether dialling again the same way would fail the same way:
 // the credential, the certificate, a key or the URL's scheme is wrong, a culvert server
 // or a proxy is not what answers, or does not accept the form of the request, the proxy forbids it, or a credential would travel in plaintext.

@@ -601,6 +601,27 @@ func TestAutoHopes(t *testing.T) {
 	})
 }
 
+// A WebSocket whose only message came together with the answer to the upgrade was not
+// mute: however often such a one is cut, the next dial makes a WebSocket.
+func TestAutoHearsAnEarlyMessage(t *testing.T) {
+	throughBox(t, direct, func(t *testing.T, b *boxed) {
+		for range 3 {
+			client, server := b.dial(t, carrier.ModeWebSocket)
+			write(t, server, "early")
+			if _, err := client.ReadMessage(make([]byte, 100)); err != nil { // no time passes in the bubble
+				t.Fatal(err)
+			}
+			done := read(client)
+			server.Abort(nil)
+			<-done
+			abort(client, server)
+		}
+		if again := b.dialer.Ladder.Again(); again > 0 {
+			t.Errorf("no WebSocket is tried for %v", again)
+		}
+	})
+}
+
 // A way that begins to hold answers back is found out by the next dial but one.
 func TestPipeUnlearns(t *testing.T) {
 	var buffers atomic.Bool

@@ -44,7 +44,7 @@ func (c *Conn) pulse() {
 		vitals:  c.cork.vitals,
 		timeout: int64(c.opt.HeartbeatTimeout),
 	}
-	h.pinged = h.vitals.now()
+	h.last = h.vitals.now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -60,9 +60,7 @@ func (c *Conn) pulse() {
 			c.Abort(ErrHeartbeat)
 			return
 		case pulsePing:
-			if !c.cork.congested() {
-				c.cork.put(finalPing, nil)
-			}
+			c.cork.ping()
 		}
 		timer.Reset(time.Duration(next))
 	}
@@ -85,44 +83,36 @@ const (
 type heart struct {
 	vitals            *vitals
 	interval, timeout int64
-	pinged            int64 // when the last ping was decided on, just before it was written
+	last              int64 // when the last ping was decided on, at first when the pulse began
 	due               int64 // when this check was to happen; 0: the first one
 }
 
 // check says what to do now, and in how many nanoseconds to check again.
 func (h *heart) check(now int64) (verdict, int64) {
 	v := h.vitals
-	pending, reading := v.pending.Load(), v.reading.Load()
-	if h.due != 0 && now-h.due > h.timeout/4 && pending != 0 {
-		// This process was stopped or starved, and so was not reading, whatever
-		// it says. What has arrived meanwhile counts first.
-		v.pending.CompareAndSwap(pending, now)
-		pending = now
+	if h.due != 0 && now-h.due > h.timeout/4 {
+		// This process was stopped or starved, and was not reading, even if a Read
+		// was in progress. What has arrived meanwhile counts first.
+		v.waitAgain(now)
 	}
 
 	next := h.timeout / 4
 	ping := false
 
-	// Something was written and nothing came back. The time in which nobody read
-	// does not count, and while nobody reads there is no telling.
-	if pending != 0 && reading != 0 {
-		since := max(pending, reading)
-		silent := now - since
-		if silent >= h.timeout {
+	reading := v.reading.Load()
+	if left, asked, waiting := h.patience(now, reading); waiting {
+		switch {
+		case left > 0:
+			next = min(next, left)
+		case asked:
 			return pulseDead, 0
-		}
-		next = min(next, h.timeout-silent)
-		if h.pinged <= pending { // a message does not have to be answered, a ping does
-			if silent >= h.timeout/2 {
-				ping = true
-			} else {
-				next = min(next, h.timeout/2-silent)
-			}
+		default:
+			ping = true
 		}
 	}
 
 	// Keeps idle middleboxes open, and finds dead ones.
-	if now-h.pinged >= h.interval {
+	if now-h.last >= h.interval {
 		ping = true
 	}
 
@@ -134,13 +124,33 @@ func (h *heart) check(now int64) (verdict, int64) {
 	}
 
 	if ping {
-		h.pinged = now
+		h.last = now
 		next = min(next, h.timeout/2)
 	}
-	next = max(min(next, h.pinged+h.interval-now), int64(time.Millisecond))
+	next = max(min(next, h.last+h.interval-now), int64(time.Millisecond))
 	h.due = now + next
 	if ping {
 		return pulsePing, next
 	}
 	return pulseWait, next
+}
+
+// patience is used while something was written and nothing has come back. Only a
+// ping has to be answered: half the timeout after a message a ping is due, and the
+// path is dead when the timeout is over and the ping has had the other half of it.
+// The time in which nobody read does not count, and while nobody reads nothing can
+// be said.
+//
+// left is how long to wait yet. When that is over, asked tells the two cases apart.
+func (h *heart) patience(now, reading int64) (left int64, asked, waiting bool) {
+	pending, ping := h.vitals.pending.Load(), h.vitals.asked.Load()
+	if pending == 0 || reading == 0 {
+		return 0, false, false
+	}
+	silent := now - max(pending, reading)
+	if ping == 0 {
+		return h.timeout/2 - silent, false, true
+	}
+	unanswered := now - max(ping, reading)
+	return max(h.timeout-silent, h.timeout/2-unanswered), true, true
 }

@@ -15,6 +15,7 @@ type vitals struct {
 	received atomic.Int64 // when a byte was last received
 	written  atomic.Int64 // when something was last written
 	pending  atomic.Int64 // when a message or ping was first written after the last byte received; 0: none was
+	asked    atomic.Int64 // when a ping was first written after pending was set; 0: none was
 
 	inflow atomic.Int64 // bytes received since something was last written
 
@@ -46,6 +47,9 @@ func (v *vitals) readEnds(n int) {
 			v.survived.Store(max(v.survived.Load(), v.lull.Swap(0)))
 			v.pending.Store(0)
 		}
+		if v.asked.Load() != 0 {
+			v.asked.Store(0)
+		}
 		v.inflow.Add(int64(n))
 		if v.waited.Load() {
 			v.mu.Lock()
@@ -60,15 +64,40 @@ func (v *vitals) readEnds(n int) {
 	v.reading.Store(0)
 }
 
-// wrote notes that bytes are on their way to the peer, and whether they are a
-// message or a ping, on which something may be expected to come back.
-func (v *vitals) wrote(asks bool) {
-	now := v.now()
-	before := max(v.written.Swap(now), v.received.Load())
+// wrote notes that bytes that need no answer are on their way to the peer.
+func (v *vitals) wrote() {
+	v.written.Store(v.now())
 	v.inflow.Store(0)
-	if asks {
-		v.pending.CompareAndSwap(0, now)
-		v.lull.Store(max(v.lull.Load(), now-before))
+}
+
+// wroteMessage notes a message, after which the peer may send something.
+func (v *vitals) wroteMessage() { v.expect() }
+
+// wrotePing notes a ping, which the peer has to answer.
+func (v *vitals) wrotePing() {
+	if now, first := v.expect(); !first {
+		v.asked.CompareAndSwap(0, now)
+	}
+}
+
+// expect notes that something was written now after which the peer may send
+// something, and reports whether it is the first such thing after the last byte
+// received.
+func (v *vitals) expect() (now int64, first bool) {
+	now = v.now()
+	quiet := now - max(v.written.Swap(now), v.received.Load())
+	v.inflow.Store(0)
+	first = v.pending.CompareAndSwap(0, now)
+	v.lull.Store(max(v.lull.Load(), quiet))
+	return now, first
+}
+
+// waitAgain makes the time that was waited for an answer begin now.
+func (v *vitals) waitAgain(now int64) {
+	for _, since := range []*atomic.Int64{&v.pending, &v.asked} {
+		if old := since.Load(); old != 0 {
+			since.CompareAndSwap(old, now)
+		}
 	}
 }
 

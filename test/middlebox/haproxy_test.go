@@ -109,14 +109,15 @@ func (h *haproxy) endAt(t *testing.T, age time.Duration) (ended func() int) {
 	}
 }
 
-// HAProxy ends connections that are idle for 5 s.
+// HAProxy ends connections that are idle for 4 s. (After 5 s a client makes sure that a message has
+// arrived, with a ping.)
 func TestHAProxyTimeoutTunnel(t *testing.T) {
 	t.Parallel()
 	port, tokenFile := newServer(t)
-	box := newHAProxy(t, port, "timeout tunnel 5s")
+	box := newHAProxy(t, port, "timeout tunnel 4s")
 	echoing, slow := here.serve(t, echo), here.serve(t, pieces(100_000, 8*time.Second, 25*time.Second))
 	client, _ := newClient(t, nil, echoing, "--server", "ws://"+box.address, "--token-file", tokenFile, "-L", "0:"+slow)
-	here.staysUsable(t, client, echoing, slow, 2)
+	here.staysUsable(t, client, echoing, slow, 3)
 }
 
 // A box that ends every connection after 10 s is not felt once the client has learned that: a download

@@ -76,14 +76,15 @@ func TestNginxThatRewritesThePath(t *testing.T) {
 	}
 }
 
-// An nginx that knows of upgrades closes them when they are idle for 5 s.
+// An nginx that knows of upgrades closes them when they are idle for 4 s. (After 5 s a client makes sure
+// that a message has arrived, with a ping.)
 func TestNginxReadTimeout(t *testing.T) {
 	t.Parallel()
 	port, tokenFile := newServer(t)
-	front := thirdparty.Nginx(t, "127.0.0.1:"+port, thirdparty.NginxUpgrades+"proxy_read_timeout 5s;")
+	front := thirdparty.Nginx(t, "127.0.0.1:"+port, thirdparty.NginxUpgrades+"proxy_read_timeout 4s;")
 	echoing, slow := here.serve(t, echo), here.serve(t, pieces(100_000, 8*time.Second, 25*time.Second))
 	client, _ := newClient(t, nil, echoing, "--server", "ws://"+front, "--token-file", tokenFile, "-L", "0:"+slow)
-	here.staysUsable(t, client, echoing, slow, 2)
+	here.staysUsable(t, client, echoing, slow, 3)
 }
 
 // sum reads to the end, answers with the SHA-256 and sends everything back, which it keeps.
