@@ -82,7 +82,7 @@ func (c *Client) options() []Option {
 		{Name: "token", Placeholder: "TOKEN", target: &c.Token,
 			Help: "the token itself; on the command line everybody on the machine can see it"},
 		{Name: "token-command", Placeholder: "COMMAND", target: &c.TokenCommand,
-			Help: "command that prints the token as its first line, run by the shell at each dial"},
+			Help: "command that prints the token as its first line, run by the shell at each dial, for 30 s at most"},
 		{Name: "user", Placeholder: "NAME", check: checkUser, target: &c.User,
 			Help: "log in with a user and a password instead of a token"},
 		{Name: "password-file", Placeholder: "FILE", file: always, target: &c.PasswordFile,
