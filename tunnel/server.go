@@ -52,7 +52,7 @@ type ServerConfig struct {
 	MaxSessionsPerIdentity       int // 64
 	MaxUnauthenticated           int // connections that are no carriers; 1,024
 	MaxUnauthenticatedPerAddress int // 64
-	MaxHeaderBytes               int // of an upgrade request; 16 KiB
+	MaxHeaderBytes               int // of a request; 32 KiB
 
 	// Of all clients together, on top of the limits of each identity; 0: none.
 	MaxOpensPerSecond      int   // streams, after as many at once
@@ -94,7 +94,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		{"sessions per identity", &cfg.MaxSessionsPerIdentity, 64},
 		{"unauthenticated connections", &cfg.MaxUnauthenticated, 1024},
 		{"unauthenticated connections per address", &cfg.MaxUnauthenticatedPerAddress, 64},
-		{"header bytes", &cfg.MaxHeaderBytes, 16 << 10},
+		{"header bytes", &cfg.MaxHeaderBytes, 32 << 10},
 	})}
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("%w: listen address: %w", ErrConfig, err))
