@@ -28,6 +28,7 @@ const (
 	keyWaiting  = "waiting_for"
 	keyAfter    = "after"
 	keyLimit    = "limit"
+	keyLeftOut  = "left_out"
 	keyCarrier  = "carrier"
 	keySealed   = "sealed"
 	keySent     = "sent_bytes"
