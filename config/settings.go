@@ -71,8 +71,8 @@ func (s *Settings) options() []Option {
 			Help: "buffered bytes of the whole process; past it the longest-blocked stream is reset"},
 		{Name: "log-format", Default: "text", choices: []string{"text", "json"}, target: &s.LogFormat,
 			Help: "form of the log on standard error"},
-		{Name: "log-level", Default: "info", choices: []string{"debug", "info", "warn", "error"}, target: &s.LogLevel,
-			Help: "least severe events that are logged"},
+		{Name: "log-level", Switch: "v", SwitchTo: "debug", Default: "info", choices: []string{"debug", "info", "warn", "error"}, target: &s.LogLevel,
+			Help: "least severe events that are logged; -v is --log-level debug"},
 	}
 }
 
