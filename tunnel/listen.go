@@ -79,7 +79,7 @@ type remoteListener struct {
 
 func newListeners(guard *auth.Guard, lookup lookup, s Settings) *listeners {
 	return &listeners{
-		guard: guard, lookup: lookup, settings: s, log: events{s.Logger},
+		guard: guard, lookup: lookup, settings: s, log: newEvents(s),
 		open: make(map[*remoteListener]struct{}), changed: make(chan struct{}),
 	}
 }

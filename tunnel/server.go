@@ -114,7 +114,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	s := &Server{
 		cfg:       cfg,
-		log:       events{cfg.Logger},
+		log:       newEvents(cfg.Settings),
 		usages:    newUsages(&cfg),
 		origins:   origins{carriers: make(map[link.Carrier]origin), sessions: make(map[*link.Link]origin)},
 		listeners: newListeners(cfg.Guard, cfg.Lookup, cfg.Settings),
