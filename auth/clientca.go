@@ -273,14 +273,17 @@ func (d *Directory) addCertificates(id *Identity) error {
 	return errors.Join(errs...)
 }
 
+// maxCertificateLabel bounds the name of a certificate in logs, in bytes.
+const maxCertificateLabel = 128
+
 // certificateLabel is a certificate's name for logs.
 func certificateLabel(cert *x509.Certificate) string {
 	label := cert.Subject.String()
 	if names := namesOf(cert); label == "" && len(names) > 0 {
 		label = names[0].String()
 	}
-	if len(label) > maxSubject {
-		label = label[:maxSubject] + "..."
+	if len(label) > maxCertificateLabel {
+		label = label[:maxCertificateLabel] + "..."
 	}
 	return cmp.Or(printable(label), "without a name")
 }

@@ -90,7 +90,7 @@ func (g *Guard) authenticate(ctx context.Context, p Presented) (*Login, error) {
 	if g.failures.exhausted(p.Remote) {
 		return nil, ErrThrottled
 	}
-	return attempt.check(ctx, g.failures.key(p.Remote))
+	return attempt.check(ctx, SourceOf(p.Remote))
 }
 
 // TakesPasswords reports whether anybody could log in with one.

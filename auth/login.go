@@ -28,6 +28,26 @@ type Presented struct {
 	Certificates []*x509.Certificate
 }
 
+// Kind is the kind of credential that p holds, in a word or two, for logs.
+func (p Presented) Kind() string {
+	switch {
+	case p.Key != nil:
+		return "key"
+	case p.Garbled:
+		return "malformed"
+	case looksSigned(p.Bearer):
+		return "signed token"
+	case p.Bearer != "":
+		return "token"
+	case p.User != "":
+		return "password"
+	case len(p.Certificates) > 0:
+		return "certificate"
+	default:
+		return "none"
+	}
+}
+
 // Login is a credential that was good. Only a Guard makes one.
 type Login struct {
 	Identity   string    // the name of an Identity, or NAME/SUBJECT of a signed token

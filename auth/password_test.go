@@ -319,7 +319,7 @@ func TestRestAfterWrongPassword(t *testing.T) {
 // One address does not take all the places.
 func TestChecksOfOneAddress(t *testing.T) {
 	v := newVerifier()
-	key := newThrottle().key(from(1))
+	key := SourceOf(from(1))
 	leave, err := v.enter(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -330,7 +330,7 @@ func TestChecksOfOneAddress(t *testing.T) {
 	if _, err := v.enter(ctx, key); !errors.Is(err, ErrBusy) {
 		t.Errorf("one more: %v", err)
 	}
-	if _, err := v.enter(ctx, newThrottle().key(from(2))); !errors.Is(err, context.Canceled) {
+	if _, err := v.enter(ctx, SourceOf(from(2))); !errors.Is(err, context.Canceled) {
 		t.Errorf("of another address: %v, want to wait", err)
 	}
 	leave()

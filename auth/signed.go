@@ -21,8 +21,9 @@ import (
 )
 
 const (
-	// maxSubject bounds the subject of a signed token, in bytes.
-	maxSubject = 128
+	// maxSubject bounds the subject of a signed token in characters (OpenID Connect
+	// Core 1.0, 2).
+	maxSubject = 255
 	// leeway is how far the clocks of an issuer and of the server may be apart.
 	leeway = 30 * time.Second
 )
@@ -146,8 +147,8 @@ func (d *Directory) verify(ctx context.Context, text string) (*signedToken, erro
 	if claims.Issuer != issuer.Issuer || !claims.Audience.Contains(issuer.Audience) {
 		return nil, fmt.Errorf("%w: for %.200q, and not for %s", ErrAudience, claims.Audience, issuer.Audience)
 	}
-	if claims.Subject == "" || len(claims.Subject) > maxSubject {
-		return nil, fmt.Errorf("its subject (sub) has %d bytes, not 1 to %d", len(claims.Subject), maxSubject)
+	if n := utf8.RuneCountInString(claims.Subject); n < 1 || n > maxSubject {
+		return nil, fmt.Errorf("its subject (sub) has %d characters, not 1 to %d", n, maxSubject)
 	}
 	token.subject = printable(claims.Subject)
 	token.until = claims.Expiry.Time().Add(leeway)

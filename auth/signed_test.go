@@ -179,6 +179,8 @@ func TestSignedTokenDetails(t *testing.T) {
 		{"a type with its prefix", nil, map[string]any{"typ": "application/AT+JWT"}, "ops/alice"},
 		{"a slash in the subject", map[string]any{"sub": "realm/alice@example.com"}, nil, "ops/realm/alice@example.com"},
 		{"a subject that would break a line", map[string]any{"sub": "a\nb"}, nil, `ops/"a\nb"`},
+		{"a long subject", map[string]any{"sub": strings.Repeat("ä", 255)}, nil, "ops/" + strings.Repeat("ä", 255)},
+		{"many claims", map[string]any{"groups": append(strings.Fields(strings.Repeat("group-with-a-name ", 500)), "admins")}, nil, "ops/alice"},
 		{"a subject that looks quoted", map[string]any{"sub": `"a"`}, nil, `ops/"\"a\""`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -44,9 +44,9 @@ func newThrottle() *throttle {
 	return &throttle{byAddr: make(map[netip.Prefix]*list.Element), recent: list.New()}
 }
 
-// key is what counts as one address: whoever has one IPv6 address mostly has the 64
+// SourceOf is what counts as one address: whoever has one IPv6 address mostly has the 64
 // bits behind it too. It is the zero Prefix for no address.
-func (t *throttle) key(addr netip.Addr) netip.Prefix {
+func SourceOf(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap().WithZone("")
 	bits := 32
 	if addr.Is6() {
@@ -72,7 +72,7 @@ func (t *throttle) look(key netip.Prefix) *failing {
 // add counts a failure. More than there is delay for are not counted: an address
 // begins anew after a minute without any.
 func (t *throttle) add(addr netip.Addr) {
-	key := t.key(addr)
+	key := SourceOf(addr)
 	if !key.IsValid() {
 		return
 	}
@@ -100,7 +100,7 @@ func (t *throttle) add(addr netip.Addr) {
 func (t *throttle) exhausted(addr netip.Addr) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.look(t.key(addr))
+	f := t.look(SourceOf(addr))
 	return f != nil && f.count >= freeFailures
 }
 
@@ -108,7 +108,7 @@ func (t *throttle) exhausted(addr netip.Addr) bool {
 // too many wait, and ctx's error if that ends.
 func (t *throttle) hold(ctx context.Context, addr netip.Addr) error {
 	t.mu.Lock()
-	f := t.look(t.key(addr))
+	f := t.look(SourceOf(addr))
 	if f == nil || f.count <= freeFailures {
 		t.mu.Unlock()
 		return nil

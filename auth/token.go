@@ -22,7 +22,7 @@ const (
 	// reported as guessable.
 	minTokenLength = 16
 	// maxTokenLength bounds a token in bytes: it travels in one HTTP header.
-	maxTokenLength = 4 << 10
+	maxTokenLength = 16 << 10
 	// maxTokenFile bounds a token file in bytes.
 	maxTokenFile = 1 << 20
 )

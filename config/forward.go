@@ -7,7 +7,8 @@ import (
 )
 
 const (
-	loopback = "127.0.0.1"
+	loopback  = "127.0.0.1"
+	localhost = "localhost" // the target of a forward that names none
 	// anyAddress stands for all addresses of the machine in Forward.Bind.
 	anyAddress = "*"
 )
@@ -20,14 +21,27 @@ type Forward struct {
 }
 
 // ParseForward reads "[BIND:]PORT:HOST:PORT". IPv6 addresses stand in brackets.
-// Without BIND it is 127.0.0.1; an empty BIND or "*" means all addresses.
+// Without BIND it is 127.0.0.1; an empty BIND or "*" means all addresses. "PORT:PORT" has
+// the target localhost, and so has "PORT", with the same port.
 func ParseForward(s string) (Forward, error) {
-	const hint = "write [BIND:]PORT:HOST:PORT with IPv6 addresses in brackets"
+	const hint = "write [BIND:]PORT:HOST:PORT with IPv6 addresses in brackets, PORT:PORT or PORT"
 	parts, ok := split(s)
-	if !ok || len(parts) < 3 || len(parts) > 4 {
+	if !ok || len(parts) > 4 {
 		return Forward{}, wrong(hint, "%q is not a forward", s)
 	}
 	f := Forward{Bind: loopback}
+	switch len(parts) {
+	case 1:
+		if _, err := parts[0].port(1); err != nil {
+			return Forward{}, wrong(hint, "%q is not a forward", s)
+		}
+		parts = []part{parts[0], {text: localhost}, parts[0]}
+	case 2:
+		if _, err := parts[1].port(1); err != nil {
+			return Forward{}, wrong(hint, "%q is not a forward", s)
+		}
+		parts = []part{parts[0], {text: localhost}, parts[1]}
+	}
 	if len(parts) == 4 {
 		switch bind := parts[0]; {
 		case bind.text == "" && !bind.bracketed, bind.text == anyAddress:

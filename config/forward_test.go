@@ -12,6 +12,9 @@ func TestParseForward(t *testing.T) {
 		text string // of want
 	}{
 		{"5432:db.internal:5432", Forward{"127.0.0.1", 5432, "db.internal:5432"}, "127.0.0.1:5432:db.internal:5432"},
+		{"5432", Forward{"127.0.0.1", 5432, "localhost:5432"}, "127.0.0.1:5432:localhost:5432"},
+		{"5499:5432", Forward{"127.0.0.1", 5499, "localhost:5432"}, "127.0.0.1:5499:localhost:5432"},
+		{"0:5432", Forward{"127.0.0.1", 0, "localhost:5432"}, "127.0.0.1:0:localhost:5432"},
 		{"0:localhost:80", Forward{"127.0.0.1", 0, "localhost:80"}, "127.0.0.1:0:localhost:80"},
 		{"127.0.0.1:9000:127.0.0.1:9001", Forward{"127.0.0.1", 9000, "127.0.0.1:9001"}, "127.0.0.1:9000:127.0.0.1:9001"},
 		{"localhost:9000:db:1", Forward{"localhost", 9000, "db:1"}, "localhost:9000:db:1"},
@@ -34,7 +37,11 @@ func TestParseForward(t *testing.T) {
 func TestParseForwardErrors(t *testing.T) {
 	tests := []struct{ in, want string }{
 		{"", `"" is not a forward`},
-		{"80", `"80" is not a forward`},
+		{"0", `"0" is not a forward`},
+		{"host", `"host" is not a forward`},
+		{"80:0", `"80:0" is not a forward`},
+		{"host:80", `"host" is not a port`},
+		{"[80]:80", `"80" is not a port`},
 		{"80:host", `"80:host" is not a forward`},
 		{"a:1:b:2:c", `"a:1:b:2:c" is not a forward`},
 		{"::1:80:host:80", `"::1:80:host:80" is not a forward`},

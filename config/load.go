@@ -21,6 +21,9 @@ type Sources struct {
 	// Flags has the values of the flags that were given, by option name, in
 	// their order. Names that are no options are left to the caller.
 	Flags map[string][]string
+	// Typed has for each of these values how the flag was written, "-L" or "--local",
+	// for messages. nil: "--" and the name.
+	Typed map[string][]string
 	// LookupEnv is os.LookupEnv or a stand-in; nil means an empty environment.
 	// White space around a value is ignored. A variable with nothing else in it counts
 	// as not set.
@@ -110,7 +113,7 @@ func load(options []Option, src Sources, sections ...section) *loader {
 		}
 	}
 	env := envValues(options, src)
-	flags := flagValues(options, src.Flags)
+	flags := flagValues(options, src)
 	var path string
 	for _, values := range [][]value{env[fileOptionName], flags[fileOptionName]} {
 		for _, v := range values {
@@ -139,11 +142,15 @@ func envValues(options []Option, src Sources) map[string][]value {
 	return all
 }
 
-func flagValues(options []Option, flags map[string][]string) map[string][]value {
+func flagValues(options []Option, src Sources) map[string][]value {
 	all := make(map[string][]value)
 	for _, o := range options {
-		for _, t := range flags[o.Name] {
-			all[o.Name] = append(all[o.Name], value{t, origin{rank: fromFlag, key: "--" + o.Name}})
+		for i, t := range src.Flags[o.Name] {
+			key := "--" + o.Name
+			if typed := src.Typed[o.Name]; i < len(typed) {
+				key = typed[i]
+			}
+			all[o.Name] = append(all[o.Name], value{t, origin{rank: fromFlag, key: key}})
 		}
 	}
 	return all

@@ -250,7 +250,7 @@ func TestClientProblems(t *testing.T) {
 			"FILE:10: remote: listens on *:80 like 127.0.0.1:80:h:80 (FILE:9); use another port or address for one of them")},
 		{"all sources at once", "server: ftp://h\n", map[string]string{"CULVERT_LOCAL": "1:h:1 2:h:2, 2:g:2", "CULVERT_GRACE": "x"},
 			map[string][]string{"remote": {"0", "1:h:0"}, "heartbeat": {""}}, lines(
-				`FILE:1: server: scheme "ftp" is not ws or wss; write it like wss://example.com or ws://127.0.0.1:8080/path`,
+				`FILE:1: server: "ftp://h" has the scheme "ftp", which is not ws or wss; write it like wss://example.com or ws://127.0.0.1:8080/path`,
 				`CULVERT_GRACE: "x" is not a duration; give a duration like 20s or 1m30s`,
 				`--remote: "0" is not a forward; write [BIND:]PORT:HOST:PORT with IPv6 addresses in brackets`,
 				"--remote: port 0 is out of range; give one from 1 to 65535",
@@ -288,7 +288,7 @@ func TestClientProblems(t *testing.T) {
 		{"address without a host", good + "dial-address: \":443\"\n", nil, nil,
 			`FILE:3: dial-address: ":443" names no host; write HOST:PORT`},
 		{"servers", "server:\n  - wss://a\n  - ftp://b\n  - wss://c/x\n  - wss://a\nserver-order: any\ndial-address: a:1\npath: /y\n", nil, nil, lines(
-			`FILE:3: server: scheme "ftp" is not ws or wss`,
+			`FILE:3: server: "ftp://b" has the scheme "ftp"`,
 			`FILE:5: server: is given twice (FILE:2); leave one of them out`,
 			`FILE:6: server-order: "any" is not a choice; give in-order or random`,
 			"FILE:7: dial-address: stands for the address of one server, and there are 3; give one server, or leave it out",

@@ -20,6 +20,8 @@ import (
 type Option struct {
 	Name        string // of the flag, --name, and of the key in the file
 	Short       string // one-letter flag, "" for none
+	Switch      string // one-letter flag without a value that stands for SwitchTo, "" for none
+	SwitchTo    string
 	Placeholder string // for the value in help texts, "" for the kind's own
 	Default     string // as a user would write it, "" for none
 	Help        string // a sentence without a full stop
@@ -344,25 +346,29 @@ func notToken(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", r)
 }
 
-// parseServer reads the URL of a server. It never repeats the URL in an error,
-// since there may be a secret in it.
+// parseServer reads the URL of a server. It repeats the URL in an error unless there may
+// be a secret in it: before an @, or in the query.
 func parseServer(text string) (*url.URL, error) {
 	const hint = "write it like wss://example.com or ws://127.0.0.1:8080/path"
+	shown := ""
+	if !strings.ContainsAny(text, "@?") {
+		shown = strconv.Quote(text) + " "
+	}
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Opaque != "" || u.Host == "":
-		return nil, wrong(hint, "is not the URL of a server")
+		return nil, wrong(hint, "%sis not the URL of a server", shown)
 	case !slices.Contains([]string{"ws", "wss", "http", "https"}, u.Scheme):
-		return nil, wrong(hint, "scheme %q is not ws or wss", u.Scheme)
+		return nil, wrong(hint, "%shas the scheme %q, which is not ws or wss", shown, u.Scheme)
 	case u.User != nil:
 		return nil, wrong("remove what stands before the @ and give the credential with --token-file", "has a credential in it")
 	case u.Fragment != "":
-		return nil, wrong("remove what follows the #", "has a fragment")
+		return nil, wrong("remove what follows the #", "%shas a fragment", shown)
 	case u.Hostname() == "":
-		return nil, wrong(hint, "names no host")
+		return nil, wrong(hint, "%snames no host", shown)
 	}
 	if strings.HasSuffix(u.Host, ":") {
-		return nil, wrong(hint, "has a colon and no port")
+		return nil, wrong(hint, "%shas a colon and no port", shown)
 	}
 	if p := u.Port(); p != "" {
 		if _, err := (part{text: p}).port(1); err != nil {

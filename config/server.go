@@ -120,7 +120,7 @@ func (s *Server) options() []Option {
 			Help: "connections that have not yet shown a credential, in all"},
 		{Name: "max-unauthenticated-per-address", Default: "64", min: 1, max: 1 << 20, target: &s.MaxUnauthenticatedPerAddress,
 			Help: "connections that have not yet shown a credential, from one address"},
-		{Name: "max-header-bytes", Default: "16KiB", min: 4 << 10, max: 1 << 20, target: &s.MaxHeaderBytes,
+		{Name: "max-header-bytes", Default: "32KiB", min: 5 << 10, max: 1 << 20, target: &s.MaxHeaderBytes,
 			Help: "largest HTTP request header"},
 		{Name: "max-opens-per-second", Default: "0", min: 0, max: 1 << 20, target: &s.MaxOpensPerSecond,
 			Help: "streams that all clients together may open in a second (0: no limit)"},

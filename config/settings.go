@@ -26,8 +26,9 @@ type Settings struct {
 	SessionMemory    Size
 	Memory           Size
 
-	LogFormat string // "text" or "json"
-	LogLevel  slog.Level
+	LogFormat      string // "text" or "json"
+	LogLevel       slog.Level
+	LogConnections bool
 }
 
 func (s *Settings) options() []Option {
@@ -71,8 +72,10 @@ func (s *Settings) options() []Option {
 			Help: "buffered bytes of the whole process; past it the longest-blocked stream is reset"},
 		{Name: "log-format", Default: "text", choices: []string{"text", "json"}, target: &s.LogFormat,
 			Help: "form of the log on standard error"},
-		{Name: "log-level", Default: "info", choices: []string{"debug", "info", "warn", "error"}, target: &s.LogLevel,
-			Help: "least severe events that are logged"},
+		{Name: "log-level", Switch: "v", SwitchTo: "debug", Default: "info", choices: []string{"debug", "info", "warn", "error"}, target: &s.LogLevel,
+			Help: "least severe events that are logged; -v is --log-level debug"},
+		{Name: "log-connections", target: &s.LogConnections,
+			Help: "log the beginning and the end of each connection at the level info, with its target and bytes"},
 	}
 }
 

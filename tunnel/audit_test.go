@@ -151,7 +151,7 @@ func TestAuditLog(t *testing.T) {
 	}); !errors.Is(err, carrier.ErrUnauthorized) {
 		t.Errorf("a stranger is told %v", err)
 	}
-	wantEvent(t, a.event(t, auditLoginRefused, 0), map[string]any{"error": "unknown token"}, "remote")
+	wantEvent(t, a.event(t, auditLoginRefused, 0), map[string]any{"error": "unknown token", "credential": "token"}, "remote")
 
 	client := startClient(t, addr, func(c *ClientConfig) {
 		local("localhost:" + port)(c)

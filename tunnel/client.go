@@ -116,7 +116,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	c := &Client{
 		cfg:      cfg,
 		servers:  newServers(len(cfg.Servers), cfg.RandomOrder),
-		log:      events{cfg.Logger},
+		log:      newEvents(cfg.Settings),
 		budget:   mux.NewBudget(int64(cfg.Memory)),
 		guard:    auth.NewGuard(granted(cfg.Local, cfg.Remote)),
 		newWatch: newWatch,
@@ -350,6 +350,7 @@ func (s *clientSession) run() {
 	running.Go(func() { acceptStreams(s.mux, s.serve) })
 	running.Go(func() { s.listen(life) })
 	running.Go(func() { s.watch(life) })
+	running.Go(func() { s.announce(life) })
 
 	var reason string // why this end lets it end
 	var told bool     // by the server that it takes no new streams
@@ -620,6 +621,58 @@ func (s *clientSession) listen(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// announceProbe bounds the measurement of the round trip for the line that says ready.
+const announceProbe = 2 * time.Second
+
+// announce says in one line that the session is up and every forward listens.
+func (s *clientSession) announce(ctx context.Context) {
+	select {
+	case <-s.opened:
+	case <-ctx.Done():
+		return
+	}
+	for {
+		forwards, changed := s.client.remote.now()
+		remote, answered := s.remotes.listening(forwards)
+		if remote == nil {
+			select {
+			case <-answered:
+			case <-changed:
+			case <-s.retired:
+				return
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		on := s.link.Carrier()
+		if on == nil { // lost again, and the session goes on
+			return
+		}
+		attrs := append([]any{keyServer, s.learner.Load().server}, carrierAttrs(on)...)
+		if trip, ok := roundTrip(ctx, on); ok {
+			attrs = append(attrs, keyTrip, trip.Round(10*time.Microsecond))
+		}
+		s.log.Info("ready", append(attrs, keyForwards, append(s.client.local.listening(), remote...))...)
+		return
+	}
+}
+
+// roundTrip measures how long the peer takes to answer on a carrier.
+func roundTrip(ctx context.Context, on link.Carrier) (time.Duration, bool) {
+	p, ok := on.(interface {
+		Probe(ctx context.Context) error
+	})
+	if !ok {
+		return 0, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, announceProbe)
+	defer cancel()
+	began := time.Now()
+	err := p.Probe(ctx)
+	return time.Since(began), err == nil
 }
 
 // serve dials the target of a connection that the server accepted, and returns

@@ -230,6 +230,7 @@ func serveTarget(d *dialer, st stream, session, target string, log events, e *en
 	return func() {
 		defer grant.Release()
 		r := &relay{conn: conn, stream: st}
+		log.streamOpened(r, session, target)
 		_ = r.run(st.Context()) // only an opener's relay has an error to tell
 		log.streamClosed(r, session, target)
 	}

@@ -170,7 +170,7 @@ func TestServeTargetEndsWithStream(t *testing.T) {
 	}}
 	done := make(chan struct{})
 	go func() {
-		serve(d, acceptor, "id", "slow.test:80", events{logger})
+		serve(d, acceptor, "id", "slow.test:80", newEvents(Settings{Logger: logger}))
 		close(done)
 	}()
 	<-started
@@ -184,7 +184,7 @@ func TestServeTarget(t *testing.T) {
 	opener, acceptor := newFakeStreams(mux.Header{})
 	done := make(chan struct{})
 	go func() {
-		serve(&dialer{guard: everything(t), identity: "alice", timeout: 10 * time.Second}, acceptor, "id", ln.Addr().String(), events{logger})
+		serve(&dialer{guard: everything(t), identity: "alice", timeout: 10 * time.Second}, acceptor, "id", ln.Addr().String(), newEvents(Settings{Logger: logger}))
 		close(done)
 	}()
 	conn, err := ln.Accept()
@@ -203,7 +203,7 @@ func TestServeTarget(t *testing.T) {
 	within(t, done, "relay")
 
 	opener, acceptor = newFakeStreams(mux.Header{})
-	serve(&dialer{guard: everything(t), identity: "alice", timeout: 10 * time.Second}, acceptor, "id", closedPort(t), events{logger})
+	serve(&dialer{guard: everything(t), identity: "alice", timeout: 10 * time.Second}, acceptor, "id", closedPort(t), newEvents(Settings{Logger: logger}))
 	if err := opener.Reply(t.Context()); mux.CodeOf(err) != mux.Refused {
 		t.Errorf("opener is told %v", err)
 	}

@@ -107,6 +107,7 @@ func (f *forwarder) relay(conn net.Conn, st stream, session string, limit time.T
 	}
 	reply, cancel := context.WithDeadline(context.Background(), limit)
 	r := &relay{conn: conn, stream: st, replied: make(chan struct{}), onReply: func() { cancel(); <-f.pending }}
+	r.onServed = func() { f.log.streamOpened(r, session, f.target) }
 	err := r.run(reply)
 	switch code, why := verdict(err, mux.OK); code {
 	case mux.OK:

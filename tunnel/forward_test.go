@@ -60,7 +60,7 @@ func newForwarder(t testing.TB, ln net.Listener, s session) (*forwarder, *journa
 			return st, "id", err
 		},
 		connectWait: 30 * time.Second, openTimeout: 10 * time.Second,
-		pending: make(chan struct{}, 10), log: events{logger},
+		pending: make(chan struct{}, 10), log: newEvents(Settings{Logger: logger}),
 	}, journal
 }
 

@@ -236,7 +236,7 @@ func TestRevokedWhileAccepted(t *testing.T) {
 	guard := everything(t)
 	opener, acceptor := newFakeStreams(mux.Header{})
 	d := &dialer{guard: guard, identity: "alice", timeout: 10 * time.Second}
-	serve(d, accepting{acceptor, func() { guard.Use(directory(t, "", "", "alice")) }}, "id", ln.Addr().String(), events{logger})
+	serve(d, accepting{acceptor, func() { guard.Use(directory(t, "", "", "alice")) }}, "id", ln.Addr().String(), newEvents(Settings{Logger: logger}))
 	var reset *mux.Error
 	if err := context.Cause(opener.Context()); !errors.As(err, &reset) || reset.Code != mux.Denied {
 		t.Errorf("the opener is told %v", err)

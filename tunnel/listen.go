@@ -21,6 +21,10 @@ import (
 // still there when another session of its identity wants the address.
 const probeTimeout = 2 * time.Second
 
+// deniedBeyondLoopback is what a client is told that may not listen at an address which
+// others can reach. Which rules there are it is not told.
+const deniedBeyondLoopback = deniedByPolicy + ": an address beyond localhost takes --gateway-ports at the server, or a listen rule for the identity"
+
 // peer is a session at the server and what is known of its client.
 type peer struct {
 	session
@@ -75,7 +79,7 @@ type remoteListener struct {
 
 func newListeners(guard *auth.Guard, lookup lookup, s Settings) *listeners {
 	return &listeners{
-		guard: guard, lookup: lookup, settings: s, log: events{s.Logger},
+		guard: guard, lookup: lookup, settings: s, log: newEvents(s),
 		open: make(map[*remoteListener]struct{}), changed: make(chan struct{}),
 	}
 }
@@ -139,7 +143,11 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 	grant, err := ls.guard.Listen(p.identity, auth.TCP, host, want)
 	if err != nil {
 		p.log.Debug("listen denied", keyAddress, bind, keyError, err)
-		return nil, fmt.Errorf("%w (%w)", &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}, err)
+		reason := deniedByPolicy
+		if !want.Addr().IsLoopback() {
+			reason = deniedBeyondLoopback
+		}
+		return nil, fmt.Errorf("%w (%w)", &mux.Error{Code: mux.Denied, Reason: reason}, err)
 	}
 	if want.Port() != 0 {
 		l, err := ls.claim(ctx, p, forward, want)

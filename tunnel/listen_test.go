@@ -51,7 +51,7 @@ func newPeer(t testing.TB, identity string) *testPeer {
 	p := &testPeer{session: newFakeSession()}
 	p.attached.Store(true)
 	p.peer = &peer{
-		session: p.session, id: "id", identity: identity, log: events{logger},
+		session: p.session, id: "id", identity: identity, log: newEvents(Settings{Logger: logger}),
 		usage:    testUsages(t, auth.Limits{}).join(identity),
 		attached: p.attached.Load,
 		probe: func(context.Context) error {

@@ -99,6 +99,16 @@ func (ls *locals) now() (forwards []Forward) {
 	return forwards
 }
 
+// listening returns where each forward listens.
+func (ls *locals) listening() (addresses []string) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, l := range ls.running {
+		addresses = append(addresses, "-L "+l.listener.Addr().String()+" to "+l.Target)
+	}
+	return addresses
+}
+
 // set makes forwards what there is, and changes nothing if it fails. Connections go
 // on whatever happens to their forward, and so do listeners whose target alone
 // changes.

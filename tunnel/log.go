@@ -1,10 +1,13 @@
 package tunnel
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/mux/link"
 )
@@ -28,20 +31,47 @@ const (
 	keyWaiting  = "waiting_for"
 	keyAfter    = "after"
 	keyLimit    = "limit"
+	keyLeftOut  = "left_out"
 	keyCarrier  = "carrier"
 	keySealed   = "sealed"
 	keySent     = "sent_bytes"
 	keyReceived = "received_bytes"
+	keyTrip     = "round_trip"
+	keyForwards = "forwards"
 )
 
 // events is a logger for what happens to connections and sessions.
-type events struct{ *slog.Logger }
+type events struct {
+	*slog.Logger
+	connections slog.Level // of what happens to each connection
+}
 
-func (e events) with(args ...any) events { return events{e.With(args...)} }
+func newEvents(s Settings) events {
+	e := events{s.Logger, slog.LevelDebug}
+	if s.LogConnections {
+		e.connections = slog.LevelInfo
+	}
+	return e
+}
+
+func (e events) with(args ...any) events { return events{e.With(args...), e.connections} }
+
+// streamOpened is told that a connection has reached its target, and streamClosed how
+// it ended.
+func (e events) streamOpened(r *relay, session, target string) {
+	if ctx := context.Background(); e.Enabled(ctx, e.connections) {
+		e.Log(ctx, e.connections, "stream opened", keySession, session, keyStream, r.stream.ID(), keyTarget, target,
+			keyRemote, r.conn.RemoteAddr().String())
+	}
+}
 
 func (e events) streamClosed(r *relay, session, target string) {
-	e.Debug("stream closed", keySession, session, keyStream, r.stream.ID(), keyTarget, target,
-		keySent, r.sent, keyReceived, r.received)
+	ended := endedClosed
+	if reset, ok := errors.AsType[*mux.Error](context.Cause(r.stream.Context())); ok {
+		ended = reset.Code.String()
+	}
+	e.Log(context.Background(), e.connections, "stream closed", keySession, session, keyStream, r.stream.ID(), keyTarget, target,
+		keyEnded, ended, keySent, r.sent, keyReceived, r.received)
 }
 
 // carrierAttrs says what carries a session, and how if that is not as usual.

@@ -44,6 +44,7 @@ type relay struct {
 	// end is the one that accepts.
 	replied  chan struct{}
 	onReply  func() // called when the reply has come or will not; nil: nothing
+	onServed func() // called when the connection has reached its target; nil: nothing
 	sent     int64  // bytes from conn to stream; read after run
 	received int64  // bytes from stream to conn; read after run
 	ended    atomic.Int32
@@ -70,6 +71,9 @@ func (r *relay) run(ctx context.Context) error {
 	} else {
 		r.inbound.Go(func() {
 			if err = r.awaitReply(ctx); err == nil {
+				if r.onServed != nil {
+					r.onServed()
+				}
 				r.receive()
 			}
 			if r.onReply != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -82,6 +83,13 @@ func (f *remoteForward) retarget(target string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.Target = target
+}
+
+// address is where the server listened for f last, with the target: "ADDRESS to TARGET".
+func (f *remoteForward) address() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return "-R " + f.last + " to " + f.Target
 }
 
 // lister is what remotes need of a *mux.Session.
@@ -212,6 +220,21 @@ func (r *remotes) target(ctx context.Context, forward string) (string, error) {
 			return "", unknown
 		}
 	}
+}
+
+// listening returns where the server listens for each of forwards, nil unless it does
+// for all of them, and what is closed when that may have changed.
+func (r *remotes) listening(forwards []*remoteForward) (addresses []string, changed <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	addresses = make([]string, 0, len(forwards))
+	for _, f := range forwards {
+		if !slices.Contains(slices.Collect(maps.Values(r.numbers)), f) {
+			return nil, r.changed
+		}
+		addresses = append(addresses, f.address())
+	}
+	return addresses, r.changed
 }
 
 // release gives the server's addresses back while the session goes on, for the

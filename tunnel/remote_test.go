@@ -35,7 +35,7 @@ func (l *fakeLister) Unlisten(n uint32) { l.unlisten = append(l.unlisten, n) }
 func testRemotes(t testing.TB, answer func(n int, bind string) (uint32, string, error)) (*remotes, *fakeLister) {
 	logger, _ := newJournal(t)
 	l := &fakeLister{answer: answer}
-	return newRemotes(l, defaults(t, Settings{}), events{logger}), l
+	return newRemotes(l, defaults(t, Settings{}), newEvents(Settings{Logger: logger})), l
 }
 
 // A stream may be here before the answer that says which forward it is of.

@@ -88,6 +88,30 @@ func TestSealedEndToEnd(t *testing.T) {
 	}
 }
 
+// A token of the largest size gets a client in, in every kind of carrier.
+func TestLongToken(t *testing.T) {
+	key, token := newKey(t), strings.Repeat("x", 16<<10)
+	d, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{{
+		Name: "alice", Tokens: []auth.Token{{Sum: sha256.Sum256([]byte(token))}}, Policy: auth.Everything(),
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, at := startServer(t, func(c *ServerConfig) { c.Key, c.Guard = key, auth.NewGuard(d) })
+	for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeHTTP} {
+		for name, edit := range map[string]func(*ClientConfig){"plain": func(*ClientConfig) {}, "sealed": sealing(key, nil)} {
+			t.Run(string(mode)+" "+name, func(t *testing.T) {
+				addr, conns := target(t)
+				client := startClient(t, at, both(edit, local(addr), func(c *ClientConfig) {
+					c.Carrier = mode
+					c.Credential = func() (string, error) { return token, nil }
+				}))
+				exchange(t, connect(t, client.listening(t, "local")), within(t, conns, "connection to the target"))
+			})
+		}
+	}
+}
+
 func TestSealedRefused(t *testing.T) {
 	key, own := newKey(t), newKey(t)
 	_, at := startServer(t, func(c *ServerConfig) { c.Key, c.Guard, c.Introduce = key, auth.NewGuard(keyed(t, own)), true })

@@ -52,7 +52,7 @@ type ServerConfig struct {
 	MaxSessionsPerIdentity       int // 64
 	MaxUnauthenticated           int // connections that are no carriers; 1,024
 	MaxUnauthenticatedPerAddress int // 64
-	MaxHeaderBytes               int // of an upgrade request; 16 KiB
+	MaxHeaderBytes               int // of a request; 32 KiB
 
 	// Of all clients together, on top of the limits of each identity; 0: none.
 	MaxOpensPerSecond      int   // streams, after as many at once
@@ -75,6 +75,7 @@ type Server struct {
 	listeners *listeners
 	registry  *link.Registry
 	limited   every
+	attempts  attempts
 	own       *own
 	watches   sync.WaitGroup // of carriers' credentials
 
@@ -94,7 +95,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		{"sessions per identity", &cfg.MaxSessionsPerIdentity, 64},
 		{"unauthenticated connections", &cfg.MaxUnauthenticated, 1024},
 		{"unauthenticated connections per address", &cfg.MaxUnauthenticatedPerAddress, 64},
-		{"header bytes", &cfg.MaxHeaderBytes, 16 << 10},
+		{"header bytes", &cfg.MaxHeaderBytes, 32 << 10},
 	})}
 	if _, _, err := net.SplitHostPort(cfg.Listen); err != nil {
 		errs = append(errs, fmt.Errorf("%w: listen address: %w", ErrConfig, err))
@@ -113,7 +114,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	s := &Server{
 		cfg:       cfg,
-		log:       events{cfg.Logger},
+		log:       newEvents(cfg.Settings),
 		usages:    newUsages(&cfg),
 		origins:   origins{carriers: make(map[link.Carrier]origin), sessions: make(map[*link.Link]origin)},
 		listeners: newListeners(cfg.Guard, cfg.Lookup, cfg.Settings),
@@ -233,7 +234,7 @@ func (s *Server) Run(ctx context.Context) error {
 		accepted <- carrier.NewServer(carrier.ServerConfig{
 			Handler: &carrier.Handler{
 				Path: s.cfg.Path, Other: s.cfg.Other, Stealth: s.cfg.Stealth, AllowOrigins: s.cfg.AllowOrigins,
-				Authenticate: s.authenticate, Challenges: s.challenges, Admit: s.admit,
+				Authenticate: s.authenticate, Refused: s.refusedSealed, Challenges: s.challenges, Admit: s.admit,
 				Key: s.cfg.Key, Introduce: s.cfg.Introduce, HandshakeTimeout: s.cfg.HandshakeTimeout,
 				Logger: s.cfg.Logger, Options: s.cfg.carrier(),
 			},
@@ -282,7 +283,7 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 	}
 	login, err := s.cfg.Guard.Authenticate(r.Context(), p)
 	if err != nil {
-		s.cfg.Audit.Bounded(auditLoginRefused, slog.String(keyRemote, r.RemoteAddr), auditError(err))
+		s.refused(r.RemoteAddr, p.Kind(), credentialOf(p), err)
 		switch {
 		case errors.Is(err, auth.ErrThrottled), errors.Is(err, auth.ErrBusy):
 			err = fmt.Errorf("%w: %w", err, errAgain)
@@ -292,6 +293,29 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 		return carrier.Client{}, err
 	}
 	return carrier.Client{Identity: login.Identity, Login: login}, nil
+}
+
+// refusedSealed is told of requests whose seal cannot be opened.
+func (s *Server) refusedSealed(r *http.Request, err error) {
+	s.refused(r.RemoteAddr, "sealed", credential{}, err)
+}
+
+// refused reports a login that was refused, once for each attempt.
+func (s *Server) refused(remote, kind string, c credential, err error) {
+	var addr netip.Addr
+	if at, err := netip.ParseAddrPort(remote); err == nil {
+		addr = at.Addr().Unmap()
+	}
+	report, leftOut := s.attempts.note(addr, c, time.Now())
+	if !report {
+		return
+	}
+	attrs := []slog.Attr{slog.String(keyRemote, remote), slog.String(keyCredential, kind)}
+	if leftOut > 0 {
+		attrs = append(attrs, slog.Int(keyLeftOut, leftOut))
+	}
+	s.cfg.Audit.Bounded(auditLoginRefused, append(attrs, auditError(err))...)
+	s.log.LogAttrs(context.Background(), slog.LevelWarn, "login refused", append(attrs, slog.String(keyReason, err.Error()))...)
 }
 
 // errAgain is the answer to a client whose credential nobody has looked at.

@@ -33,6 +33,9 @@ type Settings struct {
 	Memory        int // the same of all sessions together; 256 MiB
 
 	Logger *slog.Logger // nil: discarded
+	// LogConnections logs the beginning and the end of each connection at the level
+	// info; false: at debug.
+	LogConnections bool
 }
 
 // limit is a setting with its default.

@@ -63,7 +63,7 @@ func (e *limitError) Unwrap() error { return &mux.Error{Code: mux.Limit, Reason:
 
 func newUsages(cfg *ServerConfig) *usages {
 	us := &usages{
-		guard: cfg.Guard, log: events{cfg.Logger},
+		guard: cfg.Guard, log: newEvents(cfg.Settings),
 		up: bandwidth.NewLine(cfg.MaxUpload), down: bandwidth.NewLine(cfg.MaxDownload),
 		memory: mux.NewBudget(int64(cfg.Memory)),
 		of:     make(map[string]*usage),

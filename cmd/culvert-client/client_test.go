@@ -107,7 +107,7 @@ func TestConfiguration(t *testing.T) {
 				"culvert-client: FILE:4: local: port 70000 is out of range",
 				"culvert-client: CULVERT_SERVER: has a credential in it; ",
 				"culvert-client: --max-backoff: -1s is out of range",
-				`culvert-client: --remote: "x" is not a forward`,
+				`culvert-client: -R: "x" is not a forward`,
 			}},
 		{name: "missing files", args: []string{"--server", "wss://h", "--token-file", "FILE", "--tls-ca", "FILE"}, code: 2,
 			stderr: []string{"culvert-client: token: open FILE: no such file", "culvert-client: --tls-ca: open FILE: no such file"}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -59,22 +60,28 @@ const (
 	tokenPatience = 30 * time.Second
 	// maxTokenOutput bounds what is kept of what it prints, in bytes.
 	maxTokenOutput = 64 << 10
+	// tokenRest is how long the output of a command is read on after its end: it may
+	// have left a process behind that holds it open for ever.
+	tokenRest = 500 * time.Millisecond
 )
 
 var errNoToken = errors.New("has printed nothing")
 
 // runTokenCommand has the shell run a command and returns the first line that it
 // prints, without spaces around it. What it writes to its standard error goes to
-// stderr, and a stderr that fails makes the command fail. An error never shows what
-// it printed.
+// stderr, and a stderr that fails makes the command fail. A command that takes too long
+// is killed with every process that it started; one that has ended may leave processes
+// behind. An error never shows what it printed.
 func runTokenCommand(ctx context.Context, command string, stderr io.Writer) (token string, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, tokenPatience, fmt.Errorf("has not ended within %v", tokenPatience))
 	defer cancel()
 	var printed beginning
 	cmd := shell(ctx, command)
 	cmd.Stdout, cmd.Stderr = &printed, stderr
-	cmd.WaitDelay = time.Second // for what it started and left
-	err = cmd.Run()
+	cmd.WaitDelay = tokenRest
+	if err = cmd.Run(); errors.Is(err, exec.ErrWaitDelay) { // it has ended, with exit status 0
+		err = nil
+	}
 	text, notText := textfile.Text(printed.text)
 	line, _, _ := bytes.Cut(text, []byte("\n"))
 	token = strings.TrimSpace(string(line))

@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -28,6 +32,9 @@ func TestTokenCommand(t *testing.T) {
 		{"no end of line", "printf sesame", t.Context(), "sesame", "", ""},
 		{"standard error", "echo careful >&2; echo sesame", t.Context(), "sesame", "", "careful\n"},
 		{"a lot", "echo sesame; head -c 1000000 /dev/zero", t.Context(), "sesame", "", ""},
+		{"a process left behind", "sleep 20 & echo sesame", t.Context(), "sesame", "", ""},
+		{"one that does not print", "sleep 20 & true", t.Context(), "", "token command: has printed nothing", ""},
+		{"one after a failure", "sleep 20 & echo sesame; exit 3", t.Context(), "", "token command: exit status 3", ""},
 		{"nothing", "true", t.Context(), "", "token command: has printed nothing", ""},
 		{"an empty line", "echo; echo sesame", t.Context(), "", "token command: has printed nothing", ""},
 		{"failure", "echo sesame; exit 3", t.Context(), "", "token command: exit status 3", ""},
@@ -56,11 +63,18 @@ func TestTokenCommandEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	started := newWatcher()
 	ended := make(chan error, 1)
+	fifo := filepath.Join(t.TempDir(), "fifo")
 	go func() {
-		_, err := runTokenCommand(ctx, "echo started >&2; sleep 60", started)
+		// Whoever has the FIFO open to write is alive.
+		_, err := runTokenCommand(ctx, "mkfifo '"+fifo+"'; echo started >&2; (sleep 60; true) > '"+fifo+"'; true", started)
 		ended <- err
 	}()
 	started.await(t, "started")
+	alive, err := os.Open(fifo) // waits for the process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Close()
 	cancel()
 	select {
 	case err := <-ended:
@@ -69,5 +83,18 @@ func TestTokenCommandEnds(t *testing.T) {
 		}
 	case <-time.After(20 * time.Second):
 		t.Fatal("the command goes on")
+	}
+	gone := make(chan error, 1)
+	go func() {
+		_, err := alive.Read(make([]byte, 1))
+		gone <- err
+	}()
+	select {
+	case err := <-gone:
+		if !errors.Is(err, io.EOF) {
+			t.Errorf("read: %v, want the end of file", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("a process that the command has started goes on")
 	}
 }

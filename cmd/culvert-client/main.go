@@ -23,9 +23,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Name:    "culvert-client",
 		Summary: "TCP through one WebSocket, and every stream alive when it is cut",
 		Options: config.ClientOptions(),
+		Ignored: []string{"N"}, // ssh's "no command": this client never runs one
 		Prepare: func(src config.Sources, stderr io.Writer) (*program.Job, error) { return prepare(src, stdin, stderr) },
 		Commands: []*program.Command{
-			doctorCommand(), demoCommand(),
+			checkCommand(), doctorCommand(), demoCommand(),
 			program.Keygen("key", "have the line added to your identity's keys at the server"),
 		},
 	}.Run(ctx, args, stdout, stderr)

@@ -61,6 +61,10 @@ type Handler struct {
 	// with [PeerKey].
 	Key *ecdh.PrivateKey
 
+	// Refused, if there is one, is told why a sealed request cannot be opened. Such a
+	// request never gets to Authenticate.
+	Refused func(r *http.Request, err error)
+
 	// Introduce tells everybody who asks what the public key of Key is.
 	Introduce bool
 
@@ -151,8 +155,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if asked && allowed && (here || h.Stealth) {
 		var meant *http.Request
 		opened, meant, err = h.open(w, r, piped)
-		if err == nil && h.Authenticate != nil {
+		switch {
+		case err != nil:
+			if h.Refused != nil && !errors.Is(err, errQuestion) {
+				h.Refused(r, err)
+			}
+		case h.Authenticate != nil:
 			client, err = h.Authenticate(meant)
+			if err != nil && piped && h.Key == nil && looksVouched(r) {
+				err = fmt.Errorf("%w: %w", err, errNoKey)
+			}
 		}
 	}
 	switch {

@@ -14,7 +14,7 @@ import (
 
 func TestBasicPassword(t *testing.T) {
 	encode := func(text string) string { return base64.StdEncoding.EncodeToString([]byte(text)) }
-	long := strings.Repeat("x", 4096)
+	long := strings.Repeat("x", 16<<10)
 	tests := []struct {
 		values         []string
 		user, password string // user "": none
@@ -73,7 +73,7 @@ func TestDialWithPassword(t *testing.T) {
 		t.Errorf("over plaintext: %v", err)
 	}
 	for _, credential := range []string{
-		carrier.Basic("", "x"), carrier.Basic("a:b\n", "x"), carrier.Basic("a", "x\n"), carrier.Basic("a", strings.Repeat("x", 4096)),
+		carrier.Basic("", "x"), carrier.Basic("a:b\n", "x"), carrier.Basic("a", "x\n"), carrier.Basic("a", strings.Repeat("x", 16<<10)),
 		"Basic x", "Basic", "Basic  ", "basic " + carrier.Basic("a", "x")[6:], "two words",
 	} {
 		d := carrier.Dialer{URL: parseURL(t, srv.URL), Credential: token(credential)}

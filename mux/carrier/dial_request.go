@@ -96,7 +96,7 @@ func (r *request) authorize(credential string) error {
 	asked := &http.Request{Header: http.Header{"Authorization": {value}}}
 	if _, password, ok := BasicPassword(asked); ok {
 		r.hide(password, minSecret)
-	} else if _, ok := BearerToken(asked); !ok && credential != "" {
+	} else if _, ok := BearerToken(asked); credential != "" && (!ok || len(credential) > maxToken) {
 		return fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes, or no user and password",
 			ErrInvalidDialer, maxToken)
 	}

@@ -57,6 +57,7 @@ const (
 	RefusalVersion   = "version"   // the hello's version is not spoken here
 	RefusalMalformed = "malformed" // the hello cannot be read
 	RefusalStopping  = "stopping"  // the server takes no new sessions
+	RefusalSeal      = "seal"      // the request is sealed, and the server has no key
 )
 
 // Phase is the part of a dial that failed.
@@ -353,7 +354,7 @@ func Permanent(err error) bool {
 	}
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		switch refused.Token {
-		case RefusalVersion, RefusalMalformed:
+		case RefusalVersion, RefusalMalformed, RefusalSeal:
 			return true
 		case "":
 			return refused.Status == http.StatusForbidden || refused.malformed()

@@ -25,9 +25,13 @@ const (
 	// maxHeartbeat is the longest that a client can ask a server for: so long it
 	// keeps a client that has vanished.
 	maxHeartbeat = 2 * time.Hour
-	// maxToken is the longest bearer token in bytes.
-	maxToken = 4096
+	// maxToken is the longest credential of a client in bytes: signed tokens with many
+	// claims are long.
+	maxToken = 16 << 10
 )
+
+// maxBearer is the longest bearer token in bytes, which may be a sealed credential.
+var maxBearer = helloEncoding.EncodedLen(seal.MaxHello)
 
 var errHello = errors.New("malformed " + helloHeader + " header")
 
@@ -75,11 +79,11 @@ func decodeHeartbeat(h http.Header) time.Duration {
 
 // BearerToken returns the token of the request's Authorization header (RFC 6750,
 // 2.1), and whether there is exactly one such header and it holds a token of the
-// scheme Bearer and no more than 4096 bytes. It and [BasicPassword] are the only
+// scheme Bearer, no longer than a sealed credential (some 22 KiB). It and [BasicPassword] are the only
 // places where a credential is read from a request.
 func BearerToken(r *http.Request) (token string, ok bool) {
 	scheme, token := authorization(r)
-	if !strings.EqualFold(scheme, "Bearer") || !validToken(token) {
+	if !strings.EqualFold(scheme, "Bearer") || !validToken(token, maxBearer) {
 		return "", false
 	}
 	return token, true
@@ -87,10 +91,10 @@ func BearerToken(r *http.Request) (token string, ok bool) {
 
 // BasicPassword returns the user and the password of the request's Authorization
 // header (RFC 7617), and whether there is exactly one such header and it holds both,
-// of the scheme Basic and in no more than 4096 bytes; only the password may be empty.
+// of the scheme Basic and in no more than 16 KiB; only the password may be empty.
 func BasicPassword(r *http.Request) (user, password string, ok bool) {
 	scheme, encoded := authorization(r)
-	if !strings.EqualFold(scheme, basicScheme) || !validToken(encoded) {
+	if !strings.EqualFold(scheme, basicScheme) || !validToken(encoded, maxToken) {
 		return "", "", false
 	}
 	decoded, err := base64.StdEncoding.Strict().DecodeString(encoded)
@@ -129,10 +133,11 @@ func validPassword(password string) bool {
 	return !strings.ContainsFunc(password, func(r rune) bool { return r < ' ' || r == 0x7f })
 }
 
-// validToken reports whether token can stand in the header: printable ASCII
-// without spaces, which is wider than RFC 6750's b64token and as unambiguous.
-func validToken(token string) bool {
-	if token == "" || len(token) > maxToken {
+// validToken reports whether token, of at most the given length, can stand in the
+// header: printable ASCII without spaces, which is wider than RFC 6750's b64token and as
+// unambiguous.
+func validToken(token string, most int) bool {
+	if token == "" || len(token) > most {
 		return false
 	}
 	for i := range len(token) {

@@ -150,7 +150,7 @@ func PeerKey(r *http.Request) (key [32]byte, ok bool) {
 }
 
 var (
-	errNoKey    = errors.New("the request is sealed, and the server has no key")
+	errNoKey    = &Refusal{Status: http.StatusBadRequest, Token: RefusalSeal, Text: "this server has no key to open sealed requests with"}
 	errQuestion = errors.New("the client asks for the server's key")
 )
 
@@ -159,11 +159,11 @@ var (
 // server's key finds it in the header of w.
 func (h *Handler) open(w http.ResponseWriter, r *http.Request, piped bool) (opened *seal.Opened, meant *http.Request, err error) {
 	if piped {
-		token, _ := BearerToken(r)
-		b, err := helloEncoding.DecodeString(token)
-		if err != nil || !seal.IsVoucher(b) || h.Key == nil {
+		if h.Key == nil || !looksVouched(r) {
 			return nil, r, nil
 		}
+		token, _ := BearerToken(r)
+		b, _ := helloEncoding.DecodeString(token)
 		if opened, err = seal.OpenVoucher(h.Key, b); err != nil { // a token may look like one
 			return nil, r, nil //nolint:nilerr // it opens nothing, as itself
 		}
@@ -189,6 +189,14 @@ func (h *Handler) open(w http.ResponseWriter, r *http.Request, piped bool) (open
 		return nil, r, err
 	}
 	return opened, unsealed(r, opened), nil
+}
+
+// looksVouched reports whether the token of a pipe's request may be a sealed
+// credential. An ordinary token may look like one.
+func looksVouched(r *http.Request) bool {
+	token, _ := BearerToken(r)
+	b, err := helloEncoding.DecodeString(token)
+	return err == nil && seal.IsVoucher(b)
 }
 
 // unsealed is r with what was sealed, in place of anything like it that was not.

@@ -238,17 +238,18 @@ func TestSealedRefused(t *testing.T) {
 	open := func(s *sealedServer, _ *carrier.ServerConfig) { s.handler.Introduce = true }
 	noKey := func(s *sealedServer, _ *carrier.ServerConfig) { s.handler.Key = nil }
 	for name, tt := range map[string]struct {
-		edit   func(*sealedServer, *carrier.ServerConfig)
-		wrong  bool // the client knows another key
-		secret string
-		other  bool // and is told
+		edit    func(*sealedServer, *carrier.ServerConfig)
+		wrong   bool // the client knows another key
+		secret  string
+		other   bool // and is told
+		keyless bool // the server has no key
 	}{
-		"no key at the server":              {edit: noKey, secret: "secret"},
+		"no key at the server":              {edit: noKey, secret: "secret", keyless: true},
 		"another key":                       {wrong: true, secret: "secret"},
 		"another key, and the server tells": {edit: open, wrong: true, secret: "secret", other: true},
 		"wrong token":                       {secret: "wrong"},
 		"wrong token, and the server tells": {edit: open, secret: "wrong"},
-		"no key, though it would tell":      {edit: func(s *sealedServer, c *carrier.ServerConfig) { open(s, c); noKey(s, c) }, secret: "secret"},
+		"no key, though it would tell":      {edit: func(s *sealedServer, c *carrier.ServerConfig) { open(s, c); noKey(s, c) }, secret: "secret", keyless: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSealedServer(t, tt.edit)
@@ -273,7 +274,11 @@ func TestSealedRefused(t *testing.T) {
 			if told && !strings.Contains(err.Error(), "known:1") {
 				t.Errorf("does not say where: %v", err)
 			}
-			if !told && (!errors.Is(err, carrier.ErrUnauthorized) || !strings.Contains(err.Error(), "SHA256:")) {
+			if refused, _ := errors.AsType[*carrier.RefusedError](err); tt.keyless {
+				if refused == nil || refused.Token != carrier.RefusalSeal {
+					t.Errorf("%v, want that the server has no key", err)
+				}
+			} else if !told && (!errors.Is(err, carrier.ErrUnauthorized) || !strings.Contains(err.Error(), "SHA256:")) {
 				t.Errorf("%v", err)
 			}
 			if len(s.attached) > 0 {

@@ -14,6 +14,9 @@ import (
 	"time"
 )
 
+// headerSlack is how many bytes net/http reads beyond Server.MaxHeaderBytes.
+const headerSlack = 4 << 10
+
 // ServerConfig is what a Server is made of. A zero field means its default.
 type ServerConfig struct {
 	// Handler gets the requests; normally a *Handler. Required.
@@ -24,7 +27,7 @@ type ServerConfig struct {
 	// 10 s.
 	HandshakeTimeout time.Duration
 
-	// MaxHeaderBytes bounds the request line and header. Default 16 KiB.
+	// MaxHeaderBytes bounds the request line and header. Default 32 KiB.
 	MaxHeaderBytes int
 
 	// MaxUnauthenticated bounds the connections that are no carriers, or not yet.
@@ -67,7 +70,7 @@ type Server struct {
 // NewServer returns a Server. It opens nothing.
 func NewServer(cfg ServerConfig) *Server {
 	cfg.HandshakeTimeout = cmp.Or(cfg.HandshakeTimeout, defaultHandshakeTimeout)
-	cfg.MaxHeaderBytes = cmp.Or(cfg.MaxHeaderBytes, 16<<10)
+	cfg.MaxHeaderBytes = cmp.Or(cfg.MaxHeaderBytes, 32<<10)
 	cfg.MaxUnauthenticated = cmp.Or(cfg.MaxUnauthenticated, 1024)
 	cfg.MaxUnauthenticatedPerAddress = cmp.Or(cfg.MaxUnauthenticatedPerAddress, 64)
 	cfg.MaxPipes = cmp.Or(cfg.MaxPipes, 2048)
@@ -137,7 +140,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 		ReadTimeout:       s.cfg.HandshakeTimeout,
 		WriteTimeout:      s.cfg.HandshakeTimeout,
 		IdleTimeout:       s.cfg.HandshakeTimeout,
-		MaxHeaderBytes:    s.cfg.MaxHeaderBytes,
+		MaxHeaderBytes:    max(1, s.cfg.MaxHeaderBytes-headerSlack),
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
 	}

@@ -166,10 +166,12 @@ func TestServerAnswerTimeout(t *testing.T) {
 
 func TestServerHeaderLimit(t *testing.T) {
 	for _, tt := range []struct{ limit, size, status int }{
-		{0, 15 << 10, http.StatusNotFound},
-		{0, 24 << 10, http.StatusRequestHeaderFieldsTooLarge},
-		{64 << 10, 60 << 10, http.StatusNotFound},
-		{64 << 10, 72 << 10, http.StatusRequestHeaderFieldsTooLarge},
+		{0, 31 << 10, http.StatusNotFound},
+		{0, 32 << 10, http.StatusRequestHeaderFieldsTooLarge},
+		{8 << 10, 7 << 10, http.StatusNotFound},
+		{8 << 10, 8 << 10, http.StatusRequestHeaderFieldsTooLarge},
+		{64 << 10, 63 << 10, http.StatusNotFound},
+		{64 << 10, 64 << 10, http.StatusRequestHeaderFieldsTooLarge},
 	} {
 		network := carriertest.NewNetwork()
 		serve(t, network, carrier.ServerConfig{Handler: http.NotFoundHandler(), MaxHeaderBytes: tt.limit})

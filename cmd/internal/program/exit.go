@@ -15,6 +15,7 @@ import (
 
 	"culvert/auth"
 	"culvert/config"
+	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/tunnel"
 )
@@ -107,7 +108,7 @@ func judge(err error) (code int, hint string) {
 		return exitUsage, ""
 	case errors.Is(err, tunnel.ErrConfig), errors.Is(err, carrier.ErrInvalidDialer):
 		return exitUsage, ""
-	case errors.Is(err, auth.ErrDenied):
+	case errors.Is(err, auth.ErrDenied), errors.Is(err, tunnel.ErrListen) && mux.CodeOf(err) == mux.Denied:
 		return exitRefused, ""
 	case carrier.Permanent(err):
 		return exitRefused, refusedHint(err)
@@ -164,6 +165,8 @@ func refusedHint(err error) string {
 		return "check the server's certificate and this machine's clock"
 	case errors.As(err, &refused):
 		switch {
+		case refused.Token == carrier.RefusalSeal:
+			return "leave --seal, --server-key and --key-file away, or give the server a key with --key-file"
 		case refused.Token == carrier.RefusalVersion:
 			return "use the same version of culvert at both ends"
 		case refused.Status == http.StatusForbidden:

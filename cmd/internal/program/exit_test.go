@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"culvert/config"
+	"culvert/mux"
 	"culvert/mux/carrier"
 	"culvert/tunnel"
 )
@@ -50,6 +51,8 @@ func TestJudge(t *testing.T) {
 		{"431", refused(http.StatusRequestHeaderFieldsTooLarge, ""), 3, "shorter token"},
 		{"302", refused(http.StatusFound, ""), 3, "redirects"},
 		{"version", refused(http.StatusBadRequest, carrier.RefusalVersion), 3, "same version"},
+		{"no key to open a seal", refused(http.StatusBadRequest, carrier.RefusalSeal), 3, "--seal"},
+		{"denied to listen", fmt.Errorf("%w: %w", tunnel.ErrListen, &mux.Error{Code: mux.Denied}), 3, ""},
 		{"not culvert", dial(carrier.PhaseHello, carrier.ErrNotCulvert), 3, "check the address and the path"},
 		{"untrusted", dial(carrier.PhaseTLS, untrusted), 3, "--tls-ca"},
 		{"other name", dial(carrier.PhaseTLS, x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"}), 3, "--tls-server-name"},

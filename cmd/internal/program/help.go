@@ -16,6 +16,7 @@ func (p Program) help() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\nUsage: %s [flags]\n", p.Name, p.Summary, p.Name)
 	usages(&b, p.Name, p.Commands)
+	fmt.Fprintf(&b, "       %s help [COMMAND]   show help\n       %s version   show the version\n", p.Name, p.Name)
 	b.WriteString("\nFlags, each with its environment variable; --config has them without the dashes:\n")
 	for _, o := range p.Options {
 		fmt.Fprintf(&b, "  %s\n      %s", o.Flag(), o.Help)
@@ -23,6 +24,9 @@ func (p Program) help() string {
 			fmt.Fprintf(&b, " (default %s)", o.Default)
 		}
 		fmt.Fprintf(&b, " [%s]\n", o.Env())
+	}
+	for _, name := range p.Ignored {
+		fmt.Fprintf(&b, "  -%s\n      accepted for people who are used to ssh, and changes nothing\n", name)
 	}
 	b.WriteString("  -h, --help\n      show this help\n  --version\n      show the version\n")
 	b.WriteString("\nA flag is stronger than the environment, the environment than the file.\n")

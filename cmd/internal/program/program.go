@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -23,6 +24,7 @@ type Program struct {
 	Name    string
 	Summary string // one line for --help
 	Options []config.Option
+	Ignored []string // flags without a value that change nothing, which users of other programs type
 	// Prepare makes the job from what the user said. It starts nothing.
 	Prepare func(src config.Sources, stderr io.Writer) (*Job, error)
 	// Commands are what the binary can do besides its job.
@@ -68,7 +70,7 @@ func (p Program) Run(ctx context.Context, args []string, stdout, stderr io.Write
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	out := &output{w: stdout, failed: stop}
-	err := p.app(out, stderr).RunContext(ctx, args)
+	err := p.app(out, stderr).RunContext(ctx, p.usual(args))
 	if lost := out.error(); lost != nil {
 		if errors.Is(lost, syscall.EPIPE) {
 			return exitFailed // the reader, such as head, has seen enough
@@ -105,6 +107,9 @@ func (p Program) app(stdout, stderr io.Writer) *cli.App {
 	}
 	app.Flags = append(options,
 		helpFlag(), &cli.BoolFlag{Name: "version", Destination: &version})
+	for _, name := range p.Ignored {
+		app.Flags = append(app.Flags, &cli.BoolFlag{Name: name})
+	}
 	for _, command := range p.Commands {
 		app.Commands = append(app.Commands, command.command(p.Name, command.Name, stdout, stderr))
 	}
@@ -115,18 +120,21 @@ func (p Program) app(stdout, stderr io.Writer) *cli.App {
 func flagsOf(options []config.Option) (flags []cli.Flag, given func() config.Sources) {
 	values := make([]texts, len(options))
 	for i, o := range options {
-		values[i].switches = o.Kind() == config.KindBool
-		flags = append(flags, &cli.GenericFlag{Name: o.Name, Value: &values[i]})
+		all := &values[i]
+		flags = append(flags, &cli.GenericFlag{Name: o.Name, Value: &spelling{all, "--" + o.Name, o.Kind() == config.KindBool, ""}})
+		// Flags of their own and no aliases: the library refuses both forms at once,
+		// and copies the value of one to the other.
 		if o.Short != "" {
-			// A flag of its own and no alias: the library refuses both forms
-			// at once, and copies the value of one to the other.
-			flags = append(flags, &cli.GenericFlag{Name: o.Short, Value: &values[i]})
+			flags = append(flags, &cli.GenericFlag{Name: o.Short, Value: &spelling{all, "-" + o.Short, false, ""}})
+		}
+		if o.Switch != "" {
+			flags = append(flags, &cli.GenericFlag{Name: o.Switch, Value: &spelling{all, "-" + o.Switch, true, o.SwitchTo}})
 		}
 	}
 	return flags, func() config.Sources {
-		src := config.Sources{Flags: make(map[string][]string), LookupEnv: os.LookupEnv}
+		src := config.Sources{Flags: make(map[string][]string), Typed: make(map[string][]string), LookupEnv: os.LookupEnv}
 		for i, o := range options {
-			src.Flags[o.Name] = values[i].given
+			src.Flags[o.Name], src.Typed[o.Name] = values[i].given, values[i].typed
 		}
 		return src
 	}
@@ -247,27 +255,43 @@ func (j *Job) supervise(ctx context.Context, signals <-chan os.Signal) error {
 	}
 }
 
-// texts is a flag.Value that keeps every value it is given as it is: what they
-// mean is for config to say, about all of them at once. (The library's own lists
-// would split them at commas, which a header's value may have.)
+// texts are all values that a flag was given, as they are: what they mean is for config
+// to say, about all of them at once. (The library's own lists would split them at commas,
+// which a header's value may have.)
 type texts struct {
-	given    []string
-	switches bool // needs no value
+	given []string
+	typed []string // how the flag was written for each
+}
+
+// spelling is a flag.Value, for one of the ways to write a flag.
+type spelling struct {
+	*texts
+	as       string
+	switches bool   // needs no value
+	to       string // the value that it stands for then, "" for its own: true or false
 }
 
 // Set adds a value.
-func (t *texts) Set(value string) error {
-	t.given = append(t.given, value)
+func (s *spelling) Set(value string) error {
+	if s.to != "" {
+		if on, err := strconv.ParseBool(value); err != nil {
+			return fmt.Errorf("%q is not true or false", value)
+		} else if !on {
+			return nil
+		}
+		value = s.to
+	}
+	s.given, s.typed = append(s.given, value), append(s.typed, s.as)
 	return nil
 }
 
-// String is for the flag package, which calls it on nil, too.
-func (t *texts) String() string {
-	if t == nil {
+// String is for the flag package, which calls it on a zero value, too.
+func (s *spelling) String() string {
+	if s == nil || s.texts == nil {
 		return ""
 	}
-	return strings.Join(t.given, " ")
+	return strings.Join(s.given, " ")
 }
 
 // IsBoolFlag tells the flag package whether --flag alone means --flag=true.
-func (t *texts) IsBoolFlag() bool { return t.switches }
+func (s *spelling) IsBoolFlag() bool { return s.switches }

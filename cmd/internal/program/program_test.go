@@ -27,7 +27,7 @@ func start(t *testing.T, err error, args ...string) (flags map[string][]string, 
 	var once bool
 	var arguments []string
 	p := Program{
-		Name: "culvert-client", Summary: "a test", Options: config.ClientOptions(),
+		Name: "culvert-client", Summary: "a test", Options: config.ClientOptions(), Ignored: []string{"N"},
 		Prepare: func(src config.Sources, stderr io.Writer) (*Job, error) {
 			flags = src.Flags
 			job := &Job{Log: NewLogger(stderr, "text", 0), Warnings: []string{"take care"}}

@@ -24,7 +24,7 @@ func Settings(s config.Settings, log *slog.Logger) tunnel.Settings {
 		ReplayBuffer: Bytes(s.ReplayBuffer), MaxMessage: Bytes(s.MaxMessage),
 		MaxStreams: s.MaxStreams, MaxForwards: s.MaxForwards, MaxPending: s.MaxPending,
 		SessionMemory: Bytes(s.SessionMemory), Memory: Bytes(s.Memory),
-		Logger: log,
+		Logger: log, LogConnections: s.LogConnections,
 	}
 }
 

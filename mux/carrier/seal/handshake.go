@@ -28,7 +28,7 @@ const (
 
 const (
 	// MaxAuthorization is the longest Content.Authorization in bytes.
-	MaxAuthorization = 4096 + 16
+	MaxAuthorization = 16<<10 + 16
 	// MaxHello is the most bytes that Seal or Answer add to a hello or a reply.
 	MaxHello = 1 + 32 + 48 + 16 + contentHeader + MaxAuthorization
 
