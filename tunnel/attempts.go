@@ -17,6 +17,8 @@ const (
 	attemptWindow = 10 * time.Second
 	// attemptsPerAddress are reported in a window; of more only the number is.
 	attemptsPerAddress = 5
+	// attemptsPerSecond of all addresses together are reported.
+	attemptsPerSecond = 10
 	// maxAttempting addresses are told apart in a window; all further ones count as one.
 	maxAttempting = 1024
 )
@@ -26,6 +28,8 @@ const (
 type attempts struct {
 	mu     sync.Mutex
 	byAddr map[netip.Prefix]*attempting
+	second time.Time // when the present second began
+	count  int       // reports in it
 }
 
 // attempting is an address from which logins were refused.
@@ -55,6 +59,14 @@ func (a *attempts) note(addr netip.Addr, c credential, now time.Time) (report bo
 		return false, 0
 	}
 	from.seen[c] = true
+	if now.Sub(a.second) >= time.Second {
+		a.second, a.count = now, 0
+	}
+	if a.count >= attemptsPerSecond {
+		from.leftOut++
+		return false, 0
+	}
+	a.count++
 	leftOut, from.leftOut = from.leftOut, 0
 	return true, leftOut
 }

@@ -54,10 +54,13 @@ func TestAttemptsOfManyAddresses(t *testing.T) {
 			reports++
 		}
 	}
-	if most := maxAttempting + attemptsPerAddress; reports > most || len(a.byAddr) > maxAttempting+1 {
-		t.Errorf("%d reports, %d addresses kept, want %d and %d at most", reports, len(a.byAddr), most, maxAttempting+1)
+	if reports != attemptsPerSecond || len(a.byAddr) > maxAttempting+1 {
+		t.Errorf("%d reports, %d addresses kept, want %d and %d at most", reports, len(a.byAddr), attemptsPerSecond, maxAttempting+1)
 	}
-	if report, leftOut := a.note(netip.MustParseAddr("192.0.2.1"), credential{}, now.Add(attemptWindow)); !report || leftOut != 0 {
+	if report, _ := a.note(netip.MustParseAddr("10.0.0.1"), credential{9}, now.Add(time.Second)); !report {
+		t.Error("nothing is reported in the next second")
+	}
+	if report, leftOut := a.note(netip.MustParseAddr("192.0.2.2"), credential{}, now.Add(attemptWindow)); !report || leftOut != 0 {
 		t.Errorf("a new address after the flood: %t, %d left out", report, leftOut)
 	}
 }

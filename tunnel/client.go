@@ -18,6 +18,7 @@ import (
 	"culvert/auth"
 	"culvert/mux"
 	"culvert/mux/carrier"
+	"culvert/mux/carrier/eyeballs"
 	"culvert/mux/link"
 )
 
@@ -86,8 +87,9 @@ type Client struct {
 	learners []*learner // of the ways to cfg.Servers
 	newWatch func() *watch
 
-	connected atomic.Bool // there was a session that worked
-	demand    link.Demand // connections that wait for a session
+	connected atomic.Bool     // there was a session that worked
+	demand    link.Demand     // connections that wait for a session
+	addresses eyeballs.Memory // of the targets of remote forwards
 
 	mu      sync.Mutex
 	current *clientSession // takes new streams; nil while there is none
@@ -126,9 +128,10 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		listening: make(chan struct{}),
 	}
 	c.local = &locals{client: c}
+	addresses := new(eyeballs.Memory)
 	for _, u := range cfg.Servers {
 		d := &carrier.Dialer{
-			URL: u, Address: cfg.DialAddress, Proxy: cfg.Proxy,
+			URL: u, Address: cfg.DialAddress, Proxy: cfg.Proxy, Addresses: addresses,
 			Mode: cmp.Or(cfg.Carrier, carrier.ModeAuto), Ladder: new(carrier.Ladder),
 			TLS: cfg.TLS, Pins: cfg.Pins, AllowPlaintext: cfg.AllowPlaintext,
 			Header: cfg.Header, SecretHeader: cfg.SecretHeader, Cookies: new(carrier.Cookies), Credential: cfg.Credential,
@@ -689,5 +692,5 @@ func (s *clientSession) serve(st stream) (relaying func()) {
 		st.Refuse(code, why)
 		return nil
 	}
-	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout}, st, s.link.ID(), target, s.client.log, nil)
+	return serveTarget(&dialer{guard: s.client.guard, timeout: s.client.cfg.DialTimeout, memory: &s.client.addresses}, st, s.link.ID(), target, s.client.log, nil)
 }

@@ -14,6 +14,7 @@ import (
 
 	"culvert/auth"
 	"culvert/mux"
+	"culvert/mux/carrier/eyeballs"
 	"culvert/tunnel/gate"
 )
 
@@ -24,12 +25,14 @@ const deniedByPolicy = "denied by policy"
 const maxAddresses = 8
 
 // dialer reaches targets for an identity. It resolves a name once, asks the guard
-// about every address and dials with what it is granted.
+// about every address and dials with what it is granted, one address after the other, each
+// a little later than the one before.
 type dialer struct {
 	guard    *auth.Guard
 	identity string
 	timeout  time.Duration // for everything
 	lookup   lookup
+	memory   *eyeballs.Memory // of the addresses that worked; may be nil
 }
 
 // lookup finds the addresses of a name; nil: the system's resolver does.
@@ -73,20 +76,20 @@ func (d *dialer) dial(ctx context.Context, target string) (net.Conn, *auth.Grant
 			}
 		}
 	}()
+	conn, winner, errs := eyeballs.Race(ctx, len(grants), func(ctx context.Context, i int) (net.Conn, error) {
+		return gate.Dial(ctx, grants[i])
+	})
+	if conn != nil {
+		reached = grants[winner]
+		d.memory.Worked(target, reached.Addr().Addr())
+		return conn, reached, nil
+	}
+	// The most telling failure is reported: refused by somebody says more than an
+	// address family without a route.
 	var failed *TargetError
-	for i, grant := range grants {
-		conn, err := d.dialAddr(ctx, grant, len(grants)-i)
-		if err == nil {
-			reached = grant
-			return conn, grant, nil
-		}
-		// The most telling failure is reported: refused by somebody says more
-		// than an address family without a route.
+	for _, err := range errs {
 		if f := classify(err); failed == nil || telling(f.Code) > telling(failed.Code) {
 			failed = f
-		}
-		if ctx.Err() != nil {
-			break
 		}
 	}
 	return nil, nil, failed
@@ -98,9 +101,15 @@ func (d *dialer) resolve(ctx context.Context, target string) ([]*auth.Grant, err
 	if err != nil {
 		return nil, err
 	}
+	port := addrs[0].Port()
+	var ips []netip.Addr
+	for _, addr := range addrs {
+		ips = append(ips, addr.Addr())
+	}
 	var grants []*auth.Grant
 	var denied error
-	for _, addr := range addrs {
+	for _, ip := range eyeballs.Order(ips, d.memory.Last(target)) {
+		addr := netip.AddrPortFrom(ip, port)
 		if len(grants) == maxAddresses {
 			break
 		}
@@ -134,17 +143,6 @@ func (l lookup) targets(ctx context.Context, target string) (host auth.Host, add
 		}
 	}
 	return host, addrs, nil
-}
-
-// dialAddr dials one granted address within its share of what is left of ctx.
-func (d *dialer) dialAddr(ctx context.Context, grant *auth.Grant, left int) (net.Conn, error) {
-	if deadline, ok := ctx.Deadline(); ok && left > 1 {
-		share := time.Until(deadline) / time.Duration(left)
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, max(share, min(2*time.Second, d.timeout/2)))
-		defer cancel()
-	}
-	return gate.Dial(ctx, grant)
 }
 
 func unresolvable(err error) *TargetError {

@@ -35,13 +35,15 @@ type Finding struct {
 	Text    string  `json:"text"`            // one line; strings of peers are quoted
 	Value   float64 `json:"value,omitempty"` // what was measured, in Unit
 	Unit    string  `json:"unit,omitempty"`  // "s" or "bytes/s"
+	Err     error   `json:"-"`               // of VerdictFail: what Text says
 }
 
 // Diagnosis is what all findings amount to.
 type Diagnosis struct {
-	Works  bool     `json:"works"`  // a tunnel would come up
-	Advice []string `json:"advice"` // sentences; empty if there is nothing to say
-	Err    error    `json:"-"`      // why it does not work, as a client would have it; nil if it does
+	Works  bool     `json:"works"`           // a tunnel would come up
+	Broken int      `json:"broken_forwards"` // forwards that would not work all the same
+	Advice []string `json:"advice"`          // sentences; empty if there is nothing to say
+	Err    error    `json:"-"`               // why it or a forward does not work, as a client would have it; nil if all does
 }
 
 // Doctor goes the way to a server step by step, with the settings of a client.
@@ -62,10 +64,12 @@ type Doctor struct {
 type symptoms struct {
 	heartbeat time.Duration
 
-	front    string // who answers in front of the server, as far as it says so; quoted
-	upgrade  error  // why no WebSocket comes up; nil: one does
-	requests error  // why no HTTP pipe comes up; nil: one does, or none was needed
-	worked   bool   // there was a carrier
+	front    string  // who answers in front of the server, as far as it says so; quoted
+	upgrade  error   // why no WebSocket comes up; nil: one does
+	requests error   // why no HTTP pipe comes up; nil: one does, or none was needed
+	worked   bool    // there was a carrier
+	forwards []error // why forwards do not work
+	secure   bool    // the server's address is a wss:// one
 
 	idle, loaded time.Duration // of an echo, beside nothing and beside the worse transfer
 	quiet        time.Duration // after which idle connections are cut; 0: none was
@@ -83,7 +87,7 @@ func (d *Doctor) Examine(ctx context.Context) (Diagnosis, error) {
 	d.client = c
 	sum := Diagnosis{Advice: []string{}}
 	for _, dialer := range c.dialers {
-		d.dialer, d.symptoms = *dialer, symptoms{heartbeat: c.cfg.Heartbeat}
+		d.dialer, d.symptoms = *dialer, symptoms{heartbeat: c.cfg.Heartbeat, secure: dialer.URL.Scheme == "wss" || dialer.URL.Scheme == "https"}
 		prefix := ""
 		if len(c.dialers) > 1 {
 			prefix = dialer.URL.Host + ": "
@@ -94,13 +98,17 @@ func (d *Doctor) Examine(ctx context.Context) (Diagnosis, error) {
 			sum.Advice = append(sum.Advice, prefix+advice)
 		}
 		if d.symptoms.worked {
+			if !sum.Works {
+				sum.Err = nil // of a server before this one
+			}
 			sum.Works = true
-		} else if sum.Err == nil {
+			sum.Broken = max(sum.Broken, len(d.symptoms.forwards))
+			if len(d.symptoms.forwards) > 0 && sum.Err == nil {
+				sum.Err = d.symptoms.forwards[0]
+			}
+		} else if !sum.Works && sum.Err == nil {
 			sum.Err = cmp.Or(d.symptoms.telling(), context.Cause(ctx))
 		}
-	}
-	if sum.Works {
-		sum.Err = nil
 	}
 	return sum, nil
 }
@@ -112,6 +120,7 @@ func (d *Doctor) examine(ctx context.Context) {
 	}
 	if way := d.carriers(ctx); way != nil {
 		d.transfer(ctx, *way)
+		d.forwards(ctx, *way)
 		if d.Long > 0 && ctx.Err() == nil {
 			d.client.log.Info("waiting for connections to be cut", "for", d.Long)
 			d.limits(ctx, *way)
@@ -121,6 +130,10 @@ func (d *Doctor) examine(ctx context.Context) {
 
 func (d *Doctor) found(step string, v Verdict, format string, args ...any) {
 	d.Found(Finding{Step: step, Verdict: v, Text: fmt.Sprintf(format, args...)})
+}
+
+func (d *Doctor) failed(step string, err error) {
+	d.Found(Finding{Step: step, Verdict: VerdictFail, Text: err.Error(), Err: err})
 }
 
 func (d *Doctor) measured(step string, v Verdict, value float64, unit, format string, args ...any) {
@@ -140,6 +153,7 @@ const (
 	stepRoundTrip = "round trip"
 	stepDownload  = "download"
 	stepUpload    = "upload"
+	stepForward   = "forward"
 	stepIdle      = "idle limit"
 	stepAge       = "lifetime"
 )
@@ -167,10 +181,10 @@ func (d *Doctor) way(ctx context.Context) error {
 	if err != nil {
 		dial, ok := errors.AsType[*carrier.DialError](err)
 		if !ok || dial.Phase == carrier.PhaseUpgrade {
-			d.found(stepHTTP, VerdictFail, "%v", err)
+			d.failed(stepHTTP, err)
 			return nil
 		}
-		d.found(string(dial.Phase), VerdictFail, "%v", err)
+		d.failed(string(dial.Phase), err)
 		var refused *carrier.ProxyError
 		if errors.As(err, &refused) && !errors.Is(err, carrier.ErrProxyCredential) {
 			return nil // it may pass requests on
@@ -242,7 +256,7 @@ func (d *Doctor) carriers(ctx context.Context) *carrier.Dialer {
 		case best != nil:
 			d.found(kind.step, VerdictWarn, "%v", err)
 		default:
-			d.found(kind.step, VerdictFail, "%v", err)
+			d.failed(kind.step, err)
 		}
 	}
 	return best

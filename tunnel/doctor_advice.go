@@ -38,7 +38,11 @@ func (s *symptoms) advice() []string {
 	case s.worked && errors.As(s.upgrade, &proxy):
 		say("the proxy %s makes no tunnel to the server's port: culvert sends it HTTP requests instead; a wss:// server at port 443 may be allowed", proxy.Proxy)
 	case s.worked && stripped:
-		say("%s does not let WebSocket upgrades pass: culvert uses HTTP requests by itself; --carrier http saves the attempt, and a wss:// address may avoid the box", box)
+		around := ""
+		if !s.secure {
+			around = ", and a wss:// address may avoid the box"
+		}
+		say("%s does not let WebSocket upgrades pass: culvert uses HTTP requests by itself; --carrier http saves the attempt%s", box, around)
 	case errors.Is(s.requests, carrier.ErrSeveralServers):
 		say("requests reach different culvert servers: have %s send all requests of a client to the same one (sticky sessions, by cookie or by address), or let WebSocket upgrades pass", box)
 	case !s.worked && stripped && errors.Is(s.requests, errNotTried):

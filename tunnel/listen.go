@@ -25,6 +25,10 @@ const probeTimeout = 2 * time.Second
 // others can reach. Which rules there are it is not told.
 const deniedBeyondLoopback = deniedByPolicy + ": an address beyond localhost takes --gateway-ports at the server, or a listen rule for the identity"
 
+// inUseByAnother is what a client is told that wants an address which a living session
+// listens at.
+const inUseByAnother = "address in use by another session"
+
 // peer is a session at the server and what is known of its client.
 type peer struct {
 	session
@@ -180,7 +184,7 @@ func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want ne
 		case holder == p:
 			return nil, &mux.Error{Code: mux.Refused, Reason: "address in use by this session"}
 		case holder.identity != p.identity || ls.alive(ctx, holder):
-			return nil, &mux.Error{Code: mux.Refused, Reason: "address in use by another session"}
+			return nil, &mux.Error{Code: mux.Refused, Reason: inUseByAnother}
 		}
 		ls.mu.Lock()
 		if held.owner != holder {

@@ -18,6 +18,7 @@ import (
 	"culvert/auth"
 	"culvert/mux"
 	"culvert/mux/carrier"
+	"culvert/mux/carrier/eyeballs"
 	"culvert/mux/link"
 	"culvert/tunnel/audit"
 	"culvert/tunnel/gate"
@@ -76,6 +77,7 @@ type Server struct {
 	registry  *link.Registry
 	limited   every
 	attempts  attempts
+	addresses eyeballs.Memory // of targets
 	own       *own
 	watches   sync.WaitGroup // of carriers' credentials
 
@@ -437,7 +439,7 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	defer s.enter(l, p)()
 
 	ofClient := s.log.with(keyClient, identity)
-	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup}
+	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup, memory: &s.addresses}
 	var streams sync.WaitGroup
 	streams.Go(func() {
 		acceptStreams(session, func(accepted stream) (relaying func()) {

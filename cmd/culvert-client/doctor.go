@@ -67,6 +67,9 @@ func (r *report) finding(f tunnel.Finding) {
 		return
 	}
 	fmt.Fprintf(r.out, "%-12s  %-4s  %s\n", f.Step, f.Verdict, program.OneLine(f.Text))
+	if f.Verdict == tunnel.VerdictFail {
+		fmt.Fprintf(r.out, "%-12s  %-4s  %s\n", "", "  ->", program.Hint(f.Err))
+	}
 }
 
 func (r *report) end(d tunnel.Diagnosis) {
@@ -78,9 +81,12 @@ func (r *report) end(d tunnel.Diagnosis) {
 	for _, advice := range d.Advice {
 		fmt.Fprintf(r.out, "- %s\n", program.OneLine(advice))
 	}
-	if d.Works {
-		fmt.Fprintln(r.out, "A tunnel works.")
-	} else {
+	switch {
+	case !d.Works:
 		fmt.Fprintln(r.out, "No tunnel comes up.")
+	case d.Broken > 0:
+		fmt.Fprintf(r.out, "A tunnel works, but not all forwards: %d of them would fail.\n", d.Broken)
+	default:
+		fmt.Fprintln(r.out, "A tunnel works.")
 	}
 }

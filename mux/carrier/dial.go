@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"culvert/mux/carrier/eyeballs"
 )
 
 const (
@@ -22,10 +25,6 @@ const (
 	maxRedirects      = 5
 	minSecret         = 4 // bytes; what is shorter can be guessed, and stands in ordinary words
 )
-
-// fallbackDelay is how long addresses of one family are tried before those of the
-// other are tried as well (RFC 8305, 8).
-const fallbackDelay = 250 * time.Millisecond
 
 // Dialer makes carriers as a client. It is not changed by its methods, which may
 // be called concurrently.
@@ -97,9 +96,13 @@ type Dialer struct {
 	MaxHeartbeat time.Duration
 
 	// NetDial makes the connection, to the proxy if there is one, TLS not
-	// included. Nil means TCP straight to the address; of a name that has several,
-	// IPv6 and IPv4 are raced (RFC 8305).
+	// included. Nil means TCP straight to the address; the addresses of a name are tried
+	// one after the other, each a little later than the one before (RFC 8305).
 	NetDial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	// Addresses remembers which address of a name has worked, for the next Dial. It may
+	// be shared. Nil: nothing is remembered.
+	Addresses *eyeballs.Memory
 
 	// Slow is told what a Dial is waiting for when it has taken 3 s, and when it is
 	// waiting for something else after 3 s more. It must not block. Nil: nobody is told.
@@ -107,7 +110,8 @@ type Dialer struct {
 
 	Options
 
-	nobody bool // it has no credential, whatever the fields above say
+	nobody bool                                                                  // it has no credential, whatever the fields above say
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil: the system's resolver
 }
 
 // Validate reports what makes every Dial fail before it touches the network:
@@ -295,7 +299,35 @@ var errNoAnswer = fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
 
 func (d *Dialer) timeout() time.Duration { return cmp.Or(d.Timeout, defaultHandshakeTimeout) }
 
-func newNetDialer() *net.Dialer { return &net.Dialer{FallbackDelay: fallbackDelay} } //nolint:forbidigo // the way to the server, not a stream's
+// dialTCP is Dialer.NetDial unless that is given.
+func (d *Dialer) dialTCP(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	if ip, err := netip.ParseAddr(host); err == nil {
+		addrs = []netip.Addr{ip}
+	} else {
+		lookup := d.lookup
+		if lookup == nil {
+			lookup = net.DefaultResolver.LookupNetIP
+		}
+		if addrs, err = lookup(ctx, "ip", host); err != nil {
+			return nil, err
+		}
+	}
+	addrs = eyeballs.Order(addrs, d.Addresses.Last(host))
+	conn, winner, errs := eyeballs.Race(ctx, len(addrs), func(ctx context.Context, i int) (net.Conn, error) {
+		var dialer net.Dialer //nolint:forbidigo // the way to the server, not a stream's
+		return dialer.DialContext(ctx, network, net.JoinHostPort(addrs[i].String(), port))
+	})
+	if conn == nil {
+		return nil, errs[0]
+	}
+	d.Addresses.Worked(host, addrs[winner])
+	return conn, nil
+}
 
 // connect makes the connection that the WebSocket is to run on.
 func (d *Dialer) connect(ctx context.Context, r *request) (*cork, error) {
@@ -361,7 +393,7 @@ func (d *Dialer) netDial() func(ctx context.Context, network, addr string) (net.
 	if d.NetDial != nil {
 		return d.NetDial
 	}
-	return newNetDialer().DialContext
+	return d.dialTCP
 }
 
 // serverName is the one that the server's certificate must have.

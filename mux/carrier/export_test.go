@@ -1,6 +1,11 @@
 package carrier
 
-// For tests of what a Dialer does by default.
-var NewNetDialer = newNetDialer
+import (
+	"context"
+	"net/netip"
+)
 
-const FallbackDelay = fallbackDelay
+// SetLookup has d find the addresses of names with lookup.
+func SetLookup(d *Dialer, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) {
+	d.lookup = lookup
+}

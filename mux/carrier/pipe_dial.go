@@ -462,7 +462,7 @@ func (p *clientPipe) resized() {
 	p.ladder.setBody(p.size)
 }
 
-var errNotOurs = fmt.Errorf("%w: the answer has no place in the HTTP pipe", ErrNotCulvert)
+var errNotOurs = fmt.Errorf("%w: it answers an HTTP request of the carrier with something else, such as a page of a proxy or a cached answer", ErrNotCulvert)
 
 // sendClose tells the server that nothing follows.
 func (p *clientPipe) sendClose(offset int64) {

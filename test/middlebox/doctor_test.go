@@ -59,6 +59,26 @@ func TestDoctor(t *testing.T) {
 			"round trip    ok    ", "download      ok    ", "upload        ok    ",
 			"\n\nA tunnel works.\n",
 		}},
+		{"forwards", func(t *testing.T) []string {
+			return append(direct, "-L", "0:"+here.serve(t, echo), "-R", "0:"+here.serve(t, echo))
+		}, 0, []string{
+			"forward       ok    -L ", ": the server reaches 127.0.0.1:", "forward       ok    -R ", ": the server can listen at 127.0.0.1:", " answers here",
+			"\nA tunnel works.\n",
+		}},
+		{"forwards that fail", func(*testing.T) []string {
+			return append(direct, "-L", "5432:127.0.0.1:1", "-R", "0:127.0.0.1:1")
+		}, 1, []string{
+			"forward       FAIL  -L 127.0.0.1:5432:127.0.0.1:1: at the server, 127.0.0.1:1 cannot be reached: refused: connection refused",
+			"->  check that a service listens at 127.0.0.1:1, as seen from the server",
+			"forward       FAIL  -R 127.0.0.1:0:127.0.0.1:1: here, 127.0.0.1:1 cannot be reached: ",
+			"->  check that a service listens at 127.0.0.1:1, as seen from this machine",
+			"\nA tunnel works, but not all forwards: 2 of them would fail.\n",
+		}},
+		{"a forward that is not allowed", func(t *testing.T) []string {
+			return append(direct, "-R", "*:0:"+here.serve(t, echo))
+		}, 3, []string{
+			"forward       FAIL  -R *:0:127.0.0.1:", ": at the server, cannot listen at *:0: denied: denied by policy", "--gateway-ports",
+		}},
 		{"wrong credential", func(t *testing.T) []string {
 			return []string{"--server", "ws://" + server, "--token", "another-token-than-the-right-one"}
 		}, 3, []string{
@@ -140,6 +160,12 @@ func TestDoctor(t *testing.T) {
 			stdout, stderr, code := doctor(t, c.flags(t)...)
 			if code != c.code {
 				t.Errorf("exit code %d, want %d", code, c.code)
+			}
+			lines := strings.Split(stdout, "\n")
+			for i, line := range lines {
+				if strings.Contains(line, "  FAIL  ") && (i+1 == len(lines) || !strings.Contains(lines[i+1], "  ->  ")) {
+					t.Errorf("no advice follows %q", line)
+				}
 			}
 			for _, want := range c.want {
 				if !strings.Contains(stdout+stderr, want) {

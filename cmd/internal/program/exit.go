@@ -1,6 +1,7 @@
 package program
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -108,13 +109,45 @@ func judge(err error) (code int, hint string) {
 		return exitUsage, ""
 	case errors.Is(err, tunnel.ErrConfig), errors.Is(err, carrier.ErrInvalidDialer):
 		return exitUsage, ""
-	case errors.Is(err, auth.ErrDenied), errors.Is(err, tunnel.ErrListen) && mux.CodeOf(err) == mux.Denied:
-		return exitRefused, ""
+	case errors.Is(err, auth.ErrDenied), mux.CodeOf(err) == mux.Denied:
+		return exitRefused, deniedHint(err)
 	case carrier.Permanent(err):
 		return exitRefused, refusedHint(err)
 	default:
 		return exitFailed, failedHint(err)
 	}
+}
+
+// Hint is what to do about err, never "".
+func Hint(err error) string {
+	_, hint := judge(err)
+	return cmp.Or(hint, "see whether it happens again; --log-level debug says more")
+}
+
+func deniedHint(err error) string {
+	if _, ok := errors.AsType[*tunnel.ForwardError](err); ok {
+		return "ask who runs the server for a rule that allows it"
+	}
+	return ""
+}
+
+// forwardHint is what to do about a forward that fails for another reason than the
+// policy.
+func forwardHint(e *tunnel.ForwardError) string {
+	where, code := "this machine", mux.CodeOf(e.Err)
+	if target, ok := errors.AsType[*tunnel.TargetError](e.Err); ok {
+		code = target.Code
+	}
+	if e.AtFar {
+		where = "the server"
+	}
+	switch {
+	case e.Listens:
+		return "use another address or port, or end what listens there at the server"
+	case code == mux.Refused:
+		return "check that a service listens at " + e.Forward.Target + ", as seen from " + where
+	}
+	return "check the address " + e.Forward.Target + " and the network, as seen from " + where
 }
 
 func refusedHint(err error) string {
@@ -209,8 +242,11 @@ func failedHint(err error) string {
 		lookup *net.DNSError
 		proxy  *carrier.ProxyError
 		op     *net.OpError
+		broken *tunnel.ForwardError
 	)
 	switch {
+	case errors.As(err, &broken):
+		return forwardHint(broken)
 	case errors.As(err, &dial):
 		const retry = "--retry-initial keeps trying"
 		switch {

@@ -93,6 +93,9 @@ func TestJudge(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.err != nil && Hint(tt.err) == "" {
+				t.Errorf("no hint for %v", tt.err)
+			}
 			code, hint := judge(tt.err)
 			if code != tt.code || !strings.Contains(hint, tt.hint) || (tt.hint == "") != (hint == "") {
 				t.Errorf("judge(%v) = %d, %q, want %d, %q", tt.err, code, hint, tt.code, tt.hint)
