@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"culvert/auth/hostname"
 )
 
 // Host is a host as somebody spelt it, in its one spelling: an address, or a name
@@ -28,7 +30,11 @@ func ParseHost(text string) (Host, error) {
 	if addr, err := netip.ParseAddr(text); err == nil {
 		return Host{addr: addr.Unmap()}, nil
 	}
-	name, rooted := strings.CutSuffix(text, ".")
+	ascii, err := hostname.ASCII(text)
+	if err != nil {
+		return Host{}, err
+	}
+	name, rooted := strings.CutSuffix(ascii, ".")
 	name = strings.ToLower(name)
 	if name == "" {
 		return Host{}, errors.New("no host")
@@ -36,7 +42,11 @@ func ParseHost(text string) (Host, error) {
 	if err := checkName(name); err != nil {
 		return Host{}, fmt.Errorf("host %.100q: %w", text, err)
 	}
-	if !numeric(name[strings.LastIndexByte(name, '.')+1:]) {
+	number := numeric(name[strings.LastIndexByte(name, '.')+1:])
+	if number && ascii != text { // digits that are not ASCII make no address
+		return Host{}, fmt.Errorf("host %.100q ends in a number that is not written in ASCII", text)
+	}
+	if !number {
 		return Host{name: name, rooted: rooted && name != "localhost"}, nil // which systems know without the dot only
 	}
 	addr, ok := parseNumbers(name)

@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"culvert/auth/hostname"
 )
 
 // Client is the configuration of culvert-client.
@@ -107,7 +109,7 @@ func (c *Client) options() []Option {
 			Help: "PEM file with the client's certificate, for a server that asks for one; read again at each dial"},
 		{Name: "tls-key", Placeholder: "FILE", file: always, target: &c.TLSKey,
 			Help: "PEM file with the private key of the client's certificate; read again at each dial"},
-		{Name: "tls-server-name", Placeholder: "NAME", target: &c.TLSServerName,
+		{Name: "tls-server-name", Placeholder: "NAME", check: checkName, target: &c.TLSServerName,
 			Help: "name that the server's certificate must have, instead of the URL's host"},
 		{Name: "tls-min-version", Default: "1.2", choices: []string{"1.2", "1.3"}, target: &c.TLSMinVersion,
 			Help: "oldest version of TLS to speak"},
@@ -148,6 +150,10 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 		l.missing("server")
 	} else {
 		l.checkServers(c)
+	}
+	c.TLSServerName, _ = hostname.ASCII(c.TLSServerName) // which was checked
+	if host, port, err := parseHostPort(c.DialAddress, 1); err == nil {
+		c.DialAddress = joinHostPort(host, port)
 	}
 	l.checkKeyPair(c.TLSCert, c.TLSKey)
 	l.checkForwards("local", c.Local)

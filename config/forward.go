@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"culvert/auth/hostname"
 )
 
 const (
@@ -125,7 +127,7 @@ func split(s string) (parts []part, ok bool) {
 }
 
 // host checks an IP address or a host name; it returns an address in its usual
-// spelling.
+// spelling, and a name in ASCII.
 func (p part) host() (string, error) {
 	if ip, err := netip.ParseAddr(p.text); err == nil && ip.Is6() == p.bracketed {
 		return ip.Unmap().String(), nil
@@ -136,10 +138,11 @@ func (p part) host() (string, error) {
 	strange := func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(".-_", r)
 	}
-	if p.text == "" || len(p.text) > 253 || strings.ContainsFunc(p.text, strange) {
+	name, err := hostname.ASCII(p.text)
+	if err != nil || name == "" || len(name) > 253 || strings.ContainsFunc(name, strange) {
 		return "", wrong("give a host name or an IP address, IPv6 in brackets", "%q is not a host", p.text)
 	}
-	return p.text, nil
+	return name, nil
 }
 
 // port checks a decimal port of at least least.

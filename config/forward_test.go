@@ -12,6 +12,7 @@ func TestParseForward(t *testing.T) {
 		text string // of want
 	}{
 		{"5432:db.internal:5432", Forward{"127.0.0.1", 5432, "db.internal:5432"}, "127.0.0.1:5432:db.internal:5432"},
+		{"80:schön.example:80", Forward{"127.0.0.1", 80, "xn--schn-7qa.example:80"}, "127.0.0.1:80:xn--schn-7qa.example:80"},
 		{"5432", Forward{"127.0.0.1", 5432, "localhost:5432"}, "127.0.0.1:5432:localhost:5432"},
 		{"5499:5432", Forward{"127.0.0.1", 5499, "localhost:5432"}, "127.0.0.1:5499:localhost:5432"},
 		{"0:5432", Forward{"127.0.0.1", 0, "localhost:5432"}, "127.0.0.1:0:localhost:5432"},
@@ -63,7 +64,8 @@ func TestParseForwardErrors(t *testing.T) {
 		{"80::80", `"" is not a host`},
 		{"80:*:80", `"*" is not a host`},
 		{"80:a b:80", `"a b" is not a host`},
-		{"80:schön:80", `"schön" is not a host`},
+		{"80:schön:65536", "port 65536 is out of range"},
+		{"80:\u200dschön:80", "\"\\u200dschön\" is not a host"},
 		{"*x:80:h:80", `"*x" is not a host`},
 	}
 	for _, tt := range tests {

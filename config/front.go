@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"culvert/auth/hostname"
 )
 
 // checkFront looks at what strangers see of the server.
@@ -40,7 +42,8 @@ func (l *loader) checkFront(s *Server) {
 		l.problem("client-ca", 0, "give one of the two", "means nothing when clients show no certificate (%s)", l.origin("client-cert", 0))
 	}
 	for i, name := range s.ACMEDomains {
-		s.ACMEDomains[i] = strings.ToLower(name)
+		ascii, _ := hostname.ASCII(name) // which was checked
+		s.ACMEDomains[i] = strings.ToLower(ascii)
 	}
 	l.exclusive("site", "fallback")
 	if s.fallback != "" {
@@ -82,7 +85,8 @@ func checkNetwork(text string) error {
 // challenge that is answered in the DNS, and no addresses.
 func checkDomain(text string) error {
 	_, addr := netip.ParseAddr(text)
-	if addr == nil || !strings.Contains(strings.Trim(text, "."), ".") || strings.ContainsFunc(text, notHost) || strings.Contains(text, "..") {
+	_, err := hostname.ASCII(text)
+	if err != nil || addr == nil || !strings.Contains(strings.Trim(text, "."), ".") || strings.ContainsFunc(text, notHost) || strings.Contains(text, "..") {
 		return wrong("write it like tunnel.example.com", "%q is not the name of a host in the DNS", text)
 	}
 	return nil

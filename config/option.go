@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"culvert/auth/hostname"
 )
 
 // Option is one row of an agent's table: a setting, with everything that there is
@@ -375,7 +377,25 @@ func parseServer(text string) (*url.URL, error) {
 			return nil, err
 		}
 	}
+	if err := asciiHost(u); err != nil {
+		return nil, wrong("give a host name that can be looked up", "%snames a host that cannot be", shown)
+	}
 	return u, nil
+}
+
+// asciiHost changes a host name in Unicode to its ASCII form.
+func asciiHost(u *url.URL) error {
+	name, err := hostname.ASCII(u.Hostname())
+	if err == nil && name != u.Hostname() {
+		u.Host = strings.Replace(u.Host, u.Hostname(), name, 1)
+	}
+	return err
+}
+
+// checkName checks a host name or an address.
+func checkName(text string) error {
+	_, err := (part{text: text, bracketed: strings.Contains(text, ":")}).host()
+	return err
 }
 
 // checkPath checks the path of the upgrade request.

@@ -39,6 +39,9 @@ func parseProxy(text string) (*url.URL, error) {
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return nil, wrong(proxyHint, "is of a scheme that is not http, https or socks5")
 	}
+	if asciiHost(u) != nil {
+		return nil, wrong(proxyHint, "names a host that cannot be looked up")
+	}
 	if p := u.Port(); p != "" {
 		if _, err := (part{text: p}).port(1); err != nil {
 			return nil, wrong(proxyHint, "has a port that is not from 1 to 65535")

@@ -401,7 +401,11 @@ func (d *Dialer) serverName() string {
 	if d.TLS != nil && d.TLS.ServerName != "" {
 		return d.TLS.ServerName
 	}
-	return d.URL.Hostname()
+	host := d.URL.Hostname()
+	if ip, err := netip.ParseAddr(host); err == nil { // a zone means something on this machine only
+		return ip.WithZone("").String()
+	}
+	return host
 }
 
 func (d *Dialer) tlsConfig() *tls.Config {

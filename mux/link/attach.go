@@ -70,6 +70,7 @@ func (l *Link) attach(c Carrier, t terms) (att *attachment, gently bool, err err
 		if err = l.err; err == nil {
 			err = l.out.rewind(t.peerReceived)
 		}
+		l.settledLocked() // the handshake may have acknowledged the rest
 	}
 	if err != nil {
 		c.Abort(err)
@@ -292,9 +293,7 @@ func (l *Link) receive(att *attachment, m message) (payload []byte, err error) {
 	if acked := l.out.acked - before; acked > 0 {
 		att.progress = true
 		l.pace.acknowledged(sample, acked, time.Now())
-		if l.out.outstanding() == 0 {
-			l.settled.Broadcast()
-		}
+		l.settledLocked()
 	}
 	if m.offset > l.received {
 		return nil, fmt.Errorf("%w: message at offset %d, %d received", ErrProtocol, m.offset, l.received)

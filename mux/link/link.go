@@ -102,7 +102,7 @@ type Link struct {
 	onRoom   func()    // see Handle
 	awaited  bool      // somebody was told that the link is full
 	work     sync.Cond // for the writer goroutines: something to send
-	settled  sync.Cond // for Flush: everything acknowledged
+	settled  sync.Cond // for Flush: everything was acknowledged, or the link has ended
 	out      outbox
 	pace     pace
 	att      *attachment // nil while detached
@@ -272,6 +272,13 @@ func (l *Link) Flush(stop <-chan struct{}) error {
 		l.settled.Wait()
 	}
 	return l.err
+}
+
+// settledLocked wakes Flush if the peer has acknowledged everything.
+func (l *Link) settledLocked() {
+	if l.out.outstanding() == 0 {
+		l.settled.Broadcast()
+	}
 }
 
 // Close tells the peer that the link ends, with a reason of at most 200 bytes,

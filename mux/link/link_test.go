@@ -180,6 +180,46 @@ func TestResumeSendsTheRest(t *testing.T) {
 	})
 }
 
+// A peer may have received a part of a message. The message is sent again as a
+// whole, and the peer drops the part that it knows.
+func TestResumeInsideAMessage(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.say(e.client, e.server, "first")
+		e.pipe().Hold(true, true)
+		io.WriteString(e.client, "hello world")
+		synctest.Wait()
+		e.mu.Lock()
+		e.answer = func(r *reply) { r.received += uint64(len("hello")) }
+		e.mu.Unlock()
+		e.pipe().Cut()
+		e.hear(e.server, "hello world") // this server has nothing of it yet, and so drops nothing
+		e.say(e.client, e.server, "and on")
+		if err := e.client.Flush(nil); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The acknowledgement that Flush waits for may come with the next handshake.
+func TestFlushEndsAtResume(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.pipe().Hold(false, true) // the server's acknowledgements do not arrive
+		e.say(e.client, e.server, "hello")
+		flushed := make(chan error, 1)
+		stop := make(chan struct{})
+		go func() { flushed <- e.client.Flush(stop) }()
+		synctest.Wait()
+		e.pipe().Cut()
+		start := time.Now()
+		time.AfterFunc(5*time.Second, func() { close(stop) })
+		if err := <-flushed; err != nil || time.Since(start) >= 5*time.Second {
+			t.Errorf("flush ended after %v with %v", time.Since(start), err)
+		}
+	})
+}
+
 // Without a carrier for the resume window, both ends end. The client's is not
 // longer than the server's.
 func TestExpiry(t *testing.T) {

@@ -149,6 +149,16 @@ func (o *outbox) sentEnd() uint64 {
 	return o.queue[o.next].offset
 }
 
+// underWay is how many bytes were sent on the present carrier and are not
+// acknowledged yet. After a resumption in the middle of a message, which is sent
+// again as a whole, the acknowledged offset may lie beyond what was sent.
+func (o *outbox) underWay() uint64 {
+	if end := o.sentEnd(); end > o.acked {
+		return end - o.acked
+	}
+	return 0
+}
+
 // ack drops what the peer has received up to offset, and returns the sample of
 // the last message that it covers as a whole.
 func (o *outbox) ack(offset uint64) (s sendSample, err error) {

@@ -106,7 +106,7 @@ func (l *Link) unlockAndTell() {
 
 // mayTake says whether there is a message to send and the path has room for it.
 func (l *Link) mayTake() bool {
-	return l.out.next < len(l.out.queue) && l.out.sentEnd()-l.out.acked < l.pace.pathLimit()
+	return l.out.next < len(l.out.queue) && l.out.underWay() < l.pace.pathLimit()
 }
 
 // maySend says whether there is such a message, or something to acknowledge.
@@ -133,7 +133,7 @@ func (l *Link) fill(att *attachment) {
 		b.messages[0] = b.empty[:headerSize]
 		b.n = 1
 	case l.mayTake():
-		sample := l.pace.sending(now, l.out.sentEnd() == l.out.acked)
+		sample := l.pace.sending(now, l.out.underWay() == 0)
 		size := 0
 		for most := l.pace.unsentLimit(); b.n < maxBatch && size < most && l.mayTake(); b.n++ {
 			b.messages[b.n], b.slabs[b.n] = l.out.take(ack, sample)
