@@ -30,6 +30,11 @@ type Client struct {
 
 	// Proxy returns the forward proxy to a server, nil for none, from the option
 	// and the environment. The server's scheme is http or https; nil: no proxy.
+	// FrontUser and its password are for a reverse proxy in front of the server.
+	FrontUser         string // "": none
+	FrontPasswordFile string // or FrontPassword
+	FrontPassword     Secret
+
 	Proxy func(server *url.URL) (*url.URL, error)
 	proxy Secret // the option
 
@@ -91,6 +96,12 @@ func (c *Client) options() []Option {
 			Help: "file with the user's password, read again at each dial"},
 		{Name: "password", Placeholder: "PASSWORD", target: &c.Password,
 			Help: "the password itself; on the command line everybody on the machine can see it"},
+		{Name: "front-user", Placeholder: "NAME", check: checkUser, target: &c.FrontUser,
+			Help: "user name for a reverse proxy in front of the server that asks for one (Basic); also as wss://NAME@HOST"},
+		{Name: "front-password-file", Placeholder: "FILE", file: always, target: &c.FrontPasswordFile,
+			Help: "file with the password of --front-user, read again at each dial"},
+		{Name: "front-password", Placeholder: "PASSWORD", target: &c.FrontPassword,
+			Help: "the password of --front-user itself; on the command line everybody on the machine can see it"},
 		{Name: "proxy", Placeholder: "URL", check: checkProxy, target: &c.proxy,
 			Help: "forward proxy, http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or none; by default the environment says (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY)"},
 		{Name: "seal", target: &c.Seal,
@@ -144,6 +155,7 @@ func LoadClient(src Sources) (c *Client, warnings []string, err error) {
 	l := load(c.options(), src)
 	l.checkSettings(&c.Settings)
 	l.checkCredential(c)
+	l.checkFrontUser(c)
 	l.checkHeartbeat(c)
 
 	if len(c.Servers) == 0 {
@@ -179,6 +191,49 @@ func (l *loader) checkCredential(c *Client) {
 	}
 	if l.given("password") {
 		l.checkSecret(&c.Settings, "password", "the password", "--password-file or CULVERT_PASSWORD")
+	}
+}
+
+// checkFrontUser takes what stands before the @ of a server's URL as --front-user, and its
+// password as --front-password. The URLs keep neither.
+func (l *loader) checkFrontUser(c *Client) {
+	fromURL := false
+	for i, server := range c.Servers {
+		user := server.User
+		if server.User = nil; user == nil {
+			continue
+		}
+		password, given := user.Password()
+		named := c.FrontUser != "" && c.FrontUser != user.Username()
+		other := given && !c.FrontPassword.Empty() && c.FrontPassword.Reveal() != password
+		if named || other {
+			l.problem("server", i, "give it once", "has a user name or a password before the @, and there is another one")
+			return
+		}
+		c.FrontUser, fromURL = user.Username(), true
+		if given {
+			c.FrontPassword = NewSecret(password)
+			l.checkSecret(&c.Settings, "server", "the password in the server's URL", "--front-user and --front-password-file")
+		}
+	}
+	l.exclusive("front-password-file", "front-password")
+	has := c.FrontPasswordFile != "" || !c.FrontPassword.Empty()
+	switch {
+	case c.FrontUser == "" && has && !l.failed("front-user"):
+		name := "front-password"
+		if c.FrontPasswordFile != "" {
+			name = "front-password-file"
+		}
+		l.problem(name, 0, "give --front-user NAME too", "needs a user")
+	case c.FrontUser != "" && !has && !l.failed("front-password-file", "front-password"):
+		name := "front-user"
+		if fromURL {
+			name = "server"
+		}
+		l.problem(name, 0, "give --front-password-file FILE or CULVERT_FRONT_PASSWORD too", "needs a password for the user before the server")
+	}
+	if l.given("front-password") {
+		l.checkSecret(&c.Settings, "front-password", "the front's password", "--front-password-file or CULVERT_FRONT_PASSWORD")
 	}
 }
 

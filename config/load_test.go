@@ -256,8 +256,14 @@ func TestClientProblems(t *testing.T) {
 				"--remote: port 0 is out of range; give one from 1 to 65535",
 				"--heartbeat: is empty; give a duration like 20s or 1m30s or leave it out",
 				"CULVERT_LOCAL: listens on 127.0.0.1:2 like 127.0.0.1:2:h:2 (CULVERT_LOCAL); use another port or address for one of them")},
-		{"userinfo", "server: wss://token:sesame@h\nlocal: [\"1:h:1\"]\n", nil, nil,
-			"FILE:1: server: has a credential in it; remove what stands before the @ and give the credential with --token-file"},
+		{"userinfo without a name", "server: wss://:sesame@h\nlocal: [\"1:h:1\"]\n", nil, nil,
+			"FILE:1: server: has no user name before the @; write wss://NAME@HOST for a user of a proxy in front, and give a token with --token-file"},
+		{"two users before the server", good, nil, map[string][]string{"server": {"wss://a:sesame@h"}, "front-user": {"b"}},
+			"--server: has a user name or a password before the @, and there is another one; give it once"},
+		{"a user before the server without a password", good, nil, map[string][]string{"server": {"wss://a@h"}},
+			"--server: needs a password for the user before the server; give --front-password-file FILE or CULVERT_FRONT_PASSWORD too"},
+		{"a password before the server without a user", good, map[string]string{"CULVERT_FRONT_PASSWORD": "sesame"}, nil,
+			"CULVERT_FRONT_PASSWORD: needs a user; give --front-user NAME too"},
 		{"two credentials", good + "token: a\ntoken-file: b\n", nil, nil,
 			"FILE:3: token: is given together with --token-file (FILE:4); give one of the two"},
 		{"two paths", good, nil, map[string][]string{"server": {"ws://h/a"}, "path": {"/b"}},
@@ -296,7 +302,7 @@ func TestClientProblems(t *testing.T) {
 		{"headers", good + "header:\n  - X-Good: a, b\n  - Nothing\n  - \"Authorization: Bearer sesame\"\n  - Origin: h\n  - {X-Bad: [1]}\n", nil, nil, lines(
 			"FILE:8: header: is a list; give a list of NAME: VALUE",
 			"FILE:5: header: does not begin with a header's name and a colon; write NAME: VALUE",
-			"FILE:6: header: Authorization is set by culvert; give the credential with --token-file",
+			"FILE:6: header: Authorization is set by culvert; give culvert's credential with --token-file, and one for a proxy in front with --front-user",
 			"FILE:7: header: Origin cannot be given; leave it out")},
 		{"dependent sizes", good + "replay-buffer: 64KiB\nsession-memory: 1GiB\n", nil, nil, lines(
 			"--memory: 256MiB is less than one session's memory (1GiB); give at least --session-memory",
@@ -586,7 +592,7 @@ func TestServerURL(t *testing.T) {
 			t.Errorf("%s with path %q: %v, %v, want %s", tt.url, tt.path, c.Servers, err, tt.want)
 		}
 	}
-	for _, bad := range []string{"example.com", "example.com:80", "//h", "ws://", "ws://:80", "ws:h", "ws://h:0", "ws://h:", "ws://h:70000", "ws://u@h", "ws://h/#x", "ws://h h", "%"} {
+	for _, bad := range []string{"example.com", "example.com:80", "//h", "ws://", "ws://:80", "ws:h", "ws://h:0", "ws://h:", "ws://h:70000", "ws://@h", "ws://h/#x", "ws://h h", "%"} {
 		if u, err := parseServer(bad); err == nil {
 			t.Errorf("%q is taken as %s", bad, u)
 		}
@@ -623,7 +629,7 @@ func TestHeaderFile(t *testing.T) {
 	header, err = ParseHeaderFile("F", []byte("X-A: sesame\nsesame\n# x\nAuthorization: sesame\nX-B: sesame\x00\nConnection: sesame\n"))
 	checkProblems(t, Sources{}, err, lines(
 		"F:2: does not begin with a header's name and a colon; write NAME: VALUE",
-		"F:4: Authorization is set by culvert; give the credential with --token-file",
+		"F:4: Authorization is set by culvert; give culvert's credential with --token-file, and one for a proxy in front with --front-user",
 		"F:5: X-B has a control character in its value; remove it",
 		"F:6: Connection cannot be given; leave it out"))
 	if header != nil {

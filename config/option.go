@@ -335,7 +335,7 @@ func parseHeader(text string) (name, value string, err error) {
 	name = textproto.CanonicalMIMEHeaderKey(name)
 	switch {
 	case name == "Authorization":
-		return "", "", wrong("give the credential with --token-file", "Authorization is set by culvert")
+		return "", "", wrong("give culvert's credential with --token-file, and one for a proxy in front with --front-user", "Authorization is set by culvert")
 	case slices.Contains([]string{"Connection", "Content-Length", "Origin", "Transfer-Encoding", "Upgrade"}, name),
 		strings.HasPrefix(name, "Sec-Websocket-"), strings.HasPrefix(name, "Culvert-"):
 		return "", "", wrong("leave it out", "%s cannot be given", name)
@@ -362,8 +362,8 @@ func parseServer(text string) (*url.URL, error) {
 		return nil, wrong(hint, "%sis not the URL of a server", shown)
 	case !slices.Contains([]string{"ws", "wss", "http", "https"}, u.Scheme):
 		return nil, wrong(hint, "%shas the scheme %q, which is not ws or wss", shown, u.Scheme)
-	case u.User != nil:
-		return nil, wrong("remove what stands before the @ and give the credential with --token-file", "has a credential in it")
+	case u.User != nil && u.User.Username() == "":
+		return nil, wrong("write wss://NAME@HOST for a user of a proxy in front, and give a token with --token-file", "has no user name before the @")
 	case u.Fragment != "":
 		return nil, wrong("remove what follows the #", "%shas a fragment", shown)
 	case u.Hostname() == "":

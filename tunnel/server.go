@@ -275,7 +275,7 @@ func (s *Server) authenticate(r *http.Request) (carrier.Client, error) {
 		p.Bearer = token
 	} else if user, password, ok := carrier.BasicPassword(r); ok {
 		p.User, p.Password = user, password
-	} else if len(r.Header.Values("Authorization")) > 0 {
+	} else if carrier.HasAuthorization(r) {
 		p.Garbled = true
 	} else if r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
 		p.Certificates = r.TLS.PeerCertificates

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -108,6 +109,12 @@ func load(ctx context.Context, src config.Sources, stderr io.Writer) (*setup, er
 	if err != nil {
 		problems = append(problems, headerProblems(err)...)
 	}
+	header, more, err = withFront(cfg, header)
+	if err != nil {
+		problems = append(problems, config.Problem{Key: "front-password", What: err.Error(),
+			Hint: "check --front-password-file, CULVERT_FRONT_PASSWORD or wherever it is given"})
+	}
+	warnings = append(warnings, more...)
 	tlsConfig, wrong := newTLS(cfg)
 	problems = append(problems, wrong...)
 	pins, err := newPins(cfg)
@@ -178,6 +185,40 @@ func newHeader(cfg *config.Client) (read func() (http.Header, error), err error)
 	}
 	_, err = read()
 	return read, err
+}
+
+// withFront adds the credential for a reverse proxy in front of the server to what read
+// returns, which may be nil. Its password is read now, to tell what is wrong with it, and
+// again at each dial.
+func withFront(cfg *config.Client, read func() (http.Header, error)) (more func() (http.Header, error), warnings []string, err error) {
+	if cfg.FrontUser == "" {
+		return read, nil, nil
+	}
+	password := func() (string, []string, error) {
+		if cfg.FrontPasswordFile != "" {
+			return auth.ReadPassword(cfg.FrontPasswordFile)
+		}
+		return cfg.FrontPassword.Reveal(), nil, auth.CheckPassword(cfg.FrontPassword.Reveal())
+	}
+	if _, warnings, err = password(); err != nil {
+		return read, nil, err
+	}
+	return func() (http.Header, error) {
+		header := http.Header{}
+		if read != nil {
+			given, err := read()
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(header, given)
+		}
+		text, _, err := password()
+		if err != nil {
+			return nil, err
+		}
+		header.Set("Authorization", carrier.Basic(cfg.FrontUser, text))
+		return header, nil
+	}, warnings, nil
 }
 
 // headerProblems is what newHeader complains of.

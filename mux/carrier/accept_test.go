@@ -114,6 +114,19 @@ func TestHandlerAnswers(t *testing.T) {
 		{"no credential", del("Authorization"), 401, "", "Unauthorized"},
 		{"wrong credential", set("Authorization", "Bearer Secret"), 401, "", "Unauthorized"},
 		{"another scheme", set("Authorization", "Basic secret"), 401, "", "Unauthorized"},
+		{"credential in our own header", func(r *http.Request) {
+			r.Header.Del("Authorization")
+			r.Header.Set("Culvert-Authorization", "Bearer secret")
+		}, 101, "", ""},
+		{"beside one for somebody in front", func(r *http.Request) {
+			r.Header.Set("Authorization", "Basic YTpi")
+			r.Header.Set("Culvert-Authorization", "Bearer secret")
+		}, 101, "", ""},
+		{"wrong one in our own header beside a good one", set("Culvert-Authorization", "Bearer Secret"), 401, "", "Unauthorized"},
+		{"empty one in our own header beside a good one", set("Culvert-Authorization", ""), 401, "", "Unauthorized"},
+		{"two in our own header", func(r *http.Request) {
+			r.Header["Culvert-Authorization"] = []string{"Bearer secret", "Bearer secret"}
+		}, 401, "", "Unauthorized"},
 		{"two credentials", func(r *http.Request) { r.Header.Add("Authorization", "Bearer secret") }, 401, "", "Unauthorized"},
 		{"wrong credential, bad hello", func(r *http.Request) {
 			r.Header.Del("Authorization")

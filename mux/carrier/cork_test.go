@@ -246,11 +246,16 @@ func TestCorkDoesNotBlock(t *testing.T) {
 	if n < 100 || n > maxControl {
 		t.Errorf("congested after %d", n)
 	}
-	before := len(k.filling.buf)
+	waiting := func() int {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		return len(k.filling.buf)
+	}
+	before := waiting()
 	for range 1000 {
 		k.ping()
 	}
-	if added := len(k.filling.buf) - before; added != 6 { // with its mask
+	if added := waiting() - before; added != 6 { // with its mask
 		t.Errorf("%d bytes of pings wait, want one ping", added)
 	}
 	close(s.block)

@@ -38,7 +38,9 @@ type Dialer struct {
 	Address string
 
 	// Header is sent with the request, Host included. It may not hold what the
-	// upgrade itself needs, nor an Origin, which a server takes for a browser's.
+	// upgrade itself needs, nor an Origin, which a server takes for a browser's. An
+	// Authorization in it or in SecretHeader is for somebody in front of the server, such
+	// as a reverse proxy; Credential then travels in another header.
 	Header http.Header
 
 	// SecretHeader returns what is sent beside Header and is asked at every Dial.

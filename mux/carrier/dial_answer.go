@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,6 +93,15 @@ func upgradeFailed(ctx context.Context, k *cork, sent secrets, resp *http.Respon
 	return err
 }
 
+// asksForToken reports whether an answer has the challenge Bearer (RFC 6750, 3), as every
+// 401 of a culvert server has.
+func asksForToken(h http.Header) bool {
+	return slices.ContainsFunc(h.Values("Www-Authenticate"), func(challenge string) bool {
+		scheme, _, _ := strings.Cut(challenge, " ")
+		return strings.EqualFold(scheme, "Bearer")
+	})
+}
+
 // refused makes an error of resp, and keeps out of it what was sent and is secret:
 // a server may say it back.
 func refused(resp *http.Response, sent secrets) *RefusedError {
@@ -105,6 +115,7 @@ func refused(resp *http.Response, sent secrets) *RefusedError {
 		Server:   sent.hide(resp.Header.Get("Server")),
 
 		RetryAfter: retryAfter(resp, time.Now()),
+		front:      resp.StatusCode == http.StatusUnauthorized && !asksForToken(resp.Header),
 	}
 	if e.Status == http.StatusRequestHeaderFieldsTooLarge {
 		e.header = headerSize(resp.Request)

@@ -57,26 +57,30 @@ func (d *Dialer) request(progress *progress) (*request, error) {
 			}
 		}
 	}
+	for _, v := range r.header["Authorization"] { // of somebody in front of the server
+		r.guarded = true
+		r.hide(afterScheme(v), 1)
+		if _, password, ok := BasicPassword(&http.Request{Header: http.Header{"Authorization": {v}}}); ok {
+			r.hide(password, minSecret)
+		}
+	}
 	if d.Credential != nil {
 		progress.waits("the credential")
 		credential, err := d.Credential()
 		if err != nil {
 			return nil, fmt.Errorf("credential: %w", err)
 		}
-		if err := r.authorize(credential); err != nil {
+		value, err := r.authorize(credential)
+		switch {
+		case err != nil:
 			return nil, err
+		case value == "":
+		case d.Seal != nil:
+			r.authorization = value
+		default:
+			r.guarded = true
+			r.header.Set(r.credentialHeader(), value)
 		}
-	}
-	if d.nobody {
-		r.header.Del("Authorization")
-	}
-	for _, v := range r.header["Authorization"] {
-		r.guarded = r.guarded || d.Seal == nil
-		r.hide(afterScheme(v), 1)
-	}
-	if d.Seal != nil {
-		r.authorization = r.header.Get("Authorization")
-		r.header.Del("Authorization")
 	}
 	r.guarded = r.guarded && !d.secure() && !d.AllowPlaintext
 	if host, _, _ := net.SplitHostPort(d.addr()); r.guarded && !loopbackHost(host) {
@@ -87,23 +91,34 @@ func (d *Dialer) request(progress *progress) (*request, error) {
 	return r, err
 }
 
-// authorize adds the credential, if there is one.
-func (r *request) authorize(credential string) error {
-	value := "Bearer " + credential
+// credentialHeader is the header for the client's credential: Authorization, unless that
+// is for somebody in front of the server.
+func (r *request) credentialHeader() string {
+	if len(r.header["Authorization"]) > 0 {
+		return authorizationHeader
+	}
+	return "Authorization"
+}
+
+// authorize returns what the header for the credential says, "" without a credential, and
+// keeps the credential out of errors.
+func (r *request) authorize(credential string) (value string, err error) {
+	if credential == "" {
+		return "", nil
+	}
+	value = "Bearer " + credential
 	if strings.HasPrefix(credential, basicScheme+" ") {
 		value = credential
 	}
 	asked := &http.Request{Header: http.Header{"Authorization": {value}}}
 	if _, password, ok := BasicPassword(asked); ok {
 		r.hide(password, minSecret)
-	} else if _, ok := BearerToken(asked); credential != "" && (!ok || len(credential) > maxToken) {
-		return fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes, or no user and password",
+	} else if _, ok := BearerToken(asked); !ok || len(credential) > maxToken {
+		return "", fmt.Errorf("%w: credential with a space, a character outside of ASCII or more than %d bytes, or no user and password",
 			ErrInvalidDialer, maxToken)
 	}
-	if credential != "" {
-		r.header.Set("Authorization", value)
-	}
-	return nil
+	r.hide(afterScheme(value), 1)
+	return value, nil
 }
 
 func (d *Dialer) checkAddress() error {

@@ -34,6 +34,9 @@ var (
 	ErrPlaintextCredential = errors.New("credential over plaintext to a host that is not loopback")
 	// ErrUnauthorized means that the server answered 401.
 	ErrUnauthorized = errors.New("credential not accepted")
+	// ErrFrontUnauthorized means that somebody in front of the server answered 401: it
+	// wants a credential of its own.
+	ErrFrontUnauthorized = errors.New("a proxy in front of the server wants a user name and a password, or others")
 	// ErrNotCulvert means that whatever answered is no culvert server.
 	ErrNotCulvert = errors.New("not a culvert server")
 	// ErrSeveralServers means that requests of one HTTP pipe were answered by
@@ -96,7 +99,8 @@ func (e *DialError) Unwrap() error { return e.Err }
 // strings come from the peer, or from somebody between, as they are: quote them
 // before they are shown.
 //
-// It is [ErrUnauthorized] (in the sense of errors.Is) when the status is 401,
+// It is [ErrUnauthorized] (in the sense of errors.Is) when the status is 401, but
+// [ErrFrontUnauthorized] if the answer does not ask for a bearer token as every server does,
 // and [ErrNotCulvert] when it has no Culvert-Refusal header and its status is
 // none that servers and proxies give for a while or to the wrong people (403,
 // 408, 425, 429, 5xx), nor one about the form of the request, which they give before
@@ -113,6 +117,7 @@ type RefusedError struct {
 	// (RFC 9110, 10.2.3), an hour at most; 0: it does not.
 	RetryAfter time.Duration
 
+	front  bool   // a 401 without the challenge that every culvert server makes
 	hello  string // of the Culvert-Hello header, decoded; "" for none
 	header int    // of an answer 431: about how many bytes the request's header had
 }
@@ -141,6 +146,9 @@ func (e *RefusedError) Error() string {
 	}
 	if e.Status == http.StatusRequestHeaderFieldsTooLarge {
 		fmt.Fprintf(&b, ": the request has a header of about %d bytes, which is more than it accepts", e.header)
+	}
+	if e.Is(ErrFrontUnauthorized) {
+		fmt.Fprintf(&b, ": %v", ErrFrontUnauthorized)
 	}
 	if e.Is(ErrNotCulvert) {
 		fmt.Fprintf(&b, ": %v", ErrNotCulvert)
@@ -186,7 +194,9 @@ func RetryAfter(err error) time.Duration {
 func (e *RefusedError) Is(target error) bool {
 	switch target {
 	case ErrUnauthorized:
-		return e.Status == http.StatusUnauthorized
+		return e.Status == http.StatusUnauthorized && !e.front
+	case ErrFrontUnauthorized:
+		return e.Status == http.StatusUnauthorized && e.front
 	case ErrNotCulvert:
 		if e.Token != "" || e.Status/100 == 5 || e.malformed() {
 			return false
@@ -338,7 +348,7 @@ func (e *CloseError) FromAgent() bool {
 // restarts, 5xx, a server that the proxy cannot reach) are not permanent, and
 // neither is nil.
 func Permanent(err error) bool {
-	for _, target := range []error{ErrInvalidDialer, ErrPlaintextCredential, ErrUnauthorized, ErrNotCulvert, ErrNotProxy, ErrHTTP2Only} {
+	for _, target := range []error{ErrInvalidDialer, ErrPlaintextCredential, ErrUnauthorized, ErrFrontUnauthorized, ErrNotCulvert, ErrNotProxy, ErrHTTP2Only} {
 		if errors.Is(err, target) {
 			return true
 		}

@@ -13,8 +13,11 @@ import (
 )
 
 const (
-	helloHeader   = "Culvert-Hello"
-	refusalHeader = "Culvert-Refusal"
+	helloHeader = "Culvert-Hello"
+	// authorizationHeader is another place for the client's credential: Authorization
+	// may belong to what stands in front of the server.
+	authorizationHeader = "Culvert-Authorization"
+	refusalHeader       = "Culvert-Refusal"
 	// heartbeatHeader says how often the client pings, in whole seconds.
 	heartbeatHeader = "Culvert-Heartbeat"
 
@@ -77,8 +80,8 @@ func decodeHeartbeat(h http.Header) time.Duration {
 	return min(time.Duration(seconds)*time.Second, maxHeartbeat)
 }
 
-// BearerToken returns the token of the request's Authorization header (RFC 6750,
-// 2.1), and whether there is exactly one such header and it holds a token of the
+// BearerToken returns the token of the request's Culvert-Authorization header or, if there
+// is none, of its Authorization header (RFC 6750, 2.1), and whether there is exactly one such header and it holds a token of the
 // scheme Bearer, no longer than a sealed credential (some 22 KiB). It and [BasicPassword] are the only
 // places where a credential is read from a request.
 func BearerToken(r *http.Request) (token string, ok bool) {
@@ -89,8 +92,8 @@ func BearerToken(r *http.Request) (token string, ok bool) {
 	return token, true
 }
 
-// BasicPassword returns the user and the password of the request's Authorization
-// header (RFC 7617), and whether there is exactly one such header and it holds both,
+// BasicPassword returns the user and the password of the request's Culvert-Authorization
+// header or, if there is none, of its Authorization header (RFC 7617), and whether there is exactly one such header and it holds both,
 // of the scheme Basic and in no more than 16 KiB; only the password may be empty.
 func BasicPassword(r *http.Request) (user, password string, ok bool) {
 	scheme, encoded := authorization(r)
@@ -108,10 +111,23 @@ func BasicPassword(r *http.Request) (user, password string, ok bool) {
 	return user, password, true
 }
 
-// authorization is the one Authorization header of the request, "" if there is none
-// or more.
+// HasAuthorization reports whether the request has a header for a credential, whatever
+// is in it.
+func HasAuthorization(r *http.Request) bool { return len(authorizations(r)) > 0 }
+
+// authorizations are the values that count as the client's credential: those of
+// Culvert-Authorization or, without any, those of Authorization. With both, Authorization
+// is for somebody in front of the server, and means nothing here.
+func authorizations(r *http.Request) []string {
+	if own := r.Header.Values(authorizationHeader); len(own) > 0 {
+		return own
+	}
+	return r.Header.Values("Authorization")
+}
+
+// authorization is the one credential of the request, "" if there is none or more.
 func authorization(r *http.Request) (scheme, value string) {
-	values := r.Header.Values("Authorization")
+	values := authorizations(r)
 	if len(values) != 1 {
 		return "", ""
 	}

@@ -3,7 +3,6 @@ package carrier
 import (
 	"context"
 	"errors"
-	"net/http"
 	"sync"
 	"time"
 )
@@ -130,7 +129,7 @@ func (d *Dialer) mayBeStripped(err error) bool {
 // several.
 func ofCulvert(err error) bool {
 	refused, ok := errors.AsType[*RefusedError](err)
-	return errors.Is(err, ErrSeveralServers) || ok && (refused.Token != "" || refused.Status == http.StatusUnauthorized)
+	return errors.Is(err, ErrSeveralServers) || ok && (refused.Token != "" || errors.Is(err, ErrUnauthorized))
 }
 
 // Again is how long it takes until a Dial in ModeAuto tries a WebSocket again; 0 or

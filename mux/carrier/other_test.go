@@ -46,6 +46,7 @@ func rawAnswer(t *testing.T, network *carriertest.Network, request string) strin
 var strangers = map[string]string{
 	"wrong token":               "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer guess\r\nCulvert-Hello: aGk\r\n" + anUpgrade,
 	"no token":                  "GET %s HTTP/1.1\r\nHost: a\r\nCulvert-Hello: aGk\r\n" + anUpgrade,
+	"wrong token of our own":    "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YTpi\r\nCulvert-Authorization: Bearer guess\r\nCulvert-Hello: aGk\r\n" + anUpgrade,
 	"password":                  "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YTpi\r\nCulvert-Hello: aGk\r\n" + anUpgrade,
 	"wrong token, bad hello":    "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer guess\r\nCulvert-Hello: ====\r\n" + anUpgrade,
 	"nothing, no hello":         "GET %s HTTP/1.1\r\nHost: a\r\n" + anUpgrade,

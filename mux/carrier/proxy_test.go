@@ -1245,7 +1245,7 @@ func TestForwardedErrorHidesCredential(t *testing.T) {
 		case r.Method == http.MethodConnect:
 			return 403, nil
 		default: // as a culvert server, which is believed
-			return 401, http.Header{"Server": {given + r.Header.Get("Authorization")}}
+			return 401, http.Header{"Server": {given + r.Header.Get("Authorization")}, "Www-Authenticate": {"Bearer"}}
 		}
 	})
 	d.Proxy = through(&url.URL{Scheme: "http", Host: proxy, User: url.UserPassword(proxyUser, proxyPassword)})

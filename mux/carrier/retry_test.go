@@ -24,9 +24,9 @@ func TestDialRetryAfter(t *testing.T) {
 	through := func(*url.URL) (*url.URL, error) { return &url.URL{Scheme: "http", Host: at.Host}, nil }
 	for _, d := range []*Dialer{
 		{URL: at, Mode: ModeAuto},
-		{URL: at, Mode: ModeHTTP},
 		{URL: at, Mode: ModeWebSocket},
 		{URL: &url.URL{Scheme: "ws", Host: "culvert.test"}, Proxy: through},
+		{URL: at, Mode: ModeHTTP}, // last, since some of its requests may still be under way after it
 	} {
 		asked.Store(0)
 		_, _, err := d.Dial(t.Context(), nil)

@@ -87,7 +87,7 @@ func (r *request) vouch(p *clientPipe) error {
 		return fmt.Errorf("%w: %w", ErrInvalidDialer, err)
 	}
 	voucher := encodeHello(b)
-	p.header.Set("Authorization", "Bearer "+voucher)
+	p.header.Set(r.credentialHeader(), "Bearer "+voucher)
 	p.secrets = append(p.secrets[:len(p.secrets):len(p.secrets)], voucher)
 	return nil
 }
@@ -207,6 +207,7 @@ func unsealed(r *http.Request, opened *seal.Opened) *http.Request {
 	}
 	meant := r.Clone(ctx)
 	meant.Header.Del("Authorization")
+	meant.Header.Del(authorizationHeader)
 	if opened.Authorization != "" {
 		meant.Header.Set("Authorization", opened.Authorization)
 	}
@@ -222,7 +223,7 @@ func (d *Dialer) AskKey(ctx context.Context) (key [32]byte, err error) {
 		return key, err
 	}
 	asking := *d
-	asking.Credential, asking.Seal, asking.Mode, asking.nobody = nil, nil, ModeWebSocket, true
+	asking.Credential, asking.Seal, asking.Mode = nil, nil, ModeWebSocket
 	c, _, err := asking.Dial(ctx, b)
 	if err == nil {
 		c.Abort(ErrNotCulvert)

@@ -329,27 +329,28 @@ func TestAskKey(t *testing.T) {
 	}
 }
 
-// Nobody but the server sees a credential, whichever way it was given, not even when the
-// sealed request was refused and the client asks whose key the server has.
+// Nobody but the server sees the credential, not even when the sealed request was refused
+// and the client asks whose key the server has. What is for a proxy in front of the server
+// goes with each request.
 func TestAskKeyWithoutCredential(t *testing.T) {
-	for name, give := range map[string]func(*carrier.Dialer){
-		"Credential": func(d *carrier.Dialer) { d.Credential = token("private") },
-		"Header":     func(d *carrier.Dialer) { d.Header = http.Header{"authorization": {"Bearer private"}} },
+	for name, front := range map[string]func(*carrier.Dialer){
+		"no front": func(*carrier.Dialer) {},
+		"Header":   func(d *carrier.Dialer) { d.Header = http.Header{"authorization": {"Basic front"}} },
 		"SecretHeader": func(d *carrier.Dialer) {
-			d.SecretHeader = func() (http.Header, error) { return http.Header{"authorization": {"Bearer private"}}, nil }
+			d.SecretHeader = func() (http.Header, error) { return http.Header{"authorization": {"Basic front"}}, nil }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSealedServer(t, nil)
 			var conns []*recording
 			d := s.dialer(nil)
-			d.Credential, d.AllowPlaintext = nil, true
+			d.Credential, d.AllowPlaintext = token("private"), true
 			d.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
 				c, err := s.network.Dial(ctx, network, addr)
 				conns = append(conns, &recording{Conn: c})
 				return conns[len(conns)-1], err
 			}
-			give(d)
+			front(d)
 			if err := dialed(t, d); !errors.Is(err, carrier.ErrUnauthorized) {
 				t.Error(err)
 			}
@@ -357,8 +358,12 @@ func TestAskKeyWithoutCredential(t *testing.T) {
 				t.Errorf("%d requests", len(conns))
 			}
 			for i, c := range conns {
-				if text := c.text(); strings.Contains(text, "private") {
+				text := c.text()
+				if strings.Contains(text, "private") {
 					t.Errorf("request %d has the credential in it:\n%s", i, text)
+				}
+				if strings.Contains(text, "Authorization: Basic front") != (name != "no front") {
+					t.Errorf("request %d with %s:\n%s", i, name, text)
 				}
 			}
 		})

@@ -186,6 +186,8 @@ func refusedHint(err error) string {
 		return proxyCertificateHint(err)
 	case errors.As(err, &key):
 		return "ask who runs the server: only if the key is new there, give it with --server-key or change the line"
+	case errors.Is(err, carrier.ErrFrontUnauthorized):
+		return "give --front-user and --front-password-file, or what else it wants with --header-file"
 	case errors.Is(err, carrier.ErrUnauthorized):
 		return "give a token that the server knows with --token-file, or --user and --password-file"
 	case errors.Is(err, carrier.ErrPlaintextCredential):
