@@ -203,6 +203,11 @@ func (l *loader) checkFrontUser(c *Client) {
 		if server.User = nil; user == nil {
 			continue
 		}
+		if len(c.Servers) > 1 { // nobody else may get it
+			l.problem("server", i, "give --front-user, which goes to every server, or one server",
+				"has a user name before the @, and there are several servers")
+			return
+		}
 		password, given := user.Password()
 		named := c.FrontUser != "" && c.FrontUser != user.Username()
 		other := given && !c.FrontPassword.Empty() && c.FrontPassword.Reveal() != password
@@ -211,6 +216,10 @@ func (l *loader) checkFrontUser(c *Client) {
 			return
 		}
 		c.FrontUser, fromURL = user.Username(), true
+		if given && c.FrontPasswordFile != "" {
+			l.problem("server", i, "give one of the two", "has a password before the @, and there is --front-password-file")
+			return
+		}
 		if given {
 			c.FrontPassword = NewSecret(password)
 			l.checkSecret(&c.Settings, "server", "the password in the server's URL", "--front-user and --front-password-file")

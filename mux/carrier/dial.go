@@ -112,7 +112,6 @@ type Dialer struct {
 
 	Options
 
-	nobody bool                                                                  // it has no credential, whatever the fields above say
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error) // nil: the system's resolver
 }
 

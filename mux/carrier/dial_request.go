@@ -15,6 +15,7 @@ type request struct {
 	hello   []byte
 	secrets secrets       // of the header
 	guarded bool          // it may go to loopback only
+	front   bool          // Authorization is for somebody in front of the server
 	proxy   *forwardProxy // to send it through; nil: straight
 	// progress is that of the Dial; nil: nobody is told.
 	progress *progress
@@ -58,7 +59,7 @@ func (d *Dialer) request(progress *progress) (*request, error) {
 		}
 	}
 	for _, v := range r.header["Authorization"] { // of somebody in front of the server
-		r.guarded = true
+		r.guarded, r.front = true, true
 		r.hide(afterScheme(v), 1)
 		if _, password, ok := BasicPassword(&http.Request{Header: http.Header{"Authorization": {v}}}); ok {
 			r.hide(password, minSecret)
@@ -94,7 +95,7 @@ func (d *Dialer) request(progress *progress) (*request, error) {
 // credentialHeader is the header for the client's credential: Authorization, unless that
 // is for somebody in front of the server.
 func (r *request) credentialHeader() string {
-	if len(r.header["Authorization"]) > 0 {
+	if r.front {
 		return authorizationHeader
 	}
 	return "Authorization"

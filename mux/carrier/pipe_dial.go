@@ -63,9 +63,9 @@ type clientPipe struct {
 	endGets   context.CancelFunc
 	closeOnce sync.Once
 
-	// served is closed when the first POST has been answered. Where a proxy wants a
-	// password, nothing else is asked for before: a wrong one, given by each goroutine,
-	// locks accounts.
+	// served is closed when the first POST has been answered. Where a forward proxy, or one
+	// in front of the server, wants a password, nothing else is asked for before: a wrong
+	// one, given by each goroutine, locks accounts.
 	served    chan struct{}
 	serveOnce sync.Once // closes it
 
@@ -111,7 +111,7 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) (*cork, error) {
 	p.path.Store(int32(path))
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.getting, p.endGets = context.WithCancel(p.ctx)
-	if r.proxy == nil || !r.proxy.credential {
+	if (r.proxy == nil || !r.proxy.credential) && !r.front {
 		p.isServed()
 	}
 	p.transport = d.pipeTransport(p.ctx, r, p.setRemote)
