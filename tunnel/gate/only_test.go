@@ -62,6 +62,7 @@ var exceptions = []struct {
 	{"tunnel/client.go", "the way to the client's server, and the guard of the client's own forwards", []string{"carrier.Dialer", "auth.NewGuard"}},
 	{"tunnel/doctor.go", "tries the way to the client's server; there are no streams", []string{"carrier.Dialer"}},
 	{"tunnel/doctor_limits.go", "tries the way to the client's server; there are no streams", []string{"carrier.Dialer"}},
+	{"tunnel/doctor_forwards.go", "tries the way to the client's server; targets of forwards are dialled with a grant of the client's guard", []string{"carrier.Dialer"}},
 	{"mux/carrier/dial.go", "the client's way to its server", []string{"net.Dialer", "http.Client", "http.Transport", "websocket.Dial"}},
 	{"mux/carrier/pipe_dial.go", "the client's way to its server", []string{"http.Transport"}},
 	{"mux/carrier/inspect.go", "what is on the client's way to its server", []string{"http.Transport"}},
