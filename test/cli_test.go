@@ -208,7 +208,8 @@ func TestUsageErrors(t *testing.T) {
 		{"no server", programs.Client, []string{"-L", "1:a:1"}, "--server"},
 		{"an unknown flag", programs.Client, []string{"--sever", "ws://x"}, "sever"},
 		{"a malformed forward", programs.Client, []string{"--server", "ws://127.0.0.1:1", "-L", "5432:db"}, "5432:db"},
-		{"a credential in the URL", programs.Client, []string{"--server", "ws://me:secret@127.0.0.1:1"}, "--token-file"},
+		{"a password in the URL without a user", programs.Client, []string{"--server", "ws://:secret@127.0.0.1:1"}, "--token-file"},
+		{"a user of a front and several servers", programs.Client, []string{"--server", "ws://me:secret@127.0.0.1:1", "--server", "ws://127.0.0.1:2"}, "--front-user"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
