@@ -35,7 +35,7 @@ const (
 	maxMute = 2
 )
 
-// Ladder is what is remembered between Dials of the way to one server: which kind of
+// Ladder remembers the way to one server between Dials: which kind of
 // carrier passes, and which credential a forward proxy accepts. The zero value is
 // ready, and knows nothing. Its methods may be called concurrently, and
 // on nil.
@@ -51,7 +51,7 @@ type Ladder struct {
 	proxy   proxyMemory // has a lock of its own
 }
 
-// proxyMemory is what is remembered of the forward proxy on the way.
+// proxyMemory remembers what the forward proxy on the way has accepted.
 func (l *Ladder) proxyMemory() *proxyMemory {
 	if l == nil {
 		return nil

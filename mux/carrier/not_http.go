@@ -126,7 +126,7 @@ func (d *Dialer) checkScheme(ctx context.Context, r *request, err error) error {
 	return err
 }
 
-// checkScheme is the same for a proxy that is to be spoken to without TLS.
+// checkScheme does the same for a proxy that is dialled without TLS.
 func (p *forwardProxy) checkScheme(ctx context.Context, err error) error {
 	if p.scheme == "http" && mayBeTLS(err) &&
 		speaksTLS(ctx, func(ctx context.Context) (net.Conn, error) { return p.dial(ctx, "tcp", p.addr) }, p.tls.ServerName) {

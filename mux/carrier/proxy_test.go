@@ -852,7 +852,7 @@ func TestProxySilentAfterRefusal(t *testing.T) {
 	}{
 		{"Basic", "Basic", nil},
 		{"NTLM, then Basic", "NTLM, Basic", func(_ *http.Request, authorization string) string {
-			if strings.HasPrefix(authorization, "NTLM ") { // the second message is what it never answers
+			if strings.HasPrefix(authorization, "NTLM ") { // it never answers the second message
 				return wants("NTLM " + base64.StdEncoding.EncodeToString(ntlmChallenge()))
 			}
 			return ""

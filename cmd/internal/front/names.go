@@ -66,7 +66,7 @@ func (b backend) hide(header http.Header, outer origin) {
 	}
 }
 
-// pathOnly is what is left of a URL of the backend's whose rest follows the host.
+// pathOnly returns what follows the host in a URL of the backend.
 func pathOnly(_, rest string) string {
 	switch {
 	case !strings.HasPrefix(rest, "/"):
