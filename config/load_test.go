@@ -297,6 +297,11 @@ func TestClientProblems(t *testing.T) {
 			`FILE:3: dial-address: "10.0.0.1" is not an address; write HOST:PORT with IPv6 addresses in brackets`},
 		{"address without a host", good + "dial-address: \":443\"\n", nil, nil,
 			`FILE:3: dial-address: ":443" names no host; write HOST:PORT`},
+		{"ports of servers", "", nil, map[string][]string{"server": {"wss://a:99999", "wss://b:0/x", "wss://c:080", "wss://u@d:70000"}}, lines(
+			`--server: "wss://a:99999" has the port 99999, which is not valid; give one from 1 to 65535`,
+			`--server: "wss://b:0/x" has the port 0, which is not valid; give one from 1 to 65535`,
+			`--server: "wss://c:080" has the port 080, which is not valid; give one from 1 to 65535`,
+			`--server: has the port 70000, which is not valid; give one from 1 to 65535`)},
 		{"servers", "server:\n  - wss://a\n  - ftp://b\n  - wss://c/x\n  - wss://a\nserver-order: any\ndial-address: a:1\npath: /y\n", nil, nil, lines(
 			`FILE:3: server: "ftp://b" has the scheme "ftp"`,
 			`FILE:5: server: is given twice (FILE:2); leave one of them out`,

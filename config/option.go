@@ -374,7 +374,7 @@ func parseServer(text string) (*url.URL, error) {
 	}
 	if p := u.Port(); p != "" {
 		if _, err := (part{text: p}).port(1); err != nil {
-			return nil, err
+			return nil, wrong("give one from 1 to 65535", "%shas the port %s, which is not valid", shown, p)
 		}
 	}
 	if err := asciiHost(u); err != nil {

@@ -47,21 +47,29 @@ func (p Program) usageError(_ *cli.Context, err error, _ bool) error {
 	return flagError(err, names)
 }
 
-// flagError is the flag package's error in our words, as far as they differ; it
-// has no types.
+// flagError puts an error of the flag package into our words. The package has no types
+// for its errors. The flag that the user probably meant is one of names, if any.
 func flagError(err error, names []string) error {
 	text := err.Error()
 	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
 		hint := "see --help"
-		if near := config.Nearest(name, names); near != "" {
-			hint = "did you mean --" + near + "?"
+		if near := config.Nearest(name, names); len(name) > 1 && len(near) > 1 { // one letter is near to every other
+			hint = "did you mean " + dashed(near) + "?"
 		}
-		return &usageError{fmt.Sprintf("there is no flag %q", "--"+name), hint}
+		return &usageError{fmt.Sprintf("there is no flag %q", dashed(name)), hint}
 	}
 	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
-		return &usageError{fmt.Sprintf("--%s needs a value", name), "see --help"}
+		return &usageError{dashed(name) + " needs a value", "see --help"}
 	}
 	return &usageError{text, "see --help"}
+}
+
+// dashed is how users write the flag: -L or --local.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }
 
 // report prints err for people, one line for each thing that is wrong, and returns

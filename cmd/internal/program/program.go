@@ -107,13 +107,19 @@ func (p Program) app(stdout, stderr io.Writer) *cli.App {
 	}
 	app.Flags = append(options,
 		helpFlag(), &cli.BoolFlag{Name: "version", Destination: &version})
-	for _, name := range p.Ignored {
-		app.Flags = append(app.Flags, &cli.BoolFlag{Name: name})
-	}
+	app.Flags = append(app.Flags, p.ignored()...)
 	for _, command := range p.Commands {
-		app.Commands = append(app.Commands, command.command(p.Name, command.Name, stdout, stderr))
+		app.Commands = append(app.Commands, command.command(p, command.Name, stdout, stderr))
 	}
 	return app
+}
+
+// ignored are the flags that change nothing.
+func (p Program) ignored() (flags []cli.Flag) {
+	for _, name := range p.Ignored {
+		flags = append(flags, &cli.BoolFlag{Name: name})
+	}
+	return flags
 }
 
 // flagsOf are the flags of options, and given what was given with them.
@@ -140,14 +146,16 @@ func flagsOf(options []config.Option) (flags []cli.Flag, given func() config.Sou
 	}
 }
 
-// command is cmd as the library has it. path is what a user types after the program's
-// name.
-func (cmd *Command) command(program, path string, stdout, stderr io.Writer) *cli.Command {
+// command is cmd as the library has it. path is what a user types after the name of p.
+func (cmd *Command) command(p Program, path string, stdout, stderr io.Writer) *cli.Command {
 	own := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
 	options, given := flagsOf(cmd.Options)
 	flags := append(options, own...)
+	if len(cmd.Options) > 0 {
+		flags = append(flags, p.ignored()...)
+	}
 	c := &cli.Command{
-		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(program, path, own),
+		Name: cmd.Name, Flags: flags, HideHelp: true, CustomHelpTemplate: cmd.help(p.Name, path, own),
 		OnUsageError: func(_ *cli.Context, err error, _ bool) error {
 			var names []string
 			for _, f := range flags {
@@ -172,7 +180,7 @@ func (cmd *Command) command(program, path string, stdout, stderr io.Writer) *cli
 		},
 	}
 	for _, sub := range cmd.Commands {
-		c.Subcommands = append(c.Subcommands, sub.command(program, path+" "+sub.Name, stdout, stderr))
+		c.Subcommands = append(c.Subcommands, sub.command(p, path+" "+sub.Name, stdout, stderr))
 	}
 	return c
 }

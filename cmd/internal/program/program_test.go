@@ -95,6 +95,8 @@ func TestCommandLine(t *testing.T) {
 		{"typo", []string{"--sever", "ws://h"}, nil, 2, "", `culvert-client: there is no flag "--sever"; did you mean --server?` + "\n"},
 		{"alien", []string{"--qqqqqqqqqqqqqq"}, nil, 2, "", `culvert-client: there is no flag "--qqqqqqqqqqqqqq"; see --help` + "\n"},
 		{"no value", []string{"--server"}, nil, 2, "", "culvert-client: --server needs a value; see --help\n"},
+		{"no value of a letter", []string{"-L"}, nil, 2, "", "culvert-client: -L needs a value; see --help\n"},
+		{"alien letter", []string{"-X"}, nil, 2, "", `culvert-client: there is no flag "-X"; see --help` + "\n"},
 		{"argument", []string{"5432:db:5432"}, nil, 2, "", `culvert-client: unexpected argument "5432:db:5432"; see --help` + "\n"},
 		{"failure", nil, errors.New("it\nbroke\x1b[2J"), 1, "", "culvert-client: it; broke [2J\n"},
 		{"problems", nil, config.Problems{{Key: "--a", What: "is bad", Hint: "mend it"}, {File: "f", Line: 3, Key: "b", What: "is worse"}}, 2, "",
@@ -108,6 +110,11 @@ func TestCommandLine(t *testing.T) {
 		{"group alone", []string{"group"}, nil, 2, "", "culvert-client: group needs a command: echo; see group --help\n"},
 		{"typo in a group", []string{"group", "ecko"}, nil, 2, "", `culvert-client: there is no command "group ecko"; did you mean group echo?` + "\n"},
 		{"alien in a group", []string{"group", "qqqqqqq"}, nil, 2, "", `culvert-client: there is no command "group qqqqqqq"; see group --help` + "\n"},
+		{"command's letter without a value", []string{"sub", "-R"}, nil, 2, "", "culvert-client: -R needs a value; see --help\n"},
+		{"command's alien letter", []string{"sub", "-X"}, nil, 2, "", `culvert-client: there is no flag "-X"; see --help` + "\n"},
+		{"command's alien letters", []string{"sub", "-Nv"}, nil, 2, "", `culvert-client: there is no flag "--Nv"; see --help` + "\n"},
+		{"command with an ignored flag", []string{"sub", "-N", "-L", "1:h:1"}, nil, 0, "sub once=false local=[1:h:1]", ""},
+		{"ignored flag of a command without options", []string{"group", "echo", "-N"}, nil, 2, "", `culvert-client: there is no flag "-N"; see --help` + "\n"},
 		{"command's argument", []string{"sub", "x"}, nil, 2, "", `culvert-client: unexpected argument "x"; see sub --help` + "\n"},
 	}
 	for _, tt := range tests {
