@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,6 +73,9 @@ func (c runCase) check(t *testing.T) {
 		t.Errorf("stdout: %s", &stdout)
 	}
 	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
+	lines = slices.DeleteFunc(lines, func(line string) bool { // a busy machine may take longer than 3 s
+		return strings.Contains(line, `msg="still connecting"`)
+	})
 	for _, want := range c.stderr {
 		want = strings.ReplaceAll(want, "FILE", file)
 		found := -1
