@@ -9,8 +9,9 @@ import (
 )
 
 const (
-	loopback  = "127.0.0.1"
-	localhost = "localhost" // the target of a forward that names none
+	// localhost is where a forward listens that does not say, at both loopback
+	// addresses, and the target of one that names none.
+	localhost = "localhost"
 	// anyAddress stands for all addresses of the machine in Forward.Bind.
 	anyAddress = "*"
 )
@@ -23,7 +24,7 @@ type Forward struct {
 }
 
 // ParseForward reads "[BIND:]PORT:HOST:PORT". IPv6 addresses stand in brackets.
-// Without BIND it is 127.0.0.1; an empty BIND or "*" means all addresses. "PORT:PORT" has
+// Without BIND it is localhost; an empty BIND or "*" means all addresses. "PORT:PORT" has
 // the target localhost, and so has "PORT", with the same port.
 func ParseForward(s string) (Forward, error) {
 	const hint = "write [BIND:]PORT:HOST:PORT with IPv6 addresses in brackets, PORT:PORT or PORT"
@@ -31,7 +32,7 @@ func ParseForward(s string) (Forward, error) {
 	if !ok || len(parts) > 4 {
 		return Forward{}, wrong(hint, "%q is not a forward", s)
 	}
-	f := Forward{Bind: loopback}
+	f := Forward{Bind: localhost}
 	switch len(parts) {
 	case 1:
 		if _, err := parts[0].port(1); err != nil {
@@ -83,7 +84,12 @@ func (f Forward) collides(other Forward) bool {
 	if f.Port != other.Port || f.Port == 0 {
 		return false
 	}
-	return f.all() || other.all() || strings.EqualFold(f.Bind, other.Bind)
+	return f.all() || other.all() || strings.EqualFold(f.Bind, other.Bind) || f.covers(other) || other.covers(f)
+}
+
+// covers reports whether f listens at localhost, and so at the address of other too.
+func (f Forward) covers(other Forward) bool {
+	return strings.EqualFold(f.Bind, localhost) && (other.Bind == "127.0.0.1" || other.Bind == "::1")
 }
 
 // all reports whether f listens on all addresses.

@@ -11,21 +11,21 @@ func TestParseForward(t *testing.T) {
 		want Forward
 		text string // of want
 	}{
-		{"5432:db.internal:5432", Forward{"127.0.0.1", 5432, "db.internal:5432"}, "127.0.0.1:5432:db.internal:5432"},
-		{"80:schön.example:80", Forward{"127.0.0.1", 80, "xn--schn-7qa.example:80"}, "127.0.0.1:80:xn--schn-7qa.example:80"},
-		{"5432", Forward{"127.0.0.1", 5432, "localhost:5432"}, "127.0.0.1:5432:localhost:5432"},
-		{"5499:5432", Forward{"127.0.0.1", 5499, "localhost:5432"}, "127.0.0.1:5499:localhost:5432"},
-		{"0:5432", Forward{"127.0.0.1", 0, "localhost:5432"}, "127.0.0.1:0:localhost:5432"},
-		{"0:localhost:80", Forward{"127.0.0.1", 0, "localhost:80"}, "127.0.0.1:0:localhost:80"},
+		{"5432:db.internal:5432", Forward{"localhost", 5432, "db.internal:5432"}, "localhost:5432:db.internal:5432"},
+		{"80:schön.example:80", Forward{"localhost", 80, "xn--schn-7qa.example:80"}, "localhost:80:xn--schn-7qa.example:80"},
+		{"5432", Forward{"localhost", 5432, "localhost:5432"}, "localhost:5432:localhost:5432"},
+		{"5499:5432", Forward{"localhost", 5499, "localhost:5432"}, "localhost:5499:localhost:5432"},
+		{"0:5432", Forward{"localhost", 0, "localhost:5432"}, "localhost:0:localhost:5432"},
+		{"0:localhost:80", Forward{"localhost", 0, "localhost:80"}, "localhost:0:localhost:80"},
 		{"127.0.0.1:9000:127.0.0.1:9001", Forward{"127.0.0.1", 9000, "127.0.0.1:9001"}, "127.0.0.1:9000:127.0.0.1:9001"},
 		{"localhost:9000:db:1", Forward{"localhost", 9000, "db:1"}, "localhost:9000:db:1"},
 		{"[::1]:443:[2001:DB8:0::1]:8443", Forward{"::1", 443, "[2001:db8::1]:8443"}, "[::1]:443:[2001:db8::1]:8443"},
 		{"[fe80::1%eth0]:1:h:2", Forward{"fe80::1%eth0", 1, "h:2"}, "[fe80::1%eth0]:1:h:2"},
-		{"80:[::ffff:10.0.0.1]:80", Forward{"127.0.0.1", 80, "10.0.0.1:80"}, "127.0.0.1:80:10.0.0.1:80"},
+		{"80:[::ffff:10.0.0.1]:80", Forward{"localhost", 80, "10.0.0.1:80"}, "localhost:80:10.0.0.1:80"},
 		{"*:8080:h:80", Forward{"*", 8080, "h:80"}, "*:8080:h:80"},
 		{":8080:h:80", Forward{"*", 8080, "h:80"}, "*:8080:h:80"},
 		{"0.0.0.0:8080:h:80", Forward{"0.0.0.0", 8080, "h:80"}, "0.0.0.0:8080:h:80"},
-		{"65535:a_b-c.d.:65535", Forward{"127.0.0.1", 65535, "a_b-c.d.:65535"}, "127.0.0.1:65535:a_b-c.d.:65535"},
+		{"65535:a_b-c.d.:65535", Forward{"localhost", 65535, "a_b-c.d.:65535"}, "localhost:65535:a_b-c.d.:65535"},
 	}
 	for _, tt := range tests {
 		got, err := ParseForward(tt.in)
@@ -96,6 +96,8 @@ func TestForwardCollides(t *testing.T) {
 		{"localhost:80:h:1", "LOCALHOST:80:h:1", true},
 		{"[::1]:80:h:1", "[0::1]:80:h:1", true},
 		{"[::ffff:127.0.0.1]:80:h:1", "80:h:1", true},
+		{"[::1]:80:h:1", "80:h:1", true},
+		{"[::1]:80:h:1", "127.0.0.1:80:h:1", false},
 	}
 	for _, tt := range tests {
 		a, errA := ParseForward(tt.a)

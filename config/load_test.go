@@ -246,8 +246,8 @@ func TestClientProblems(t *testing.T) {
 			"FILE:5: heartbeat-max: 9s is less than the heartbeat to begin with (10s); give at least --heartbeat")},
 		{"forwards", "server: ws://h\nlocal:\n  - 80:h:80\n  - 99999:h:80\n  - 127.0.0.1:80:g:81\n  - 0:h:1\n  - 0:h:1\nremote:\n  - 80:h:80\n  - \"*:80:h:81\"\n", nil, nil, lines(
 			"FILE:4: local: port 99999 is out of range; give one from 0 to 65535",
-			"FILE:5: local: listens on 127.0.0.1:80 like 127.0.0.1:80:h:80 (FILE:3); use another port or address for one of them",
-			"FILE:10: remote: listens on *:80 like 127.0.0.1:80:h:80 (FILE:9); use another port or address for one of them")},
+			"FILE:5: local: listens on 127.0.0.1:80 like localhost:80:h:80 (FILE:3); use another port or address for one of them",
+			"FILE:10: remote: listens on *:80 like localhost:80:h:80 (FILE:9); use another port or address for one of them")},
 		{"all sources at once", "server: ftp://h\n", map[string]string{"CULVERT_LOCAL": "1:h:1 2:h:2, 2:g:2", "CULVERT_GRACE": "x"},
 			map[string][]string{"remote": {"0", "1:h:0"}, "heartbeat": {""}}, lines(
 				`FILE:1: server: "ftp://h" has the scheme "ftp", which is not ws or wss; write it like wss://example.com or ws://127.0.0.1:8080/path`,
@@ -255,7 +255,7 @@ func TestClientProblems(t *testing.T) {
 				`--remote: "0" is not a forward; write [BIND:]PORT:HOST:PORT with IPv6 addresses in brackets`,
 				"--remote: port 0 is out of range; give one from 1 to 65535",
 				"--heartbeat: is empty; give a duration like 20s or 1m30s or leave it out",
-				"CULVERT_LOCAL: listens on 127.0.0.1:2 like 127.0.0.1:2:h:2 (CULVERT_LOCAL); use another port or address for one of them")},
+				"CULVERT_LOCAL: listens on localhost:2 like localhost:2:h:2 (CULVERT_LOCAL); use another port or address for one of them")},
 		{"userinfo without a name", "server: wss://:sesame@h\nlocal: [\"1:h:1\"]\n", nil, nil,
 			"FILE:1: server: has no user name before the @; write wss://NAME@HOST for a user of a proxy in front, and give a token with --token-file"},
 		{"two users before the server", good, nil, map[string][]string{"server": {"wss://a:sesame@h"}, "front-user": {"b"}},

@@ -75,6 +75,18 @@ func (f *forwarder) run(ctx context.Context, conns *sync.WaitGroup) {
 	}
 }
 
+// runAll is run for each of the listeners, which share what bounds the forward. turn gives
+// each loop its use of a listener.
+func (f *forwarder) runAll(ctx context.Context, listeners []bound, turn func(*net.TCPListener) net.Listener, conns *sync.WaitGroup) {
+	var loops sync.WaitGroup
+	for _, b := range listeners {
+		one := *f
+		one.listener = turn(b.TCPListener)
+		loops.Go(func() { one.run(ctx, conns) })
+	}
+	loops.Wait()
+}
+
 // carry opens a stream for conn and returns what relays between them, nil if it
 // could not. The connection waits for a session no longer than ctx; a stream once
 // opened is not bound by ctx. It counts as pending until the fate of the open is

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -14,8 +15,10 @@ import (
 
 	"culvert/auth"
 	"culvert/mux"
-	"culvert/tunnel/gate"
 )
+
+// localhost names both loopback addresses.
+const localhost = "localhost"
 
 // probeTimeout is how long the holder of an address has to show that it is
 // still there when another session of its identity wants the address.
@@ -66,12 +69,13 @@ type listeners struct {
 	changed chan struct{} // closed and replaced by notify
 }
 
-// remoteListener is one bound address.
+// remoteListener is the server's end of one remote forward: one bound address, or the two
+// of localhost.
 type remoteListener struct {
+	bound []bound // the listener, or two for localhost
 	addr  netip.AddrPort
-	grant *auth.Grant
 	stop  context.CancelFunc
-	done  chan struct{} // closed when the address is free again
+	done  chan struct{} // closed when the addresses are free again
 
 	// Guarded by listeners.mu.
 	owner   *peer  // nil once released
@@ -123,7 +127,7 @@ func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind s
 	}
 	p.log.Info("forward listening", keyForward, forward, keyAddress, l.addr.String())
 	p.account.event(auditListenOpened, auditText(keyTarget, bind),
-		slog.String(keyListener, l.addr.String()), slog.String(keyRule, l.grant.Rule()))
+		slog.String(keyListener, l.addr.String()), slog.String(keyRule, l.rule()))
 	return l.addr.String(), func() { ls.unlisten(p, l) }, nil
 }
 
@@ -160,11 +164,7 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 			return l, err
 		}
 	}
-	l, err := ls.bind(ctx, p, forward, grant)
-	if err != nil {
-		grant.Release()
-	}
-	return l, err
+	return ls.bind(ctx, p, forward, host, grant)
 }
 
 // claim settles who holds an address that is wanted: it returns the listener
@@ -204,7 +204,7 @@ func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want ne
 			ls.mu.Unlock()
 			return held, nil
 		}
-		// It overlaps without being the same: 0.0.0.0 and 127.0.0.1.
+		// It overlaps without being the same: 0.0.0.0 and 127.0.0.1, or [::1] and localhost.
 		ls.releaseLocked(held, endedTaken)
 		ls.mu.Unlock()
 		<-held.done
@@ -218,7 +218,7 @@ func (ls *listeners) conflicting(want netip.AddrPort) *remoteListener {
 		if l.addr.Port() != want.Port() {
 			continue
 		}
-		if l.addr == want || l.addr.Addr().IsUnspecified() || want.Addr().IsUnspecified() {
+		if l.addr.Addr().IsUnspecified() || want.Addr().IsUnspecified() || slices.ContainsFunc(l.bound, func(b bound) bool { return b.addr() == want }) {
 			return l
 		}
 	}
@@ -234,26 +234,21 @@ func (ls *listeners) alive(ctx context.Context, holder *peer) bool {
 	return holder.probe(ctx) == nil
 }
 
-// bind opens a new listener for p.
-func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *auth.Grant) (*remoteListener, error) {
-	ln, err := gate.Listen(ctx, grant)
+// bind opens a new listener for p, which grant allows. It takes the grant.
+func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, host auth.Host, grant *auth.Grant) (*remoteListener, error) {
+	opened, err := listenAt(ctx, ls.guard, p.identity, host, grant, p.log)
 	if err != nil {
 		p.log.Debug("listen failed", keyAddress, grant.Addr().String(), keyError, err)
 		return nil, listenVerdict(err)
 	}
-	addr, err := netip.ParseAddrPort(ln.Addr().String())
-	if err != nil {
-		ln.Close()
-		return nil, &mux.Error{Code: mux.Internal, Reason: "listen failed"}
-	}
-
+	addr := opened[0].addr()
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &remoteListener{
-		addr: addr, stop: stop, done: make(chan struct{}), grant: grant, owner: p, forward: forward, since: time.Now(),
+		bound: opened, addr: addr, stop: stop, done: make(chan struct{}), owner: p, forward: forward, since: time.Now(),
 		streams: make(map[stream]struct{}), uses: 1,
 	}
 	f := &forwarder{
-		listener: ln, target: "remote forward at " + addr.String(),
+		target:      "remote forward at " + addr.String(),
 		open:        func(ctx context.Context, from net.Addr) (stream, string, error) { return ls.openStream(ctx, l, from) },
 		closed:      func(st stream) { ls.streamClosed(l, st) },
 		connectWait: ls.settings.ConnectWait, openTimeout: ls.settings.OpenTimeout,
@@ -264,18 +259,30 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, grant *a
 	if p.gone || ls.closed {
 		ls.mu.Unlock()
 		stop()
-		ln.Close()
+		for _, b := range opened {
+			b.close()
+		}
 		return nil, &mux.Error{Code: mux.Stopping, Reason: "session is ending"}
 	}
 	ls.open[l] = struct{}{}
 	ls.accepting.Go(func() {
 		defer close(l.done)
 		defer ls.unuse(l)
-		f.run(running, &ls.conns)
+		f.runAll(running, opened, func(ln *net.TCPListener) net.Listener { return ln }, &ls.conns)
 	})
 	ls.mu.Unlock()
-	grant.OnRevoke(func(error) { ls.revoke(l) })
+	for _, b := range opened {
+		b.grant.OnRevoke(func(error) { ls.revoke(l) })
+	}
 	return l, nil
+}
+
+// rule is what of the policy allows it.
+func (l *remoteListener) rule() string { return l.bound[0].grant.Rule() }
+
+// allowed reports whether the policy still allows it, at each of its addresses.
+func (l *remoteListener) allowed() bool {
+	return !slices.ContainsFunc(l.bound, func(b bound) bool { return !b.grant.Listens() })
 }
 
 // openStream opens a stream to whoever owns l, once that has a carrier, for a
@@ -305,7 +312,7 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
 			if err == nil {
 				metered := owner.usage.meter(st, e)
-				e.serve(slog.Uint64(keyStream, st.ID()), slog.String(keyRule, l.grant.Rule()))
+				e.serve(slog.Uint64(keyStream, st.ID()), slog.String(keyRule, l.rule()))
 				if err := ls.streamOpened(l, metered); err != nil {
 					metered.Close()
 					return nil, "", err
@@ -331,7 +338,7 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net
 func (ls *listeners) streamOpened(l *remoteListener, st stream) error {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if !l.grant.Listens() {
+	if !l.allowed() {
 		st.Reset(mux.Denied, deniedByPolicy)
 		return &mux.Error{Code: mux.Denied, Reason: deniedByPolicy}
 	}
@@ -351,7 +358,9 @@ func (ls *listeners) unuse(l *remoteListener) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if l.uses--; l.uses == 0 {
-		l.grant.Release()
+		for _, b := range l.bound {
+			b.grant.Release()
+		}
 	}
 }
 
@@ -441,7 +450,7 @@ func bindAddr(ctx context.Context, bind string, lookup lookup) (auth.Host, netip
 	if err != nil {
 		return auth.Host{}, netip.AddrPort{}, err
 	}
-	if host.String() == "localhost" { // whatever a resolver says
+	if host.String() == localhost { // whatever a resolver says; see listenAt for ::1
 		return host, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port), nil
 	}
 	addrs, err := lookup.addresses(ctx, host)

@@ -11,7 +11,6 @@ import (
 
 	"culvert/auth"
 	"culvert/mux"
-	"culvert/tunnel/gate"
 )
 
 // SetForwards changes the forwards. Those that go listen no more, here or at the
@@ -57,16 +56,18 @@ type locals struct {
 	running   []*localForward
 }
 
-// localForward is a listener, and who accepts from it at the moment. Its fields are
+// localForward is a listener, or two for localhost, and who accepts from it at the moment. Its fields are
 // guarded by locals.mu.
 type localForward struct {
 	Forward
-	listener *net.TCPListener
-	grant    *auth.Grant
-	forget   func() bool        // keeps the end of all from closing the listener
-	leave    context.CancelFunc // ends the accept loop and lets the listener be
-	left     chan struct{}      // closed when it has ended
+	bound  []bound            // the listener, or two for localhost
+	forget func() bool        // keeps the end of all from closing the listeners
+	leave  context.CancelFunc // ends the accept loops and lets the listeners be
+	left   chan struct{}      // closed when they have ended
 }
+
+// addr is where it listens; for localhost, the IPv4 address.
+func (l *localForward) addr() string { return l.bound[0].addr().String() }
 
 // start listens for all forwards until ctx ends or end is called, which it has to be,
 // also when start fails.
@@ -104,7 +105,7 @@ func (ls *locals) listening() (addresses []string) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	for _, l := range ls.running {
-		addresses = append(addresses, "-L "+l.listener.Addr().String()+" to "+l.Target)
+		addresses = append(addresses, "-L "+l.addr()+" to "+l.Target)
 	}
 	return addresses
 }
@@ -138,7 +139,7 @@ func (ls *locals) close(forwards []Forward) {
 		<-l.left
 		l.forget()
 		l.close()
-		ls.client.log.Info("forward closed", keyForward, "local "+l.String(), keyAddress, l.listener.Addr().String())
+		ls.client.log.Info("forward closed", keyForward, "local "+l.String(), keyAddress, l.addr())
 		return true
 	})
 }
@@ -149,12 +150,12 @@ func (ls *locals) open(ctx context.Context, forwards []Forward) error {
 	for _, f := range forwards {
 		i := slices.IndexFunc(ls.running, func(l *localForward) bool { return l.sameListener(f) })
 		if i < 0 {
-			ln, grant, err := ls.client.bind(ctx, f)
+			opened, err := ls.client.bind(ctx, f)
 			if err != nil {
 				return fmt.Errorf("%w for local forward %s: %w", ErrListen, f, err)
 			}
-			l := &localForward{Forward: f, listener: ln, grant: grant}
-			l.forget = context.AfterFunc(ls.accepting, func() { _ = ln.Close() })
+			l := &localForward{Forward: f, bound: opened}
+			l.forget = context.AfterFunc(ls.accepting, l.closeListeners)
 			ls.running = append(ls.running, l)
 			ls.run(l)
 			continue
@@ -163,7 +164,9 @@ func (ls *locals) open(ctx context.Context, forwards []Forward) error {
 			l.leave()
 			<-l.left
 			l.Target = f.Target
-			_ = l.listener.SetDeadline(time.Time{})
+			for _, b := range l.bound {
+				_ = b.SetDeadline(time.Time{})
+			}
 			ls.run(l)
 		}
 	}
@@ -174,27 +177,34 @@ func (ls *locals) open(ctx context.Context, forwards []Forward) error {
 func (ls *locals) run(l *localForward) {
 	c, header := ls.client, mux.Header{Kind: mux.KindDial, Target: l.Target}
 	f := &forwarder{
-		listener: &turn{TCPListener: l.listener}, target: l.Target,
+		target:      l.Target,
 		open:        func(ctx context.Context, _ net.Addr) (stream, string, error) { return c.open(ctx, header) },
 		connectWait: c.cfg.ConnectWait, openTimeout: c.cfg.OpenTimeout,
 		pending: make(chan struct{}, c.cfg.MaxPending),
 		log:     c.log.with(keyForward, "local "+l.String()),
 	}
-	c.log.Info("forward listening", keyForward, "local "+l.String(), keyAddress, l.listener.Addr().String())
+	c.log.Info("forward listening", keyForward, "local "+l.String(), keyAddress, l.addr())
 	var accepting context.Context
 	accepting, l.leave = context.WithCancel(ls.accepting)
 	left := make(chan struct{})
 	l.left = left
 	ls.loops.Go(func() {
 		defer close(left)
-		f.run(accepting, &ls.conns)
+		f.runAll(accepting, l.bound, func(ln *net.TCPListener) net.Listener { return &turn{TCPListener: ln} }, &ls.conns)
 	})
 }
 
-// close gives the address back.
+// close gives the addresses back.
 func (l *localForward) close() {
-	l.grant.Release()
-	_ = l.listener.Close()
+	for _, b := range l.bound {
+		b.close()
+	}
+}
+
+func (l *localForward) closeListeners() {
+	for _, b := range l.bound {
+		_ = b.Close()
+	}
 }
 
 // sameListener reports whether one listener is enough for both. The system's choice
@@ -215,21 +225,19 @@ func (t *turn) Close() (err error) {
 	return err
 }
 
-// bind opens the listener of a local forward, as the client's guard allows.
-func (c *Client) bind(ctx context.Context, f Forward) (*net.TCPListener, *auth.Grant, error) {
+// bind opens the listeners of a local forward, as the client's guard allows.
+func (c *Client) bind(ctx context.Context, f Forward) ([]bound, error) {
 	host, addr, err := bindAddr(ctx, bindAddress(f.Bind, f.Port), nil)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	grant, err := c.guard.Listen("", auth.TCP, host, addr)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	ln, err := gate.Listen(ctx, grant)
-	if err != nil {
-		grant.Release()
-		return nil, nil, err
+	opened, err := listenAt(ctx, c.guard, "", host, grant, c.log)
+	for _, b := range opened {
+		b.grant.OnRevoke(func(error) { _ = b.Close() })
 	}
-	grant.OnRevoke(func(error) { ln.Close() })
-	return ln.(*net.TCPListener), grant, nil
+	return opened, err
 }

@@ -127,6 +127,9 @@ func (r *remotes) listen(ctx context.Context, f *remoteForward) error {
 	if f.Port != 0 || last == "" {
 		return r.request(ctx, f, bind)
 	}
+	if _, port, err := splitBind(last); err == nil {
+		last = bindAddress(f.Bind, int(port))
+	}
 	err := r.request(ctx, f, last)
 	if err != nil && ctx.Err() == nil {
 		err = r.request(ctx, f, bind)

@@ -98,7 +98,7 @@ func (s *Settings) complete() error {
 // Forward is a listener at one end and a target that the other end dials.
 type Forward struct {
 	// Bind is where to listen: an address, a host name, or "*" for all
-	// addresses; "127.0.0.1" when empty.
+	// addresses; "localhost", which is both loopback addresses, when empty.
 	Bind   string
 	Port   int    // to listen on; 0 lets the system choose
 	Target string // "host:port", resolved where it is dialled
@@ -110,7 +110,7 @@ func (f Forward) String() string { return bindAddress(f.Bind, f.Port) + ":" + f.
 // bindAddress is bind and port as one "host:port".
 func bindAddress(bind string, port int) string {
 	if bind == "" {
-		bind = "127.0.0.1"
+		bind = localhost
 	}
 	return net.JoinHostPort(bind, strconv.Itoa(port))
 }

@@ -68,9 +68,9 @@ func TestDoctor(t *testing.T) {
 		{"forwards that fail", func(*testing.T) []string {
 			return append(direct, "-L", "5432:127.0.0.1:1", "-R", "0:127.0.0.1:1")
 		}, 1, []string{
-			"forward       FAIL  -L 127.0.0.1:5432:127.0.0.1:1: at the server, 127.0.0.1:1 cannot be reached: refused: connection refused",
+			"forward       FAIL  -L localhost:5432:127.0.0.1:1: at the server, 127.0.0.1:1 cannot be reached: refused: connection refused",
 			"->  check that a service listens at 127.0.0.1:1, as seen from the server",
-			"forward       FAIL  -R 127.0.0.1:0:127.0.0.1:1: here, 127.0.0.1:1 cannot be reached: ",
+			"forward       FAIL  -R localhost:0:127.0.0.1:1: here, 127.0.0.1:1 cannot be reached: ",
 			"->  check that a service listens at 127.0.0.1:1, as seen from this machine",
 			"\nA tunnel works, but not all forwards: 2 of them would fail.\n",
 		}},

@@ -41,15 +41,19 @@ func Dial(ctx context.Context, grant *auth.Grant) (net.Conn, error) {
 	return conn, err
 }
 
-// Listen listens at the address of a grant to listen to TCP. The unspecified address
+// Listen listens at the address of a grant to listen to TCP. Where the grant leaves the
+// port to the system, the given one is taken, unless it is 0. The unspecified address
 // of IPv6 means all addresses, of both families. The listener is the caller's to
 // close, when the grant is revoked too. An error that is not the system's wraps
 // [auth.ErrDenied].
-func Listen(ctx context.Context, grant *auth.Grant) (net.Listener, error) {
+func Listen(ctx context.Context, grant *auth.Grant, port uint16) (*net.TCPListener, error) {
 	if !grant.Listens() || grant.Network() != auth.TCP {
 		return nil, fmt.Errorf("%w: no leave to listen", auth.ErrDenied)
 	}
 	addr := grant.Addr()
+	if addr.Port() == 0 {
+		addr = netip.AddrPortFrom(addr.Addr(), port)
+	}
 	network, address := "tcp6", addr.String()
 	switch {
 	case addr.Addr().Is4():
@@ -70,7 +74,7 @@ func Listen(ctx context.Context, grant *auth.Grant) (net.Listener, error) {
 		ln.Close()
 		return nil, err
 	}
-	return ln, nil
+	return ln.(*net.TCPListener), nil
 }
 
 func plain(addr netip.AddrPort) netip.AddrPort {

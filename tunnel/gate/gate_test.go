@@ -82,7 +82,7 @@ func TestOnlyGrantsOpen(t *testing.T) {
 	for name, bad := range map[string]*auth.Grant{
 		"none": nil, "zero": new(auth.Grant), "released": closed, "to dial": dials,
 	} {
-		if ln, err := Listen(t.Context(), bad); !errors.Is(err, auth.ErrDenied) {
+		if ln, err := Listen(t.Context(), bad, 0); !errors.Is(err, auth.ErrDenied) {
 			t.Errorf("listened with a grant that is %s: %v, %v", name, ln, err)
 		}
 	}
@@ -91,7 +91,7 @@ func TestOnlyGrantsOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
-	own, err := Listen(t.Context(), listens)
+	own, err := Listen(t.Context(), listens, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestChosenPort(t *testing.T) {
 			}
 			continue
 		}
-		ln, err := Listen(t.Context(), grant)
+		ln, err := Listen(t.Context(), grant, 0)
 		if err == nil {
 			// A policy that denies the port it became takes it back.
 			g.Use(directory(t, "", fmt.Sprintf("deny *:%d", grant.Addr().Port())))
