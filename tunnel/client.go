@@ -655,6 +655,9 @@ func (s *clientSession) announce(ctx context.Context) {
 			return
 		}
 		attrs := append([]any{keyServer, s.learner.Load().server}, carrierAttrs(on)...)
+		if on, ok := on.(*carrier.Conn); ok && on.Mode() == carrier.ModeWebSocket { // the other kinds are there already
+			attrs = append(attrs, keyCarrier, string(on.Mode()))
+		}
 		if trip, ok := roundTrip(ctx, on); ok {
 			attrs = append(attrs, keyTrip, trip.Round(10*time.Microsecond))
 		}

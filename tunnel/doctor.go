@@ -68,7 +68,8 @@ type symptoms struct {
 	upgrade  error   // why no WebSocket comes up; nil: one does
 	requests error   // why no HTTP pipe comes up; nil: one does, or none was needed
 	worked   bool    // there was a carrier
-	forwards []error // why forwards do not work
+	forwards []error // why forwards do not work; two for one that fails at both ends
+	broken   int     // forwards that do not work
 	secure   bool    // the server's address is a wss:// one
 
 	idle, loaded time.Duration // of an echo, beside nothing and beside the worse transfer
@@ -102,9 +103,9 @@ func (d *Doctor) Examine(ctx context.Context) (Diagnosis, error) {
 				sum.Err = nil // of a server before this one
 			}
 			sum.Works = true
-			sum.Broken = max(sum.Broken, len(d.symptoms.forwards))
-			if len(d.symptoms.forwards) > 0 && sum.Err == nil {
-				sum.Err = d.symptoms.forwards[0]
+			sum.Broken = max(sum.Broken, d.symptoms.broken)
+			if sum.Err == nil {
+				sum.Err = d.symptoms.tellingForward()
 			}
 		} else if !sum.Works && sum.Err == nil {
 			sum.Err = cmp.Or(d.symptoms.telling(), context.Cause(ctx))

@@ -26,6 +26,20 @@ func (s *symptoms) telling() error {
 	return carrier.Telling(failed[0], failed[1])
 }
 
+// tellingForward is the error about forwards that decides the exit code, nil if all
+// work. A listener that fails comes first: it ends a client, and a target does not.
+func (s *symptoms) tellingForward() error {
+	for _, err := range s.forwards {
+		if forward, ok := errors.AsType[*ForwardError](err); ok && forward.Listens {
+			return err
+		}
+	}
+	if len(s.forwards) > 0 {
+		return s.forwards[0]
+	}
+	return nil
+}
+
 // advice says what to change, in the order of how much it matters.
 func (s *symptoms) advice() []string {
 	var advice []string

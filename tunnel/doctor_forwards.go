@@ -42,27 +42,31 @@ func (d *Doctor) forwards(ctx context.Context, dialer carrier.Dialer) {
 	if err != nil {
 		d.failed(stepForward, err)
 		d.symptoms.forwards = append(d.symptoms.forwards, err)
+		d.symptoms.broken = len(cfg.Local) + len(cfg.Remote)
 		return
 	}
 	defer v.end()
 	for _, f := range cfg.Local {
 		if err := v.reach(ctx, d.client, f.Target); err != nil {
-			d.broken(&ForwardError{Flag: "-L", Forward: f, AtFar: true, Err: err})
+			d.wrong(&ForwardError{Flag: "-L", Forward: f, AtFar: true, Err: err})
+			d.symptoms.broken++
 			continue
 		}
 		d.found(stepForward, VerdictOK, "-L %s: the server reaches %s", f, f.Target)
 	}
 	for _, f := range cfg.Remote {
-		d.remote(ctx, v, f)
+		if !d.remote(ctx, v, f) {
+			d.symptoms.broken++
+		}
 	}
 }
 
-// remote tries both ends of a remote forward.
-func (d *Doctor) remote(ctx context.Context, v *visit, f Forward) {
+// remote tries both ends of a remote forward and reports whether neither failed.
+func (d *Doctor) remote(ctx context.Context, v *visit, f Forward) (works bool) {
 	dial := &dialer{guard: d.client.guard, timeout: d.client.cfg.DialTimeout}
 	conn, grant, err := dial.dial(ctx, f.Target)
 	if err != nil {
-		d.broken(&ForwardError{Flag: "-R", Forward: f, Err: err})
+		d.wrong(&ForwardError{Flag: "-R", Forward: f, Err: err})
 	} else {
 		grant.Release()
 		conn.Close()
@@ -79,11 +83,14 @@ func (d *Doctor) remote(ctx context.Context, v *visit, f Forward) {
 	case refused != nil && refused.Reason == inUseByAnother:
 		d.found(stepForward, VerdictWarn, "-R %s: another session listens at the server already, perhaps that of a client that runs", f)
 	default:
-		d.broken(&ForwardError{Flag: "-R", Forward: f, AtFar: true, Listens: true, Err: listenErr})
+		d.wrong(&ForwardError{Flag: "-R", Forward: f, AtFar: true, Listens: true, Err: listenErr})
+		return false
 	}
+	return err == nil
 }
 
-func (d *Doctor) broken(err *ForwardError) {
+// wrong notes what fails at one end of a forward.
+func (d *Doctor) wrong(err *ForwardError) {
 	d.failed(stepForward, err)
 	d.symptoms.forwards = append(d.symptoms.forwards, err)
 }

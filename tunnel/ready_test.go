@@ -16,7 +16,7 @@ func TestReady(t *testing.T) {
 		c.Local = []Forward{{Bind: "127.0.0.1", Target: addr}}
 		c.Remote = []Forward{{Bind: "127.0.0.1", Target: addr}, {Bind: "127.0.0.1", Port: 0, Target: "127.0.0.1:9"}}
 	})
-	ready := client.find(t, "level=INFO", "msg=ready", "server="+at, "round_trip=", "forwards=", "-L 127.0.0.1:", "-R 127.0.0.1:", " to "+addr, " to 127.0.0.1:9")
+	ready := client.find(t, "level=INFO", "msg=ready", "server="+at, "carrier=websocket", "round_trip=", "forwards=", "-L 127.0.0.1:", "-R 127.0.0.1:", " to "+addr, " to 127.0.0.1:9")
 	local := client.listening(t, "local")
 	if !strings.Contains(ready, "-L "+local+" to "+addr) {
 		t.Errorf("%s does not say that it listens at %s", ready, local)

@@ -62,13 +62,20 @@ type report struct {
 }
 
 func (r *report) finding(f tunnel.Finding) {
+	advice := ""
+	if f.Verdict == tunnel.VerdictFail {
+		advice = program.Hint(f.Err)
+	}
 	if r.asJSON {
-		_ = r.json.Encode(f)
+		_ = r.json.Encode(struct {
+			tunnel.Finding
+			Advice string `json:"advice,omitempty"` // what to do about a FAIL
+		}{f, advice})
 		return
 	}
 	fmt.Fprintf(r.out, "%-12s  %-4s  %s\n", f.Step, f.Verdict, program.OneLine(f.Text))
-	if f.Verdict == tunnel.VerdictFail {
-		fmt.Fprintf(r.out, "%-12s  %-4s  %s\n", "", "  ->", program.Hint(f.Err))
+	if advice != "" {
+		fmt.Fprintf(r.out, "%-12s  %-4s  %s\n", "", "  ->", advice)
 	}
 }
 

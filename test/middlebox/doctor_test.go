@@ -74,6 +74,18 @@ func TestDoctor(t *testing.T) {
 			"->  check that a service listens at 127.0.0.1:1, as seen from this machine",
 			"\nA tunnel works, but not all forwards: 2 of them would fail.\n",
 		}},
+		{"a forward that fails at both ends", func(*testing.T) []string {
+			return append(direct, "-R", "*:0:127.0.0.1:1")
+		}, 3, []string{
+			": here, 127.0.0.1:1 cannot be reached: ", ": at the server, cannot listen at *:0: denied",
+			"\nA tunnel works, but not all forwards: 1 of them would fail.\n",
+		}},
+		{"a forward that fails before one that ends the client", func(*testing.T) []string {
+			return append(direct, "-L", "5432:127.0.0.1:1", "-R", "*:0:127.0.0.1:1")
+		}, 3, []string{
+			"-L 127.0.0.1:5432:127.0.0.1:1: at the server, 127.0.0.1:1 cannot be reached: ", ": at the server, cannot listen at *:0: denied",
+			"\nA tunnel works, but not all forwards: 2 of them would fail.\n", "culvert-client: -R *:0:127.0.0.1:1: at the server, cannot listen",
+		}},
 		{"a forward that is not allowed", func(t *testing.T) []string {
 			return append(direct, "-R", "*:0:"+here.serve(t, echo))
 		}, 3, []string{
