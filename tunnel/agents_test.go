@@ -785,7 +785,7 @@ func TestNobodyBlocksAnybody(t *testing.T) {
 		}
 	})
 	at := func(addr string) string { // where the client listens for it
-		return client.listening(t, "local 127.0.0.1:0:"+addr)
+		return client.listening(t, "local localhost:0:"+addr)
 	}
 	var writers sync.WaitGroup
 	for range 20 {

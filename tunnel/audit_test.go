@@ -194,7 +194,7 @@ func TestAuditLog(t *testing.T) {
 
 	// A remote forward.
 	listener := client.listening(t, "remote")
-	wantEvent(t, a.event(t, auditListenOpened, 0), with(map[string]any{"target": "127.0.0.1:0", "listener": listener, "rule": "allow localhost:*"}))
+	wantEvent(t, a.event(t, auditListenOpened, 0), with(map[string]any{"target": "localhost:0", "listener": listener, "rule": "allow localhost:*"}))
 	outsider := connect(t, listener)
 	far = within(t, conns, "connection to the target")
 	defer far.Close()

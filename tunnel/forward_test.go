@@ -234,7 +234,7 @@ func TestSettings(t *testing.T) {
 		t.Errorf("negative settings: %v", err)
 	}
 	for f, want := range map[Forward]string{
-		{Port: 5432, Target: "db.internal:5432"}:      "127.0.0.1:5432:db.internal:5432",
+		{Port: 5432, Target: "db.internal:5432"}:      "localhost:5432:db.internal:5432",
 		{Bind: "::1", Port: 80, Target: "[::1]:8080"}: "[::1]:80:[::1]:8080",
 	} {
 		if f.String() != want || f.check() != nil {

@@ -96,11 +96,14 @@ func TestClientGrantsItsForwardsOnly(t *testing.T) {
 		t.Error(err)
 	}
 	for bind, want := range map[string]bool{
-		"127.0.0.1:8000": true, "[::]:8001": true, "127.0.0.1:0": false,
+		"localhost:8000": true, "127.0.0.1:8000": false, "[::]:8001": true, "127.0.0.1:0": false,
 		"127.0.0.1:8001": false, "0.0.0.0:8000": false, "127.0.0.1:" + strconv.Itoa(number): false,
 	} {
-		addr := netip.MustParseAddrPort(bind)
-		if _, err := guard.Listen("", auth.TCP, auth.HostOf(addr.Addr()), addr); (err == nil) != want {
+		host, addr, err := bindAddr(t.Context(), bind, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := guard.Listen("", auth.TCP, host, addr); (err == nil) != want {
 			t.Errorf("listen at %s: %v, want %v", bind, err, want)
 		}
 	}

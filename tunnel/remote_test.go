@@ -78,10 +78,10 @@ func TestRemoteAsksForSamePort(t *testing.T) {
 		}
 		return l.binds
 	}
-	if got := listen(func(int, string) (uint32, string, error) { return 1, "127.0.0.1:4000", nil }); !slices.Equal(got, []string{"127.0.0.1:0"}) {
+	if got := listen(func(int, string) (uint32, string, error) { return 1, "127.0.0.1:4000", nil }); !slices.Equal(got, []string{"localhost:0"}) {
 		t.Errorf("first asks for %q", got)
 	}
-	if got := listen(func(_ int, bind string) (uint32, string, error) { return 1, bind, nil }); !slices.Equal(got, []string{"127.0.0.1:4000"}) {
+	if got := listen(func(_ int, bind string) (uint32, string, error) { return 1, bind, nil }); !slices.Equal(got, []string{"localhost:4000"}) {
 		t.Errorf("then asks for %q", got)
 	}
 	got := listen(func(n int, _ string) (uint32, string, error) {
@@ -90,7 +90,7 @@ func TestRemoteAsksForSamePort(t *testing.T) {
 		}
 		return 1, "127.0.0.1:5000", nil
 	})
-	if !slices.Equal(got, []string{"127.0.0.1:4000", "127.0.0.1:0"}) {
+	if !slices.Equal(got, []string{"localhost:4000", "localhost:0"}) {
 		t.Errorf("when that is taken, asks for %q", got)
 	}
 }
