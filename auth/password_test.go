@@ -335,3 +335,19 @@ func TestChecksOfOneAddress(t *testing.T) {
 	}
 	leave()
 }
+
+// A password that nobody has looked at, because too many wait, is no failure of its
+// address.
+func TestBusyIsNoFailure(t *testing.T) {
+	g := NewGuard(directoryOf(t, Identity{Name: "alice", Passwords: []Password{cheap(t, "sesame", light)}}))
+	addr := from(1)
+	g.passwords.byAddr[SourceOf(addr)] = maxChecksPerAddress
+	for range 2 * freeFailures {
+		if _, err := g.Authenticate(t.Context(), Presented{Remote: addr, User: "alice", Password: "x"}); !errors.Is(err, ErrBusy) {
+			t.Fatalf("%v, want %v", err, ErrBusy)
+		}
+	}
+	if g.failures.exhausted(addr) {
+		t.Error("the address has no free failure left")
+	}
+}

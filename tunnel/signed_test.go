@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"culvert/auth"
+	"culvert/mux/carrier"
 )
 
 // newIssuer returns a function that signs tokens of the issuer "i", and its keys.
@@ -100,6 +101,26 @@ func TestIssuerDown(t *testing.T) {
 	}
 	if held := time.Since(began); held >= time.Second {
 		t.Errorf("the answer was held back for %v, as after many failures", held)
+	}
+}
+
+// TestClientWaitsForIssuer checks that a client whose token cannot be checked when it starts
+// waits as long as the server asks and does not end, whatever its carriers are.
+func TestClientWaitsForIssuer(t *testing.T) {
+	sign, _ := newIssuer(t)
+	key := newKey(t)
+	token := sign("alice", time.Now().Add(time.Hour))
+	for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeHTTP} {
+		for name, edit := range map[string]func(*ClientConfig){"plain": func(*ClientConfig) {}, "sealed": sealing(key, nil)} {
+			t.Run(string(mode)+" "+name, func(t *testing.T) {
+				_, at := startServer(t, func(c *ServerConfig) { c.Key, c.Guard = key, auth.NewGuard(staff(t, issuerDown{})) })
+				client := startClient(t, at, both(edit, func(c *ClientConfig) {
+					c.Carrier = mode
+					c.Credential = func() (string, error) { return token, nil }
+				}))
+				client.find(t, `msg="connect failed"`, "503 Service Unavailable", "next_attempt=10s")
+			})
+		}
 	}
 }
 

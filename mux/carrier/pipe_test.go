@@ -649,3 +649,54 @@ func TestPipeUnlearns(t *testing.T) {
 		abort(client, server)
 	})
 }
+
+// An open pipe waits as long as Retry-After asks before it sends a request again. It ends
+// if that is longer than a pipe lives without requests, and its error says how long to wait.
+func TestPipeRetryAfter(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		for _, asked := range []time.Duration{4 * time.Second, time.Minute} {
+			t.Run(fmt.Sprint(method, " ", asked), func(t *testing.T) {
+				var busy atomic.Bool
+				refused, again := make(chan time.Time, 1), make(chan time.Time, 1)
+				box := func(next http.Handler) http.Handler {
+					return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						switch {
+						case r.Method != method:
+						case busy.CompareAndSwap(true, false):
+							refused <- time.Now()
+							w.Header().Set("Retry-After", fmt.Sprint(asked.Seconds()))
+							w.WriteHeader(http.StatusTooManyRequests)
+							return
+						case len(refused) == 1 && len(again) == 0:
+							again <- time.Now()
+						}
+						buffer(next).ServeHTTP(w, r) // so that the client polls
+					})
+				}
+				throughBox(t, box, func(t *testing.T, b *boxed) {
+					b.dialer.Mode = carrier.ModeHTTP
+					client, server := b.dial(t, carrier.ModeHTTP)
+					clientDone, serverDone := read(client), read(server)
+					defer abort(client, server)
+					after(time.Minute) // by then it is known whether answers stream
+					busy.Store(true)
+					after(4 * time.Minute)
+					if len(refused) == 0 {
+						t.Fatal("no request was refused")
+					}
+					if asked > 5*time.Second {
+						if err := <-clientDone; carrier.RetryAfter(err) != asked {
+							t.Errorf("the pipe ended with %v, want an error that asks to wait for %v", err, asked)
+						}
+						return
+					}
+					alive(t, "client", clientDone)
+					alive(t, "server", serverDone)
+					if pause := (<-again).Sub(<-refused); pause < asked {
+						t.Errorf("sent again after %v, want %v at least", pause, asked)
+					}
+				})
+			})
+		}
+	}
+}

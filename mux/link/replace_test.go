@@ -265,3 +265,34 @@ func TestWake(t *testing.T) {
 		}
 	})
 }
+
+// A server that asks to be left alone for some time is, also while a carrier is to be
+// replaced.
+func TestReplaceRetryAfter(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		const asked = time.Minute
+		var r rotation
+		redial := r.every(10 * time.Second)
+		redial.RetryAfter = func(error) time.Duration { return asked }
+		var pauses []time.Duration
+		failed := redial.NotReplaced
+		redial.NotReplaced = func(err error, next time.Duration) {
+			pauses = append(pauses, next)
+			failed(err, next)
+		}
+		e := connectAs(t, Config{}, Config{}, redial)
+		e.say(e.client, e.server, "x")
+		e.setRefuse(errors.New("busy"))
+		time.Sleep(10*time.Second + 3*asked - time.Second)
+		synctest.Wait()
+		if _, failed := r.count(); len(failed) != 3 {
+			t.Errorf("%d attempts to replace the carrier in three minutes, want 3", len(failed))
+		}
+		for _, p := range pauses {
+			if p < asked {
+				t.Errorf("the next attempt is announced in %v, want %v at least", p, asked)
+			}
+		}
+		e.say(e.client, e.server, "y") // the old carrier goes on
+	})
+}
