@@ -82,7 +82,7 @@ func TestAudit(t *testing.T) {
 	}
 	await(t, path, record{"event": "login", "identity": "token-1", "remote": opened["remote"]})
 	listener := r.forward(down)
-	await(t, path, session("listen_opened", record{"target": "127.0.0.1:0", "listener": listener, "rule": "allow localhost:*"}))
+	await(t, path, session("listen_opened", record{"target": "localhost:0", "listener": listener, "rule": "allow localhost:*"}))
 
 	conn := connect(t, r.forward(up))
 	mustPing(t, conn, "before the cut")

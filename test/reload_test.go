@@ -192,7 +192,7 @@ func TestReloadedForwards(t *testing.T) {
 	replace(t, file, head+"local:\n"+forwards(stays, comes)+"remote:\n"+forwards(back))
 	r.client.Signal(syscall.SIGHUP)
 	r.client.Expect(patience, "configuration reloaded")
-	r.client.Find(patience, "forward listening", "forward", "remote 127.0.0.1:"+back)
+	r.client.Find(patience, "forward listening", "forward", "remote localhost:"+back)
 	mustPing(t, connect(t, "127.0.0.1:"+comes), "come")
 	mustPing(t, connect(t, "127.0.0.1:"+back), "come back")
 	mustPing(t, left, "left to itself")

@@ -626,8 +626,12 @@ func (s *clientSession) listen(ctx context.Context) {
 	}
 }
 
-// announceProbe bounds the measurement of the round trip for the line that says ready.
-const announceProbe = 2 * time.Second
+// announceProbe bounds the measurement of the round trip for the line that says ready, and
+// announceAgain is when it is tried again.
+const (
+	announceProbe = 2 * time.Second
+	announceAgain = time.Second
+)
 
 // announce says in one line that the session is up and every forward listens.
 func (s *clientSession) announce(ctx context.Context) {
@@ -637,32 +641,49 @@ func (s *clientSession) announce(ctx context.Context) {
 		return
 	}
 	for {
-		forwards, changed := s.client.remote.now()
-		remote, answered := s.remotes.listening(forwards)
-		if remote == nil {
-			select {
-			case <-answered:
-			case <-changed:
-			case <-s.retired:
-				return
-			case <-ctx.Done():
-				return
-			}
-			continue
-		}
-		on := s.link.Carrier()
-		if on == nil { // lost again, and the session goes on
+		remote, ok := s.awaitForwards(ctx)
+		if !ok {
 			return
 		}
-		attrs := append([]any{keyServer, s.learner.Load().server}, carrierAttrs(on)...)
-		if on, ok := on.(*carrier.Conn); ok && on.Mode() == carrier.ModeWebSocket { // the other kinds are there already
-			attrs = append(attrs, keyCarrier, string(on.Mode()))
+		if on := s.link.Carrier(); on != nil {
+			if trip, ok := roundTrip(ctx, on); ok {
+				s.ready(on, trip, remote)
+				return
+			}
 		}
-		if trip, ok := roundTrip(ctx, on); ok {
-			attrs = append(attrs, keyTrip, trip.Round(10*time.Microsecond))
+		if !sleep(ctx, announceAgain) {
+			return
 		}
-		s.log.Info("ready", append(attrs, keyForwards, append(s.client.local.listening(), remote...))...)
-		return
+	}
+}
+
+// ready logs that the session is up on a carrier, and where its forwards listen.
+func (s *clientSession) ready(on link.Carrier, trip time.Duration, remote []string) {
+	attrs := append([]any{keyServer, s.learner.Load().server}, carrierAttrs(on)...)
+	if on, ok := on.(*carrier.Conn); ok && on.Mode() == carrier.ModeWebSocket { // the other kinds are there already
+		attrs = append(attrs, keyCarrier, string(on.Mode()))
+	}
+	s.log.Info("ready", append(attrs, keyTrip, trip.Round(10*time.Microsecond),
+		keyForwards, append(s.client.local.listening(), remote...))...)
+}
+
+// awaitForwards waits until the server listens for every remote forward, and returns
+// where. It reports false when the session takes no new streams or ctx has ended.
+func (s *clientSession) awaitForwards(ctx context.Context) (addresses []string, ok bool) {
+	for {
+		forwards, changed := s.client.remote.now()
+		remote, answered := s.remotes.listening(forwards)
+		if remote != nil {
+			return remote, true
+		}
+		select {
+		case <-answered:
+		case <-changed:
+		case <-s.retired:
+			return nil, false
+		case <-ctx.Done():
+			return nil, false
+		}
 	}
 }
 

@@ -24,6 +24,10 @@ const (
 	// than boxes between usually wait for an answer; each that is cut halves it.
 	firstWait = 10 * time.Second
 	minWait   = 250 * time.Millisecond
+	// helloWait is the same until the first byte has come, so that a dial notices in time
+	// that its requests reach several servers: one that nothing was written to has
+	// nothing to say.
+	helloWait = 2 * time.Second
 	// pipeRetries is how often a request is sent again in a row.
 	pipeRetries = 3
 	// probePatience is how long a probe may take.
@@ -507,7 +511,11 @@ func (p *clientPipe) get(g *getting) bool {
 	resp, a := p.request(p.getting, http.MethodGet, nil, http.StatusOK, func(h http.Header) {
 		p.identify(h, g.offset)
 		if polls {
-			h.Set(waitHeader, strconv.FormatInt(g.wait.Milliseconds(), 10))
+			wait := g.wait
+			if g.offset == 0 {
+				wait = min(wait, helloWait)
+			}
+			h.Set(waitHeader, strconv.FormatInt(wait.Milliseconds(), 10))
 		}
 	})
 	g.asked = RetryAfter(a.err)

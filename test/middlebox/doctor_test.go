@@ -83,7 +83,7 @@ func TestDoctor(t *testing.T) {
 		{"a forward that fails before one that ends the client", func(*testing.T) []string {
 			return append(direct, "-L", "5432:127.0.0.1:1", "-R", "*:0:127.0.0.1:1")
 		}, 3, []string{
-			"-L 127.0.0.1:5432:127.0.0.1:1: at the server, 127.0.0.1:1 cannot be reached: ", ": at the server, cannot listen at *:0: denied",
+			"-L localhost:5432:127.0.0.1:1: at the server, 127.0.0.1:1 cannot be reached: ", ": at the server, cannot listen at *:0: denied",
 			"\nA tunnel works, but not all forwards: 2 of them would fail.\n", "culvert-client: -R *:0:127.0.0.1:1: at the server, cannot listen",
 		}},
 		{"a forward that is not allowed", func(t *testing.T) []string {

@@ -186,7 +186,8 @@ func TestFirewallForgets(t *testing.T) {
 	near, far := newNamespaces(t)
 	far.forgetful()
 	echoing, slow := far.place().serve(t, echo), far.place().serve(t, pieces(100_000, 12*time.Second, 60*time.Second))
-	client := start(near, far, []string{echoing, slow})
+	// A limit is believed when it has cut two carriers. With this heartbeat it has within the silence.
+	client := start(near, far, []string{echoing, slow}, "--heartbeat", "6s")
 	near.place().staysUsable(t, client, echoing, slow, 4) // nobody says what the limit is: it is tried in thirds, one of them twice
 }
 
