@@ -6,22 +6,25 @@ import (
 	"sync/atomic"
 )
 
-// Budget bounds the bytes that the sessions of a process, or of somebody in it,
-// have received and nobody has read yet. When it is exceeded, the session that
-// holds most of them resets the stream that is stuck for longest. One Budget serves
+// Budget bounds what the sessions of a process, or of somebody in it, take of memory:
+// the bytes that they have received and nobody has read yet, and 8 KiB for each stream.
+// When it is exceeded, whoever has most of it gives some back: of the parts of a budget
+// the largest, and there the session that takes most, which resets the stream that is
+// stuck for longest, or else the one that has been idle for longest. One Budget serves
 // many sessions.
 type Budget struct {
 	parent *Budget // which the bytes count for, too; nil: none
 	limit  atomic.Int64
 	used   atomic.Int64
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards the rest; taken before the parent's
 	sessions map[*Session]struct{}
+	parts    map[*Budget]struct{} // that have sessions
 }
 
 // NewBudget returns a budget of limit bytes.
 func NewBudget(limit int64) *Budget {
-	b := &Budget{sessions: map[*Session]struct{}{}}
+	b := &Budget{sessions: map[*Session]struct{}{}, parts: map[*Budget]struct{}{}}
 	b.SetLimit(limit)
 	return b
 }
@@ -41,25 +44,45 @@ func (b *Budget) SetLimit(limit int64) {
 	b.limit.Store(limit)
 }
 
-// join, leave, charge, spare and relieve are of b and what it is a part of. A nil
+// join, leave, charge, spare, admit and relieve are of b and what it is a part of. A nil
 // budget has no limit.
 func (b *Budget) join(s *Session) {
-	for ; b != nil; b = b.parent {
-		b.mu.Lock()
-		b.sessions[s] = struct{}{}
-		b.mu.Unlock()
+	if b == nil {
+		return
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sessions[s] = struct{}{}
+	b.enlist()
 }
 
 func (b *Budget) leave(s *Session) {
-	for ; b != nil; b = b.parent {
-		b.mu.Lock()
-		delete(b.sessions, s)
-		b.mu.Unlock()
+	if b == nil {
+		return
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.sessions, s)
+	b.enlist()
 }
 
-// charge notes that n more bytes wait.
+// enlist has the parent know whether b has anybody. Called with mu held.
+func (b *Budget) enlist() {
+	p := b.parent
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(b.sessions)+len(b.parts) > 0 {
+		p.parts[b] = struct{}{}
+	} else {
+		delete(p.parts, b)
+	}
+	p.enlist()
+}
+
+// charge notes that n more bytes are taken.
 func (b *Budget) charge(n int64) {
 	for ; b != nil; b = b.parent {
 		b.used.Add(n)
@@ -76,25 +99,56 @@ func (b *Budget) spare() bool {
 	return true
 }
 
-// relieve has the largest session reset a stream if there is too much.
+// admit says whether there is room for one more stream of s. When there is not, and somebody
+// else takes more of the budget than s and those that share a part with it, they make room.
+func (b *Budget) admit(s *Session) bool {
+	var own *Budget // the part of b that s belongs to, nil: s itself is in b
+	for ; b != nil; b, own = b.parent, b {
+		if b.used.Load()+streamCost <= b.limit.Load() {
+			continue
+		}
+		part, session := b.largest()
+		if part == own && (part != nil || session == s) {
+			return false
+		}
+		takeBack(part, session)
+	}
+	return true
+}
+
+// relieve has whoever takes most reset a stream if there is too much.
 func (b *Budget) relieve() {
 	for ; b != nil; b = b.parent {
 		if b.used.Load() > b.limit.Load() {
-			b.relieveOne()
+			takeBack(b.largest())
 		}
 	}
 }
 
-func (b *Budget) relieveOne() {
+// largest is who takes most of b: a part of it, or a session that is in none.
+func (b *Budget) largest() (part *Budget, session *Session) {
 	b.mu.Lock()
-	var largest *Session
-	for s := range b.sessions {
-		if largest == nil || s.held.Load() > largest.held.Load() {
-			largest = s
+	defer b.mu.Unlock()
+	most := int64(0)
+	for p := range b.parts {
+		if n := p.used.Load(); n > most {
+			part, most = p, n
 		}
 	}
-	b.mu.Unlock()
-	if largest != nil {
-		largest.resetLongestBlocked()
+	for s := range b.sessions {
+		if n := s.charged.Load(); n > most {
+			part, session, most = nil, s, n
+		}
+	}
+	return part, session
+}
+
+// takeBack has the session, or the largest of the part, reset a stream.
+func takeBack(part *Budget, session *Session) {
+	for part != nil {
+		part, session = part.largest()
+	}
+	if session != nil && !session.resetLongestBlocked() {
+		session.resetLongestIdle()
 	}
 }

@@ -2,7 +2,7 @@ package mux
 
 import (
 	"context"
-	"errors"
+	"math"
 	"sync"
 
 	"github.com/xtaci/smux"
@@ -16,7 +16,7 @@ type control struct {
 	idle    bool      // everything was written
 	records []byte
 	windows []*Stream      // that grant their senders more
-	closes  []*smux.Stream // whose reset is settled
+	closes  []*smux.Stream // that were reset
 }
 
 func (s *Session) queueRecord(r record) {
@@ -33,10 +33,8 @@ func (s *Session) queueWindow(st *Stream) {
 	}
 }
 
-// queueClose has the smux stream below st closed, and forgets st.
+// queueClose has the smux stream below st, which was reset, closed.
 func (s *Session) queueClose(st *Stream) {
-	st.confirmed = true
-	s.finishLocked(st)
 	if st.raw != nil {
 		s.queue.closes = append(s.queue.closes, st.raw)
 		s.queue.ready.Broadcast()
@@ -49,7 +47,7 @@ func (s *Session) appendRecords() {
 	q := &s.queue
 	for _, st := range q.windows {
 		st.queued = false
-		if !st.finished && st.reset == nil {
+		if !st.finished {
 			q.records = record{kind: recordWindow, id: st.id, bytes: st.granted}.append(q.records)
 		}
 	}
@@ -132,18 +130,13 @@ func (s *Session) handle(r record) {
 			st.writable.Broadcast()
 		}
 	case recordReset:
-		st := s.streams[r.id]
-		if st == nil {
-			// It ended cleanly here while the reset was under way. The peer
-			// waits for the confirmation all the same.
-			s.queueRecord(record{kind: recordReset, id: r.id, code: Cancelled})
-			return
-		}
-		if st.reset == nil {
+		// There may be none: it has ended here while the reset was under way.
+		if st := s.streams[r.id]; st != nil {
 			s.resetLocked(st, &Error{Code: r.code, Reason: clip(r.reason)})
-			s.queueRecord(record{kind: recordReset, id: r.id, code: r.code})
 		}
-		s.queueClose(st)
+		s.arrivals.remove(r.id)
+	case recordMaxStreams:
+		s.peerMax = int(min(r.id, math.MaxInt32))
 	case recordGoAway:
 		select {
 		case <-s.peerGone:
@@ -152,19 +145,11 @@ func (s *Session) handle(r record) {
 			close(s.peerGone)
 		}
 	case recordListen:
-		s.running.Go(func() { s.listen(r.id, r.reason) })
-	case recordListening, recordListenFailed:
-		if c := s.listening[r.id]; c != nil {
-			select {
-			case c.answer <- r:
-			default: // answered before
-			}
-		}
+		s.listen(r.id, r.reason)
 	case recordUnlisten:
-		if stop := s.stops[r.id]; stop != nil {
-			delete(s.stops, r.id)
-			s.running.Go(stop)
-		}
+		s.unlisten(r.id)
+	case recordListening, recordListenFailed, recordListenEnded:
+		s.answered(r)
 	}
 }
 
@@ -181,81 +166,3 @@ func (s *Session) GoAway(reason string) {
 
 // PeerGoingAway is closed when the peer takes no new streams.
 func (s *Session) PeerGoingAway() <-chan struct{} { return s.peerGone }
-
-// Listen asks the peer, a server, to listen at bind, "host:port", and to open a
-// [KindForward] stream, whose Target is the forward in decimal, for each
-// connection. It returns the address that the peer listens at. The error is an
-// *[Error], or ctx's.
-func (s *Session) Listen(ctx context.Context, bind string) (forward uint32, address string, err error) {
-	call := &listenCall{answer: make(chan record, 1)}
-	s.mu.Lock()
-	if s.err != nil {
-		defer s.mu.Unlock()
-		return 0, "", s.lostLocked(s.err)
-	}
-	s.nextID++
-	forward = s.nextID
-	s.listening[forward] = call
-	s.queueRecord(record{kind: recordListen, id: forward, reason: bind})
-	s.mu.Unlock()
-
-	forget := func() {
-		s.mu.Lock()
-		delete(s.listening, forward)
-		s.mu.Unlock()
-	}
-	select {
-	case r := <-call.answer:
-		if r.kind == recordListenFailed {
-			forget()
-			return 0, "", &Error{Code: r.code, Reason: clip(r.reason)}
-		}
-		return forward, r.reason, nil
-	case <-s.ctx.Done():
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return 0, "", s.lostLocked(s.err)
-	case <-ctx.Done():
-		s.Unlisten(forward)
-		return 0, "", context.Cause(ctx)
-	}
-}
-
-// Unlisten ends a forward that Listen made.
-func (s *Session) Unlisten(forward uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.listening[forward] != nil {
-		delete(s.listening, forward)
-		s.queueRecord(record{kind: recordUnlisten, id: forward})
-	}
-}
-
-// listen serves a peer's request.
-func (s *Session) listen(forward uint32, bind string) {
-	var address string
-	var stop func()
-	err := error(&Error{Code: Denied, Reason: "this end does not listen for others"})
-	if s.cfg.Listen != nil {
-		address, stop, err = s.cfg.Listen(s.ctx, forward, bind)
-	}
-	s.mu.Lock()
-	if err == nil {
-		if s.err == nil && s.stops[forward] == nil {
-			s.stops[forward] = stop
-			s.queueRecord(record{kind: recordListening, id: forward, reason: address})
-			s.mu.Unlock()
-			return
-		}
-		s.mu.Unlock()
-		stop() // the session ended meanwhile, or the forward exists
-		return
-	}
-	defer s.mu.Unlock()
-	answer := record{kind: recordListenFailed, id: forward, code: CodeOf(err), reason: clip(err.Error())}
-	var e *Error
-	if errors.As(err, &e) {
-		answer.reason = e.Reason
-	}
-	s.queueRecord(answer)
-}

@@ -27,16 +27,18 @@ const (
 // demux splits what the link receives into frames. What they carry goes to their
 // streams, and to the control stream, without smux in between: what it would do
 // with each, a copy and a hand-over to another goroutine, costs more than the
-// rest. smux is given the other frames, which open and close streams.
+// rest. smux is given the other frames, which open and close streams. It learns of a
+// stream when its header is complete: until then the stream is an [arrival].
 //
 // It holds the peer to what smux does not enforce: who may use which stream
 // identifiers, how many streams there are, and that nobody sends more than was
 // granted. It runs on the link's receiving goroutine only.
 type demux struct {
 	header  [frameHeader]byte
-	have    int     // bytes of header received
-	payload int     // bytes of payload still to come
-	to      *Stream // that they are for; nil: see next
+	have    int      // bytes of header received
+	payload int      // bytes of payload still to come
+	to      *Stream  // that they are for; nil: see arrival
+	arrival *arrival // that they are for; nil: see next
 	next    destination
 	control bool   // the control stream is open
 	records []byte // the beginning of a record
@@ -49,7 +51,6 @@ type destination int
 const (
 	toNobody destination = iota
 	toControl
-	toSmux
 )
 
 // receive takes what the link has received.
@@ -73,10 +74,11 @@ func (s *Session) receive(p []byte) {
 		}
 		if err != nil {
 			d.broken = true
-			s.spawn(func() { s.end(err, "protocol violation") }) // which waits for our return
+			s.spawn(func() { s.end(err, err.Error()) }) // which waits for our return
 		}
 	}
 	s.mu.Lock()
+	s.arrivals.watch(s)
 	s.appendRecords() // the link sends them with its acknowledgement
 	s.mu.Unlock()
 }
@@ -86,31 +88,32 @@ func (s *Session) frame(header []byte) error {
 	d := &s.demux
 	id := binary.LittleEndian.Uint32(header[4:])
 	d.payload = int(binary.LittleEndian.Uint16(header[2:]))
-	d.to, d.next = nil, toSmux
-	var err error
-	switch {
-	case header[0] != smuxVersion:
+	d.to, d.arrival, d.next = nil, nil, toNobody
+	if header[0] != smuxVersion {
 		return fmt.Errorf("%w: version %d", errProtocol, header[0])
-	case header[1] == framePSH && id == controlID:
+	}
+	switch command := header[1]; command {
+	case framePSH:
+		if id != controlID {
+			return s.arriving(id, d.payload)
+		}
 		if d.next = toControl; !d.control && !s.client {
 			return fmt.Errorf("%w: no control stream", errProtocol)
 		}
 		return nil
-	case header[1] == framePSH:
-		d.next = toNobody
-		d.to, err = s.arriving(id, d.payload)
-		return err
-	case header[1] == frameSYN:
-		err = s.opened(id)
-	case header[1] == frameFIN && id == controlID:
-		return fmt.Errorf("%w: control stream closed", errProtocol)
-	case header[1] == frameFIN:
-		s.closed(id)
+	case frameSYN, frameFIN:
+		if d.payload > 0 {
+			return fmt.Errorf("%w: frame of command %d with %d bytes", errProtocol, command, d.payload)
+		}
+		if command == frameSYN {
+			return s.opened(id)
+		}
+		return s.closed(id)
+	case frameNOP, frameUPD: // nobody needs them, nor what they carry
+		return nil
+	default:
+		return fmt.Errorf("%w: command %d", errProtocol, command)
 	}
-	if err != nil {
-		return err
-	}
-	return s.frames.put(header) // smux knows the others, or ends the session itself
 }
 
 // body is given what follows a header, in pieces.
@@ -120,8 +123,9 @@ func (s *Session) body(p []byte) error {
 	case d.to != nil:
 		s.deliver(d.to, p)
 		return nil
-	case d.next == toSmux:
-		return s.frames.put(p)
+	case d.arrival != nil:
+		s.greet(d.arrival, p)
+		return nil
 	case d.next == toNobody:
 		return nil
 	}
@@ -160,19 +164,20 @@ func newSmuxConn(l Link) *smuxConn {
 	return c
 }
 
-// put has smux read p.
-func (c *smuxConn) put(p []byte) error {
+// put has smux read a frame without a payload. It waits for smux, and must not be called
+// with Session.mu held.
+func (c *smuxConn) put(command byte, id uint32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(c.frames) >= maxFrames && !c.ended {
 		c.changed.Wait()
 	}
 	if c.ended { // nobody reads them
-		return nil
+		return
 	}
-	c.frames = append(c.frames, p...)
+	c.frames = append(c.frames, smuxVersion, command, 0, 0)
+	c.frames = binary.LittleEndian.AppendUint32(c.frames, id)
 	c.changed.Broadcast()
-	return nil
 }
 
 // Read gives smux the frames that are its own.
@@ -212,54 +217,93 @@ func (c *smuxConn) Close() error {
 	return nil
 }
 
-// opened registers a stream that the peer opens, before its first byte and
-// before any record about it.
+// opened notes that the peer opens a stream, before its first byte and before any record
+// about it. One that cannot be is reset, which leaves nothing behind: what follows for it
+// goes to nobody.
 func (s *Session) opened(id uint32) error {
-	if id == 0 || id%2 != s.peerParity {
+	d := &s.demux
+	switch {
+	case id == 0 || id%2 != s.peerParity:
 		return fmt.Errorf("%w: stream %d opened by the wrong end", errProtocol, id)
+	case id == controlID && !d.control:
+		d.control = true
+		s.late.Stop()
+		s.frames.put(frameSYN, id)
+		return nil
+	case id == controlID:
+		return fmt.Errorf("%w: stream %d opened twice", errProtocol, id)
+	case !d.control && !s.client:
+		return fmt.Errorf("%w: first stream is %d", errProtocol, id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id == controlID {
-		s.demux.control = true
-		return nil
-	}
-	if s.streams[id] != nil {
+	if s.streams[id] != nil || s.arrivals.of[id] != nil {
 		return fmt.Errorf("%w: stream %d opened twice", errProtocol, id)
 	}
-	if len(s.streams) >= 2*s.cfg.MaxStreams+64 {
-		return fmt.Errorf("%w: %d streams opened, %d allowed", errProtocol, len(s.streams), s.cfg.MaxStreams)
+	switch {
+	case s.err != nil:
+	case s.leaving:
+		s.refuse(id, Stopping, "shutting down")
+	case s.theirs+len(s.arrivals.of) >= s.cfg.MaxStreams:
+		s.limitReached("max_streams", "value", s.cfg.MaxStreams)
+		s.refuse(id, Limit, tooManyStreams)
+	case len(s.arrivals.of) >= maxArrivals:
+		s.limitReached("streams without a header", "value", maxArrivals)
+		s.refuse(id, Limit, "too many streams without a header")
+	default:
+		s.arrivals.add(id)
 	}
-	s.register(newStream(s, id, false))
 	return nil
 }
 
-// closed notes that the peer sends no more on a stream.
-func (s *Session) closed(id uint32) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if st := s.streams[id]; st != nil {
-		st.ended = true
-		st.changed()
-	}
+// refuse resets a stream of the peer of which this end knows nothing. Called with mu held.
+func (s *Session) refuse(id uint32, code Code, reason string) {
+	s.queueRecord(record{kind: recordReset, id: id, code: code, reason: reason})
 }
 
-// arriving notes that n bytes come for a stream, and returns it, or nil if there
-// is nobody to have them.
-func (s *Session) arriving(id uint32, n int) (*Stream, error) {
+// closed notes that the peer sends no more on a stream.
+func (s *Session) closed(id uint32) error {
+	if id == controlID {
+		return fmt.Errorf("%w: control stream closed", errProtocol)
+	}
+	s.mu.Lock()
+	if s.arrivals.of[id] != nil {
+		s.arrivals.remove(id)
+		s.refuse(id, Protocol, noHeader)
+	}
+	st := s.streams[id]
+	if st != nil {
+		st.ended = true
+		s.countLocked(st)
+		st.changed()
+	}
+	s.mu.Unlock()
+	if st != nil {
+		s.frames.put(frameFIN, id)
+	}
+	return nil
+}
+
+// arriving finds out for whom n bytes are that come for a stream. There may be nobody: it
+// has ended here already.
+func (s *Session) arriving(id uint32, n int) error {
+	d := &s.demux
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if d.arrival = s.arrivals.of[id]; d.arrival != nil {
+		return nil
+	}
 	st := s.streams[id]
-	if st == nil { // closed here already
-		return nil, nil
+	if st == nil {
+		return nil
 	}
 	if st.received += uint64(n); st.received > st.granted {
-		return nil, fmt.Errorf("%w: stream %d sent %d bytes, %d granted", errProtocol, id, st.received, st.granted)
+		return fmt.Errorf("%w: stream %d sent %d bytes, %d granted", errProtocol, id, st.received, st.granted)
 	}
-	if st.reset != nil || st.ended {
-		return nil, nil
+	if !st.ended {
+		d.to = st
 	}
-	return st, nil
+	return nil
 }
 
 // relieve resets streams while more is received and unread than the budgets allow.
@@ -275,6 +319,7 @@ func (s *Session) chargeLocked(st *Stream) {
 	n := held - st.charge
 	st.charge = held
 	s.held.Add(n)
+	s.charged.Add(n)
 	s.cfg.Budget.charge(n)
 }
 
@@ -346,4 +391,25 @@ func (s *Session) resetLongestBlocked() bool {
 	s.limitReached("memory", "stream", victim.id, "bytes", held, "blocked", time.Since(since).Round(time.Millisecond))
 	victim.Reset(OverBudget, "memory budget exceeded by unread data")
 	return true
+}
+
+// resetLongestIdle resets the stream that has moved nothing for longest.
+func (s *Session) resetLongestIdle() {
+	s.mu.Lock()
+	var victim *Stream
+	var since time.Time
+	for _, st := range s.streams {
+		moved := st.blockedSince
+		if st.sentAt.After(moved) {
+			moved = st.sentAt
+		}
+		if victim == nil || moved.Before(since) {
+			victim, since = st, moved
+		}
+	}
+	s.mu.Unlock()
+	if victim != nil {
+		s.limitReached("memory", "stream", victim.id, "idle", time.Since(since).Round(time.Millisecond))
+		victim.Reset(OverBudget, "memory budget exceeded by streams")
+	}
 }

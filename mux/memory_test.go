@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +120,11 @@ func TestLongestBlocked(t *testing.T) {
 		}
 		s.register(newStream(s, 19, false)) // has nothing
 		arrive(17, 100_000)                 // stuck first, but ended
-		s.streams[17].Reset(Cancelled, "test")
+		ended := s.streams[17]
+		ended.Reset(Cancelled, "test")
+		if ended.charge != 0 || s.streams[17] != nil {
+			t.Error("a stream that was reset holds something")
+		}
 		arrive(5, 1000) // small
 		arrive(7, 20_000)
 		arrive(9, 20_000)
@@ -140,6 +146,9 @@ func TestLongestBlocked(t *testing.T) {
 		if s.resetLongestBlocked() {
 			t.Error("one more was reset")
 		}
+		if s.streams[19] == nil {
+			t.Error("a stream was reset that holds nothing")
+		}
 		receive(t, s, 7, 100)
 		if got := s.held.Load(); got != held {
 			t.Errorf("%d bytes held with those of a reset stream, want %d", got, held)
@@ -150,11 +159,11 @@ func TestLongestBlocked(t *testing.T) {
 // receive has n bytes arrive for a stream.
 func receive(t *testing.T, s *Session, id uint32, n int) {
 	t.Helper()
-	st, err := s.arriving(id, n)
-	if err != nil {
+	s.demux.to = nil
+	if err := s.arriving(id, n); err != nil {
 		t.Fatal(err)
 	}
-	if st != nil {
+	if st := s.demux.to; st != nil {
 		s.deliver(st, make([]byte, n))
 	}
 }
@@ -176,12 +185,7 @@ func TestMemory(t *testing.T) {
 	}
 	s.register(newStream(s, 25, false))
 	receive(t, s, 25, 16_000)
-	resets := 0
-	for _, st := range s.streams {
-		if st.reset != nil {
-			resets++
-		}
-	}
+	resets := 11 - len(s.streams)
 	if held := s.held.Load(); held > 95_000 || resets != 2 {
 		t.Errorf("%d bytes held after %d resets, want 2 resets", held, resets)
 	}
@@ -189,7 +193,7 @@ func TestMemory(t *testing.T) {
 
 // The budget is relieved by the session that holds most.
 func TestBudgetLargest(t *testing.T) {
-	b := NewBudget(50_000)
+	b := NewBudget(50_000 + 4*streamCost)
 	var sessions []*Session
 	for _, n := range []int{10_000, 30_000, 9000} {
 		s := bare(newScript(nil), Config{Budget: b})
@@ -203,11 +207,11 @@ func TestBudgetLargest(t *testing.T) {
 	s.register(newStream(s, 7, false))
 	receive(t, s, 7, 2000)
 	for i, s := range sessions {
-		if reset := s.streams[5].reset != nil; reset != (i == 1) {
+		if reset := s.streams[5] == nil; reset != (i == 1) {
 			t.Errorf("session %d: reset %v", i, reset)
 		}
 	}
-	if used, want := b.used.Load(), int64(16<<10+16<<10+2048); used != want {
+	if used, want := b.used.Load(), int64(16<<10+16<<10+2048+3*streamCost); used != want {
 		t.Errorf("%d bytes used, want %d", used, want)
 	}
 }
@@ -215,7 +219,7 @@ func TestBudgetLargest(t *testing.T) {
 // A part of a budget has a limit of its own, which is relieved by the part's sessions
 // alone, and what they hold counts for the whole.
 func TestBudgetPart(t *testing.T) {
-	b := NewBudget(200_000)
+	b := NewBudget(200_000 + 2*streamCost)
 	part := b.Part()
 	var sessions []*Session
 	for _, budget := range []*Budget{b, part} {
@@ -228,20 +232,110 @@ func TestBudgetPart(t *testing.T) {
 	}
 	receive(t, sessions[0], 5, 30_000)
 	receive(t, sessions[1], 5, 20_000)
-	if used, want := b.used.Load()-part.used.Load(), sessions[0].held.Load(); used != want || part.used.Load() != sessions[1].held.Load() {
+	if used, want := b.used.Load()-part.used.Load(), sessions[0].charged.Load(); used != want || part.used.Load() != sessions[1].charged.Load() {
 		t.Errorf("the whole has %d bytes more than the part, want %d", used, want)
 	}
-	if st := sessions[1].streams[5]; st.reset != nil {
-		t.Errorf("reset without a limit: %v", st.reset)
+	if sessions[1].streams[5] == nil {
+		t.Error("reset without a limit")
 	}
-	part.SetLimit(10_000)
+	part.SetLimit(10_000 + streamCost)
 	if part.spare() || !b.spare() {
 		t.Error("the part has memory to spare, or the whole has none")
 	}
 	receive(t, sessions[1], 5, 1)
-	if sessions[1].streams[5].reset == nil || sessions[0].streams[5].reset != nil {
+	if sessions[1].streams[5] != nil || sessions[0].streams[5] == nil {
 		t.Error("not the part's stream was reset, and that alone")
 	}
+}
+
+// Who takes most gives memory back: that is an identity with many sessions, none of them
+// large, rather than another one with a single session that is larger than each of those.
+func TestBudgetLargestPart(t *testing.T) {
+	b := NewBudget(400_000)
+	holding := func(part *Budget, n int) *Session {
+		s := bare(newScript(nil), Config{Budget: part})
+		t.Cleanup(func() { s.cancel(nil) })
+		part.join(s)
+		s.register(newStream(s, 5, false))
+		receive(t, s, 5, n)
+		return s
+	}
+	single := holding(b.Part(), 60_000)
+	many := b.Part()
+	var sessions []*Session
+	for range 8 {
+		sessions = append(sessions, holding(many, 30_000))
+	}
+	if single.streams[5] == nil {
+		t.Error("the identity with one session lost its stream")
+	}
+	left := 0
+	for _, s := range sessions {
+		left += len(s.streams)
+	}
+	if left >= 8 || left < 5 || b.used.Load() > 400_000 {
+		t.Errorf("%d of 8 streams of the other identity left, %d bytes", left, b.used.Load())
+	}
+	for _, s := range sessions {
+		many.leave(s)
+	}
+	if len(b.parts) != 1 {
+		t.Errorf("%d parts with sessions, want 1", len(b.parts))
+	}
+}
+
+// A stream counts before it has received anything. Who has most of the memory gets no more
+// streams, and gives some back for those of others, the idle ones first.
+func TestBudgetStreams(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		b := NewBudget(5 * streamCost)
+		greedy, other := b.Part(), b.Part()
+		session := func(part *Budget) *Session {
+			s := bare(newScript(nil), Config{Budget: part})
+			t.Cleanup(func() { s.cancel(nil) })
+			part.join(s)
+			return s
+		}
+		open := func(s *Session, id uint32) bool {
+			time.Sleep(time.Second)
+			if !s.cfg.Budget.admit(s) {
+				return false
+			}
+			s.register(newStream(s, id, false))
+			return true
+		}
+		a, b1 := session(greedy), session(other)
+		for id := uint32(5); id < 13; id += 2 {
+			if !open(a, id) {
+				t.Fatalf("stream %d was not admitted", id)
+			}
+		}
+		if !open(b1, 5) || open(a, 13) {
+			t.Error("not the fifth stream was admitted, and that alone")
+		}
+		a.streams[5].sentAt = time.Now() // it is busy
+		if !open(b1, 7) || len(a.streams) != 3 || a.streams[7] != nil {
+			t.Errorf("streams %v left of the greedy one, want all but 7", slices.Collect(maps.Keys(a.streams)))
+		}
+		greedy.SetLimit(3 * streamCost)
+		a.streams[9].Reset(Cancelled, "test")
+		if !open(a, 15) || open(a, 17) {
+			t.Error("the limit of an identity does not count its streams")
+		}
+	})
+}
+
+// A stream for which there is no memory is reset at once.
+func TestStreamOverBudget(t *testing.T) {
+	p := newPeer(t, Server, Config{Budget: NewBudget(2 * streamCost)})
+	first := p.serve(5)
+	p.serve(7)
+	header := string(Header{Kind: KindDial}.append(nil))
+	p.say(frame{frameSYN, 9, ""}, frame{framePSH, 9, header + "data"}, frame{framePSH, 9, "more"})
+	p.want(reset(9, OverBudget, "memory budget exceeded by streams"))
+	first.Close()
+	p.want(reset(5, Cancelled, "closed"), frame{frameFIN, 5, ""})
+	p.serve(11)
 }
 
 // A limit that bites again and again is logged once a second.

@@ -50,6 +50,7 @@ func newPeer(t testing.TB, session func(Link, Config) (*Session, error), cfg Con
 	} else {
 		p.say(frame{frameSYN, controlID, ""})
 	}
+	p.want(onControl(record{kind: recordMaxStreams, id: uint32(p.s.cfg.MaxStreams)}))
 	return p
 }
 
@@ -97,6 +98,17 @@ func (p *peer) want(v ...frame) {
 		if got := p.next(); got != want {
 			p.t.Fatalf("frame %v, want %v", got, want)
 		}
+	}
+}
+
+// drain forgets what the session has written, and what it is about to.
+func (p *peer) drain() {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	defer cancel()
+	p.s.drainQueue(ctx)
+	for len(p.frames) > 0 {
+		<-p.frames
 	}
 }
 
@@ -159,12 +171,17 @@ func (p *peer) left(n int) {
 	}
 }
 
-// settled waits until the session has handled what the peer has said, by asking
-// for a confirmation.
+// settled waits until the session has written what follows from what the peer has said,
+// and expects that to be nothing more.
 func (p *peer) settled() {
 	p.t.Helper()
-	p.say(onControl(record{kind: recordReset, id: 99, code: OverBudget}))
-	p.want(onControl(record{kind: recordReset, id: 99, code: Cancelled}))
+	ctx, cancel := context.WithTimeout(p.t.Context(), 20*time.Second)
+	defer cancel()
+	p.s.drainQueue(ctx)
+	if ctx.Err() != nil {
+		p.t.Fatal("the session does not write what is queued")
+	}
+	p.none()
 }
 
 func (p *peer) Handle(receive func([]byte), _ func()) { p.hear = receive }

@@ -6,9 +6,28 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
+
+// syncbuf is a bytes.Buffer for several goroutines.
+type syncbuf struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncbuf) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncbuf) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
 
 // frames builds what a raw smux peer would send.
 type frames []byte
@@ -30,11 +49,8 @@ func (f frames) syn(ids ...uint32) frames {
 // A peer that smux would put up with ends its own session, nothing else.
 func TestPolice(t *testing.T) {
 	control := frames(nil).syn(controlID)
-	flood := control
-	for id := uint32(5); id < 5+2*100; id += 2 {
-		flood = flood.syn(id)
-	}
-	overrun := control.syn(5)
+	header := Header{Kind: KindDial}.append(nil)
+	overrun := control.syn(5).add(framePSH, 5, header)
 	for range initialWindow/60_000 + 1 {
 		overrun = overrun.add(framePSH, 5, make([]byte, 60_000))
 	}
@@ -48,7 +64,13 @@ func TestPolice(t *testing.T) {
 		{name: "wrong end's identifier", frames: control.syn(6), want: "wrong end"},
 		{name: "stream zero", frames: control.syn(0), want: "wrong end"},
 		{name: "opened twice", frames: control.syn(5, 5), want: "opened twice"},
-		{name: "flood of streams", frames: flood, want: "streams opened"},
+		{name: "control stream opened twice", frames: control.syn(controlID), want: "opened twice"},
+		{name: "opened twice, with a header", frames: control.syn(5).add(framePSH, 5, header).syn(5), want: "opened twice"},
+		{name: "control stream closed", frames: control.add(frameFIN, controlID, nil), want: "control stream closed"},
+		{name: "payload of SYN", frames: control.add(frameSYN, 5, []byte{1}), want: "command 0 with 1 bytes"},
+		{name: "payload of FIN", frames: control.add(frameFIN, 5, []byte{1}), want: "command 1 with 1 bytes"},
+		{name: "unknown command", frames: control.add(5, 0, nil), want: "command 5"},
+		{name: "version", frames: frames{1, 0, 0, 0, 3, 0, 0, 0}, want: "version 1"},
 		{name: "window overrun", frames: overrun, want: "granted"},
 		{name: "no control stream", frames: frames(nil).syn(5), want: "first stream"},
 		{name: "silence", want: "no control stream within"},
@@ -60,7 +82,7 @@ func TestPolice(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			var log bytes.Buffer
+			var log syncbuf
 			l := newScript(test.frames)
 			l.hold = true
 			s, err := Server(l, Config{
@@ -77,19 +99,15 @@ func TestPolice(t *testing.T) {
 					t.Errorf("session ended with %v, want %q", err, test.want)
 				}
 				s.Close("", 0)
+				if reason := l.told(); reason != s.Err().Error() {
+					t.Errorf("the peer was told %q, want %q", reason, s.Err())
+				}
 				return
 			}
 			deadline := time.Now().Add(10 * time.Second)
-			for {
-				s.mu.Lock()
-				st := s.streams[5]
-				reset := st != nil && st.reset != nil
-				s.mu.Unlock()
-				if reset {
-					break
-				}
+			for !strings.Contains(log.String(), test.want) {
 				if time.Now().After(deadline) {
-					t.Fatal("stream not reset")
+					t.Fatalf("stream not reset, or not for %q", test.want)
 				}
 				select {
 				case <-s.Done():
@@ -97,10 +115,10 @@ func TestPolice(t *testing.T) {
 				case <-time.After(time.Millisecond):
 				}
 			}
-			s.Close("", 0)
-			if !strings.Contains(log.String(), test.want) {
-				t.Errorf("log %q, want %q", log.String(), test.want)
+			if n := s.NumStreams(); n > 0 {
+				t.Errorf("%d streams left", n)
 			}
+			s.Close("", 0)
 		})
 	}
 }

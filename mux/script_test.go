@@ -3,6 +3,7 @@ package mux
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +16,9 @@ type script struct {
 	done  chan struct{}
 	heard chan struct{} // closed when everything was
 	err   error
+
+	reason   string                    // of Close, if that ended it
+	attached atomic.Pointer[time.Time] // since when there is a carrier, zero for none; nil: for an hour
 }
 
 func newScript(b []byte) *script {
@@ -45,9 +49,28 @@ func (s *script) Append([][]byte) error { return nil }
 func (s *script) Send()                 {}
 func (s *script) Full() bool            { return false }
 
+// AttachedFor is an hour, unless the test says something else.
+func (s *script) AttachedFor() time.Duration {
+	if since := s.attached.Load(); since != nil {
+		if since.IsZero() {
+			return 0
+		}
+		return time.Since(*since)
+	}
+	return time.Hour
+}
+
 func (s *script) Flush(<-chan struct{}) error { return nil }
-func (s *script) Close(string) error          { s.end(errScriptOver); return nil }
-func (s *script) Done() <-chan struct{}       { return s.done }
-func (s *script) Err() error                  { <-s.done; return s.err }
-func (s *script) RoundTrip() time.Duration    { return 0 }
-func (s *script) Bandwidth() float64          { return 0 }
+
+func (s *script) Close(reason string) error {
+	s.once.Do(func() { s.reason, s.err = reason, errScriptOver; close(s.done) })
+	return nil
+}
+
+// told is the reason with which the link was closed.
+func (s *script) told() string { <-s.done; return s.reason }
+
+func (s *script) Done() <-chan struct{}    { return s.done }
+func (s *script) Err() error               { <-s.done; return s.err }
+func (s *script) RoundTrip() time.Duration { return 0 }
+func (s *script) Bandwidth() float64       { return 0 }

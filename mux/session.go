@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,8 @@ type Link interface {
 	Flush(stop <-chan struct{}) error
 	// Close ends the link and tells the peer why.
 	Close(reason string) error
+	// AttachedFor is how long it has had its present carrier, 0 without one.
+	AttachedFor() time.Duration
 	// Done is closed when the link has ended, Err says why.
 	Done() <-chan struct{}
 	Err() error
@@ -37,24 +40,24 @@ type Link interface {
 
 // Config of a session. Zero values mean the defaults.
 type Config struct {
-	// MaxStreams bounds the streams that are open at once, opened by either
-	// end. 16,384.
+	// MaxStreams bounds the streams of each end that are open at once. The peer is
+	// told, and what it opens beyond is reset. 16,384.
 	MaxStreams int
 	// OpenTimeout bounds the time until a stream's header has arrived, and
-	// until the control stream has. 10 s.
+	// until the control stream has. It runs only while there is a carrier. 10 s.
 	OpenTimeout time.Duration
 	// MaxWindow bounds the bytes that one stream may hold unread, to which its
 	// window grows from 256 KiB. 16 MiB.
 	MaxWindow int
 	// Memory bounds the bytes received and unread in the session. 64 MiB.
 	Memory int64
-	// Budget does so for several sessions; nil sets no limit.
+	// Budget does so for several sessions, and for their streams; nil sets no limit.
 	Budget *Budget
-	// Listen is called when the peer asks to listen at bind, "host:port"; it
-	// returns the address and a function that ends it. The error's *Error, or
-	// Internal, is told to the peer. nil refuses. It runs on a goroutine of
-	// its own; ctx ends with the session.
-	Listen func(ctx context.Context, forward uint32, bind string) (addr string, stop func(), err error)
+	// Listen is called when the peer asks to listen at bind, "host:port". The
+	// error's *Error, or Internal, is told to the peer. nil refuses. It runs on a
+	// goroutine of its own; ctx ends with the session, or when the peer does not
+	// want the listener any more.
+	Listen func(ctx context.Context, forward uint32, bind string) (Listener, error)
 	Logger *slog.Logger // nil: discarded
 }
 
@@ -114,18 +117,24 @@ type Session struct {
 	ctx    context.Context // ends with the session
 	cancel context.CancelCauseFunc
 
-	accepted chan *Stream
-	held     atomic.Int64 // bytes received and unread
+	late    *patience    // with a peer that has yet to open the control stream
+	held    atomic.Int64 // bytes received and unread
+	charged atomic.Int64 // those, and what the streams cost
 
-	mu        sync.Mutex
-	err       error
-	streams   map[uint32]*Stream
-	leaving   bool // GoAway was sent
-	peerGone  chan struct{}
-	peerWhy   string
-	listening map[uint32]*listenCall // client: remote forwards
-	nextID    uint32
-	stops     map[uint32]func() // server: to end its listeners
+	mu           sync.Mutex
+	err          error
+	streams      map[uint32]*Stream
+	arrivals     arrivals
+	ours, theirs int           // streams that each end has open
+	peerMax      int           // of ours
+	accepted     []*Stream     // that nobody has taken yet
+	acceptable   chan struct{} // has an element when there may be some
+	leaving      bool          // GoAway was sent
+	peerGone     chan struct{}
+	peerWhy      string
+	asked        map[uint32]*request // client: remote forwards
+	nextID       uint32
+	forwards     map[uint32]*forward // server: of the peer, by its numbers
 
 	queue control
 	turns turns
@@ -133,11 +142,6 @@ type Session struct {
 	limitLogged atomic.Int64 // when limitReached last wrote, Unix nanoseconds
 
 	running sync.WaitGroup
-}
-
-// listenCall is a remote forward that this end asked for.
-type listenCall struct {
-	answer chan record // one answer
 }
 
 // Client makes the client's end of a session on a new link.
@@ -150,14 +154,16 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 	cfg = cfg.withDefaults()
 	s := &Session{
 		cfg: cfg, log: cfg.Logger, link: l, client: client,
-		accepted:  make(chan *Stream),
-		streams:   map[uint32]*Stream{},
-		peerGone:  make(chan struct{}),
-		listening: map[uint32]*listenCall{},
-		stops:     map[uint32]func(){},
+		streams:    map[uint32]*Stream{},
+		peerMax:    cfg.MaxStreams, // until the peer has said
+		acceptable: make(chan struct{}, 1),
+		peerGone:   make(chan struct{}),
+		asked:      map[uint32]*request{},
+		forwards:   map[uint32]*forward{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.queue.ready.L = &s.mu
+	s.queue.records = record{kind: recordMaxStreams, id: uint32(min(cfg.MaxStreams, math.MaxInt32))}.append(nil)
 	open := smux.Server
 	s.peerParity = 1
 	if client {
@@ -177,6 +183,14 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 		l.Send()
 	}
 	cfg.Budget.join(s)
+	if !client {
+		s.mu.Lock() // its end looks at this
+		s.late = s.after(cfg.OpenTimeout, func() {
+			err := fmt.Errorf("%w: no control stream within %v", errProtocol, cfg.OpenTimeout)
+			s.spawn(func() { s.end(err, err.Error()) })
+		})
+		s.mu.Unlock()
+	}
 	s.running.Go(s.watch)
 	s.running.Go(s.acceptLoop)
 	l.Handle(s.receive, s.room)
@@ -212,9 +226,14 @@ func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
 // open opens st at the peer and sends the header with it.
 func (st *Stream) open() error {
 	s := st.sess
+	s.mu.Lock()
+	s.appendRecords() // resets among them, which make room for this stream at the peer
+	s.mu.Unlock()
 	raw, err := s.smux.OpenStream()
 	if errors.Is(err, smux.ErrGoAway) { // after 2³¹ streams
-		return fmt.Errorf("%w: stream numbers used up", ErrGoingAway)
+		const usedUp = "stream numbers used up"
+		s.GoAway(usedUp)
+		return fmt.Errorf("%w: %s", ErrGoingAway, usedUp)
 	}
 	header := st.header.append(nil)
 	s.mu.Lock()
@@ -224,15 +243,16 @@ func (st *Stream) open() error {
 	}
 	st.id, st.raw = raw.ID(), raw
 	st.sent += uint64(len(header))
-	s.register(st)
-	if st.reset != nil { // before the peer could be told
-		s.tellReset(st)
-	}
-	err = st.endedLocked()
-	s.mu.Unlock()
-	if err != nil {
+	if err := st.endedLocked(); err != nil { // before the peer could be told
+		defer s.mu.Unlock()
+		if s.err == nil {
+			s.tellReset(st)
+			s.queueClose(st)
+		}
 		return err
 	}
+	s.register(st)
+	s.mu.Unlock()
 	if err := s.push(st.id, header); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -250,87 +270,82 @@ func (s *Session) openable() error {
 	if s.err != nil {
 		return s.lostLocked(s.err)
 	}
-	if len(s.streams) >= s.cfg.MaxStreams {
-		s.limitReached("max_streams", "value", s.cfg.MaxStreams)
-		return &Error{Code: Limit, Reason: "too many streams in this session"}
+	if most := min(s.cfg.MaxStreams, s.peerMax); s.ours >= most {
+		s.limitReached("max_streams", "value", most)
+		return &Error{Code: Limit, Reason: tooManyStreams}
 	}
 	return nil
 }
 
 // Accept waits for a stream that the peer opened and whose header has arrived.
 func (s *Session) Accept(ctx context.Context) (*Stream, error) {
-	select {
-	case st := <-s.accepted:
-		return st, nil
-	case <-s.ctx.Done():
-		return nil, s.Err()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	for {
+		if st := s.takeAccepted(); st != nil {
+			return st, nil
+		}
+		select {
+		case <-s.acceptable:
+		case <-s.ctx.Done():
+			return nil, s.Err()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// takeAccepted returns a stream that waits to be accepted and has not been reset, or nil.
+func (s *Session) takeAccepted() *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.accepted) > 0 {
+		st := s.accepted[0]
+		s.accepted[0] = nil
+		if s.accepted = s.accepted[1:]; len(s.accepted) == 0 {
+			s.accepted = nil
+		}
+		if !st.finished {
+			s.wakeAccept() // somebody else may wait, too
+			return st
+		}
+	}
+	return nil
+}
+
+// wakeAccept wakes who waits for a stream if there are some. Called with mu held.
+func (s *Session) wakeAccept() {
+	if len(s.accepted) > 0 {
+		select {
+		case s.acceptable <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // acceptLoop never waits for anybody: smux stops reading when nobody accepts.
 func (s *Session) acceptLoop() {
-	for first := !s.client; ; first = false {
-		if first {
-			s.smux.SetDeadline(time.Now().Add(s.cfg.OpenTimeout))
-		}
+	for {
 		raw, err := s.smux.AcceptStream()
 		if err != nil {
-			if first && errors.Is(err, smux.ErrTimeout) {
-				err = fmt.Errorf("%w: no control stream within %v", errProtocol, s.cfg.OpenTimeout)
-			}
-			s.end(err, "session ended")
+			s.end(err, err.Error())
 			return
 		}
-		if first {
-			s.smux.SetDeadline(time.Time{})
-			if raw.ID() != controlID {
-				s.end(fmt.Errorf("%w: first stream is %d", errProtocol, raw.ID()), "protocol violation")
-				return
-			}
+		if raw.ID() == controlID {
 			s.running.Go(s.writeControl)
 			continue
 		}
 		s.mu.Lock()
 		st := s.streams[raw.ID()]
-		if st == nil || st.raw != nil { // closed on the way
+		if st == nil { // reset on the way, which the peer must learn before FIN
+			s.appendRecords()
 			s.mu.Unlock()
 			raw.Close()
 			s.link.Send()
 			continue
 		}
 		st.raw = raw
-		dead := st.reset != nil // the peer's confirmation will close raw
-		excess := len(s.streams) > s.cfg.MaxStreams
-		leaving := s.leaving
+		s.accepted = append(s.accepted, st)
+		s.wakeAccept()
 		s.mu.Unlock()
-		if !dead {
-			s.running.Go(func() { s.greet(st, excess, leaving) })
-		}
-	}
-}
-
-// greet reads the header of an accepted stream and hands the stream out.
-func (s *Session) greet(st *Stream, excess, leaving bool) {
-	late := time.AfterFunc(s.cfg.OpenTimeout, func() { st.Reset(TimedOut, "no header in time") })
-	h, err := readHeader(readerFunc(st.read))
-	late.Stop()
-	switch {
-	case err != nil:
-		s.log.Debug("stream without a valid header", "stream", st.id, "error", err)
-		st.Reset(Protocol, "no valid header")
-	case excess:
-		s.limitReached("max_streams", "value", s.cfg.MaxStreams)
-		st.Refuse(Limit, "too many streams in this session")
-	case leaving:
-		st.Refuse(Stopping, "shutting down")
-	default:
-		st.header = h
-		select {
-		case s.accepted <- st:
-		case <-st.ctx.Done():
-		}
 	}
 }
 
@@ -351,19 +366,48 @@ func (s *Session) spawn(f func()) {
 	}
 }
 
-// register adds a stream. Called with mu held.
-func (s *Session) register(st *Stream) { s.streams[st.id] = st }
+// streamCost is what a stream counts in a budget, beside its bytes: what it takes of
+// memory here and where it is served, in goroutines most of all.
+const streamCost = 8 << 10
 
-// finishLocked removes a stream that has ended in both directions, or whose
-// reset the peer has confirmed. Called with mu held.
+// register adds a stream. Called with mu held.
+func (s *Session) register(st *Stream) {
+	s.streams[st.id] = st
+	st.counts = true
+	*s.countOf(st)++
+	st.blockedSince = time.Now()
+	s.charged.Add(streamCost)
+	s.cfg.Budget.charge(streamCost)
+}
+
+// countOf is the number of streams that st is one of.
+func (s *Session) countOf(st *Stream) *int {
+	if st.ours {
+		return &s.ours
+	}
+	return &s.theirs
+}
+
+// countLocked stops counting a stream for the limit when both ends have closed it: the
+// opener when it has sent its FIN, and the acceptor, who may learn of that late, before.
+// Nobody needs to have read the last bytes. Called with mu held.
+func (s *Session) countLocked(st *Stream) {
+	closed := st.ended && (st.closed || !st.ours && st.writeDone)
+	if st.counts && (closed || st.finished) {
+		st.counts = false
+		*s.countOf(st)--
+	}
+}
+
+// finishLocked removes a stream that has ended in both directions, or that was reset.
+// Called with mu held.
 func (s *Session) finishLocked(st *Stream) {
 	clean := st.readDone && st.writeDone
-	if st.finished || !clean && !st.confirmed {
+	if st.finished || !clean && st.reset == nil {
 		return
 	}
 	st.finished = true
 	s.forgetLocked(st)
-	delete(s.streams, st.id)
 	st.cancel(nil)
 }
 
@@ -373,6 +417,13 @@ func (s *Session) forgetLocked(st *Stream) {
 	s.chargeLocked(st)
 	st.readBy.stop()
 	st.writeBy.stop()
+	if s.streams[st.id] != st { // it was never opened
+		return
+	}
+	delete(s.streams, st.id)
+	s.countLocked(st)
+	s.charged.Add(-streamCost)
+	s.cfg.Budget.charge(-streamCost)
 }
 
 // resetLocked makes e the end of st and wakes everybody who waits for it. It
@@ -380,10 +431,10 @@ func (s *Session) forgetLocked(st *Stream) {
 func (s *Session) resetLocked(st *Stream, e *Error) {
 	st.reset = e
 	st.cancel(e)
-	st.inbox.drop() // whether or not the peer ever confirms
-	s.chargeLocked(st)
+	s.finishLocked(st)
 	st.changed()
 	st.writable.Broadcast()
+	s.queueClose(st)
 }
 
 // tellReset tells the peer of a stream's reset. Called with mu held.
@@ -457,7 +508,7 @@ func (s *Session) end(err error, reason string) {
 	for _, st := range s.streams {
 		st.finished = true
 		st.cancel(lost)
-		s.forgetLocked(st)
+		s.forgetLocked(st) // deletes it
 		st.changed()
 		st.writable.Broadcast()
 	}
@@ -466,16 +517,14 @@ func (s *Session) end(err error, reason string) {
 			k.st.writable.Broadcast()
 		}
 	}
-	clear(s.streams)
-	stops := s.stops
-	s.stops = nil
+	s.accepted = nil
+	s.arrivals.of = nil
+	s.arrivals.timer.Stop()
+	s.late.Stop()
 	s.queue.ready.Broadcast()
-	s.cancel(err)
+	s.cancel(err) // ends the listeners, too
 	s.mu.Unlock()
 
-	for _, stop := range stops {
-		stop()
-	}
 	s.cfg.Budget.leave(s)
 	s.frames.Close() // the link waits for who receives
 	s.link.Close(reason)

@@ -403,8 +403,8 @@ func TestGoAwayAndLimit(t *testing.T) {
 	if first.Reply(t.Context()) != nil || second.Reply(t.Context()) != nil {
 		t.Fatal("streams within the limit refused")
 	}
-	if err := open(t, p.client).Reply(t.Context()); CodeOf(err) != Limit {
-		t.Errorf("stream beyond the limit: %v", err)
+	if _, err := p.client.Open(t.Context(), Header{Kind: KindDial}); CodeOf(err) != Limit {
+		t.Errorf("stream beyond the limit that the server has announced: %v", err)
 	}
 	p.server.GoAway("restarting")
 	<-p.client.PeerGoingAway()
@@ -419,24 +419,24 @@ func TestGoAwayAndLimit(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	stopped := make(chan string, 2)
-	p := newPair(t, Config{}, Config{Listen: func(_ context.Context, _ uint32, bind string) (string, func(), error) {
+	p := newPair(t, Config{}, Config{Listen: func(_ context.Context, _ uint32, bind string) (Listener, error) {
 		if bind == "127.0.0.1:1" {
-			return "", nil, &Error{Denied, "privileged port"}
+			return nil, &Error{Denied, "privileged port"}
 		}
-		return "127.0.0.1:4711", func() { stopped <- bind }, nil
+		return newListener("127.0.0.1:4711", func() { stopped <- bind }), nil
 	}})
-	if _, _, err := p.client.Listen(t.Context(), "127.0.0.1:1"); CodeOf(err) != Denied {
+	if _, err := p.client.Listen(t.Context(), "127.0.0.1:1"); CodeOf(err) != Denied {
 		t.Errorf("Listen: %v", err)
 	}
-	id, addr, err := p.client.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil || addr != "127.0.0.1:4711" {
-		t.Fatalf("Listen: %q, %v", addr, err)
+	f, err := p.client.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil || f.Address != "127.0.0.1:4711" {
+		t.Fatalf("Listen: %+v, %v", f, err)
 	}
-	p.client.Unlisten(id)
+	p.client.Unlisten(f.Number)
 	if got := <-stopped; got != "127.0.0.1:0" {
 		t.Errorf("stopped %q", got)
 	}
-	if _, _, err := p.client.Listen(t.Context(), "127.0.0.1:2"); err != nil {
+	if _, err := p.client.Listen(t.Context(), "127.0.0.1:2"); err != nil {
 		t.Fatal(err)
 	}
 	p.client.Close("over", time.Second)
@@ -464,4 +464,42 @@ func BenchmarkBulk(b *testing.B) {
 	}
 	st.CloseWrite()
 	io.Copy(io.Discard, st)
+}
+
+// An opener at the peer's limit that has reset a stream may open another at once: the peer
+// learns of the reset first.
+func TestOpenAfterReset(t *testing.T) {
+	p := newPeer(t, Client, Config{})
+	p.say(onControl(record{kind: recordMaxStreams, id: 1}))
+	for id := uint32(5); id < 405; id += 2 {
+		st := p.open(id)
+		p.s.mu.Lock() // nobody else writes the reset
+		p.s.queue.idle = false
+		p.s.resetLocked(st, &Error{Code: Cancelled})
+		p.s.tellReset(st)
+		p.s.mu.Unlock()
+		next := make(chan error, 1)
+		go func() {
+			st, err := p.s.Open(t.Context(), Header{Kind: KindDial})
+			if err == nil {
+				st.Reset(Cancelled, "")
+			}
+			next <- err
+		}()
+		told := false
+		for opened := false; !opened; {
+			switch f := p.next(); f {
+			case reset(id, Cancelled, ""):
+				told = true
+			case frame{frameSYN, id + 2, ""}:
+				opened = true
+			}
+		}
+		if err := <-next; err != nil || !told {
+			t.Fatalf("stream %d opened before the reset of %d was told, %v", id+2, id, err)
+		}
+		p.left(0)
+		id += 2
+		p.drain()
+	}
 }

@@ -47,6 +47,7 @@ type Stream struct {
 	blockedSince time.Time
 	queued       bool // a window record waits to be written
 	sent         uint64
+	sentAt       time.Time
 	credit       uint64    // that we may send
 	writable     sync.Cond // or an error
 	write, edge  ticket
@@ -54,8 +55,9 @@ type Stream struct {
 	writeBy      deadline
 	readDone     bool // end of file was read
 	writeDone    bool // CloseWrite was called
+	closed       bool // the peer was sent FIN
+	counts       bool // for the limit of streams
 	reset        *Error
-	confirmed    bool // the peer knows of the reset
 	finished     bool // no longer in Session.streams
 }
 
@@ -112,8 +114,8 @@ func (st *Stream) Refuse(code Code, reason string) error {
 // keeping anybody waiting.
 func (st *Stream) discard() {
 	st.sess.spawn(func() {
-		stop := time.AfterFunc(st.sess.cfg.OpenTimeout, func() { st.Reset(TimedOut, "refused stream not closed") })
-		defer stop.Stop()
+		late := st.sess.after(st.sess.cfg.OpenTimeout, func() { st.Reset(TimedOut, "refused stream not closed") })
+		defer late.Stop()
 		var b [512]byte
 		for {
 			if _, err := st.read(b[:]); err != nil {
@@ -269,6 +271,7 @@ func (st *Stream) CloseWrite() error {
 		return nil
 	}
 	st.writeDone = true
+	s.countLocked(st)
 	st.writable.Broadcast()
 	s.mu.Unlock()
 
@@ -279,6 +282,8 @@ func (st *Stream) CloseWrite() error {
 	if st.reset != nil {
 		return st.reset
 	}
+	st.closed = true
+	s.countLocked(st)
 	s.finishLocked(st)
 	if err != nil {
 		return s.lostLocked(err)
@@ -302,8 +307,9 @@ func (st *Stream) Reset(code Code, reason string) {
 	if st.finished || st.reset != nil || s.err != nil {
 		return
 	}
+	opened := st.id != 0 // else open tells the peer
 	s.resetLocked(st, &Error{Code: code, Reason: clip(reason)})
-	if st.id != 0 { // else Open does that
+	if opened {
 		s.tellReset(st)
 	}
 }

@@ -53,75 +53,80 @@ func wantError(t *testing.T, st *Stream, want Error) {
 	}
 }
 
-// A reset is confirmed, and FIN comes after the confirmation only.
-func TestResetConfirmation(t *testing.T) {
+// A reset ends a stream at both ends at once. Nothing is sent in answer but FIN, which
+// means nothing, and what comes for the stream afterwards goes to nobody.
+func TestReset(t *testing.T) {
 	p := newPeer(t, Client, Config{})
+	fin := func(id uint32) frame { return frame{frameFIN, id, ""} }
 	ours := p.open(5)
 	ours.Reset(ResetByPeer, "rst")
 	ours.Reset(Internal, "once more")
-	p.want(reset(5, ResetByPeer, "rst"))
+	p.want(reset(5, ResetByPeer, "rst"), fin(5))
 	wantError(t, ours, Error{ResetByPeer, "rst"})
-	p.say(frame{framePSH, 5, "\x00too late"})
-	p.settled() // without FIN
-	if n, held := p.s.NumStreams(), p.s.held.Load(); n != 1 || held != 0 {
-		t.Errorf("%d streams and %d bytes while the reset is under way, want 1 and 0", n, held)
-	}
-	p.say(reset(5, ResetByPeer, ""))
-	p.want(frame{frameFIN, 5, ""})
+	p.say(frame{framePSH, 5, "\x00too late"}, reset(5, Internal, "too late"), fin(5))
 	p.settled()
-	if n := p.s.NumStreams(); n != 0 {
-		t.Errorf("%d streams after the confirmation", n)
-	}
 	ours.Close()
 	p.settled() // ended before
 
 	theirs := p.open(7)
 	p.say(reset(7, Unreachable, "no route"))
-	p.want(reset(7, Unreachable, ""), frame{frameFIN, 7, ""})
+	p.want(fin(7))
 	wantError(t, theirs, Error{Unreachable, "no route"})
+	p.say(fin(7))
+	p.settled()
 
 	both := p.open(9)
 	both.Reset(Cancelled, "closed")
-	p.want(reset(9, Cancelled, "closed"))
 	p.say(reset(9, ResetByPeer, "at the same time"))
-	p.want(frame{frameFIN, 9, ""})
+	p.want(reset(9, Cancelled, "closed"), fin(9))
 	wantError(t, both, Error{Cancelled, "closed"})
 	p.settled()
-	if n := p.s.NumStreams(); n != 0 {
-		t.Errorf("%d streams left", n)
+	if n, held := p.s.NumStreams(), p.s.charged.Load(); n != 0 || held != 0 {
+		t.Errorf("%d streams left, and %d bytes", n, held)
+	}
+}
+
+// Resets of streams that there are not, or that were reset, are not answered, however
+// many come.
+func TestResetsOfNothing(t *testing.T) {
+	for name, session := range map[string]func(Link, Config) (*Session, error){"client": Client, "server": Server} {
+		t.Run(name, func(t *testing.T) {
+			p := newPeer(t, session, Config{})
+			for id := range uint32(1000) {
+				p.say(reset(id, Cancelled, "again"))
+			}
+			p.settled()
+		})
 	}
 }
 
 // Streams that are reset before the session has taken notice of them, by either
-// end, are reset like others: one record and, after the confirmation, FIN.
+// end, leave nothing behind.
 func TestResetBeforeAccept(t *testing.T) {
-	p := newPeer(t, Server, Config{})
+	p := newPeer(t, Server, Config{Budget: NewBudget(1 << 30)})
+	header := string(Header{Kind: KindDial}.append(nil))
 	for id := uint32(5); id < 405; id += 4 {
 		ours, theirs := id, id+2
-		p.say(frame{frameSYN, ours, ""})
+		p.say(frame{frameSYN, ours, ""}, frame{framePSH, ours, header})
 		p.s.mu.Lock()
 		st := p.s.streams[ours]
 		p.s.mu.Unlock()
 		st.Reset(OverBudget, "too much")
-		p.want(reset(ours, OverBudget, "too much"))
-		p.settled()
-		p.say(reset(ours, OverBudget, ""))
-		p.want(frame{frameFIN, ours, ""})
-		p.settled()
-
-		p.say(frame{frameSYN, theirs, ""}, reset(theirs, Cancelled, "changed my mind"))
-		both := map[frame]bool{reset(theirs, Cancelled, ""): true, {frameFIN, theirs, ""}: true}
-		for range 2 { // in any order, since the peer knows of the reset
-			f := p.next()
-			if !both[f] {
-				t.Fatalf("frame %v, want one of %v", f, both)
-			}
-			delete(both, f)
-		}
+		p.want(reset(ours, OverBudget, "too much"), frame{frameFIN, ours, ""})
+		p.say(frame{frameSYN, theirs, ""}, frame{framePSH, theirs, header}, reset(theirs, Cancelled, "changed my mind"))
+		p.want(frame{frameFIN, theirs, ""})
 		p.sent()
+		p.say(frame{frameSYN, theirs + 1000, ""}, reset(theirs+1000, Cancelled, "before the header"))
 		p.settled()
 	}
-	p.left(0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if st, err := p.s.Accept(ctx); err == nil {
+		t.Errorf("stream %d was accepted, which was reset", st.ID())
+	}
+	if n, used := p.s.NumStreams(), p.s.cfg.Budget.used.Load(); n != 0 || used != 0 {
+		t.Errorf("%d streams left, and %d bytes", n, used)
+	}
 }
 
 // A clean end needs both directions, in either order, and no records.
@@ -211,7 +216,7 @@ func TestNoReply(t *testing.T) {
 		if _, err := io.ReadAll(st); CodeOf(err) != Protocol {
 			t.Errorf("%s: read %v, want a protocol error", name, err)
 		}
-		p.want(reset(5, Cancelled, "closed"))
+		p.want(reset(5, Cancelled, "closed"), frame{frameFIN, 5, ""})
 	}
 }
 
@@ -229,32 +234,47 @@ func TestReplyContext(t *testing.T) {
 	}
 }
 
-// New streams are refused after GoAway, and beyond the limit.
-func TestGreet(t *testing.T) {
-	p := newPeer(t, Server, Config{MaxStreams: 1})
-	first := p.serve(5)
-	open := func(id uint32, code Code, reason string) {
+// New streams are refused after GoAway, and beyond the limit, of which the peer is told:
+// with a reset and nothing else, whatever follows.
+func TestRefusedAtOnce(t *testing.T) {
+	p := newPeer(t, Server, Config{MaxStreams: 2})
+	first, second := p.serve(5), p.serve(7)
+	refused := func(id uint32, code Code, reason string) {
 		t.Helper()
-		n := p.s.NumStreams()
-		p.say(frame{frameSYN, id, ""}, frame{framePSH, id, "\x01\x00\x00"})
-		p.want(frame{framePSH, id, string(appendReply(nil, &Error{code, reason}))}, frame{frameFIN, id, ""})
-		p.say(frame{frameFIN, id, ""})
-		p.left(n)
+		p.say(frame{frameSYN, id, ""}, frame{framePSH, id, "\x01\x00\x00data"})
+		p.want(reset(id, code, reason))
+		p.say(frame{framePSH, id, "more data"}, frame{frameFIN, id, ""})
+		p.settled()
 	}
-	open(7, Limit, "too many streams in this session")
+	for id := uint32(9); id < 300; id += 2 {
+		refused(id, Limit, "too many streams in this session")
+	}
+	// The peer's limit is its own, and that of this end another.
+	p.say(onControl(record{kind: recordMaxStreams, id: 1}))
+	p.open(2)
 	if _, err := p.s.Open(t.Context(), Header{Kind: KindForward}); CodeOf(err) != Limit {
 		t.Errorf("Open: %v, want a limit", err)
 	}
+	// A stream makes room when it was reset, or closed by both ends, read or not.
 	first.Reset(Cancelled, "")
-	p.want(reset(5, Cancelled, ""))
-	p.say(reset(5, Cancelled, ""))
-	p.want(frame{frameFIN, 5, ""})
+	p.want(reset(5, Cancelled, ""), frame{frameFIN, 5, ""})
+	p.serve(301)
+	p.say(frame{framePSH, 7, "unread"}, frame{frameFIN, 7, ""})
+	refused(303, Limit, "too many streams in this session")
+	if err := second.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	p.want(frame{frameFIN, 7, ""})
+	third := p.serve(305)
 
 	for range 2 {
 		p.s.GoAway(strings.Repeat("y", 300))
 	}
 	p.want(onControl(record{kind: recordGoAway, reason: strings.Repeat("y", 255)}))
-	open(9, Stopping, "shutting down")
+	refused(307, Stopping, "shutting down")
+	third.Close()
+	p.want(reset(305, Cancelled, "closed"), frame{frameFIN, 305, ""})
+	refused(309, Stopping, "shutting down")
 	for range 2 {
 		p.say(onControl(record{kind: recordGoAway, reason: "me too"}))
 	}
@@ -265,13 +285,58 @@ func TestGreet(t *testing.T) {
 	}
 }
 
+// Few streams may be without their header at once, and those leave nothing behind.
+func TestFewWithoutHeader(t *testing.T) {
+	p := newPeer(t, Server, Config{Budget: NewBudget(1)})
+	id := uint32(5)
+	for range maxArrivals {
+		p.say(frame{frameSYN, id, ""})
+		id += 2
+	}
+	p.settled()
+	for range 100 {
+		p.say(frame{frameSYN, id, ""})
+		p.want(reset(id, Limit, "too many streams without a header"))
+		id += 2
+	}
+	p.say(frame{frameFIN, 5, ""})
+	p.want(reset(5, Protocol, "no valid header"))
+	p.say(frame{frameSYN, id, ""})
+	p.settled()
+	if n, raw, used := p.s.NumStreams(), p.s.smux.NumStreams(), p.s.cfg.Budget.used.Load(); n != 0 || raw != 1 || used != 0 {
+		t.Errorf("%d streams, %d with the control stream in smux, %d bytes; want none, 1 and 0", n, raw, used)
+	}
+}
+
+// A header may come in pieces, and data right behind it.
+func TestHeaderInPieces(t *testing.T) {
+	p := newPeer(t, Server, Config{})
+	h := Header{KindDial, "target:1"}
+	opening := string(h.append(nil)) + "data"
+	for cut := range opening {
+		id := uint32(5 + 2*cut)
+		p.say(frame{frameSYN, id, ""}, frame{framePSH, id, opening[:cut]}, frame{framePSH, id, ""}, frame{framePSH, id, opening[cut:]})
+		st, err := p.s.Accept(t.Context())
+		if err != nil || st.Header() != h {
+			t.Fatalf("cut after %d: %+v, %v", cut, st, err)
+		}
+		p.say(frame{frameFIN, id, ""})
+		if got, err := io.ReadAll(st); string(got) != "data" || err != nil {
+			t.Errorf("cut after %d: %q, %v", cut, got, err)
+		}
+		if st.received != uint64(len(opening)) || st.consumed != st.received {
+			t.Errorf("cut after %d: %d bytes received, %d read", cut, st.received, st.consumed)
+		}
+	}
+}
+
 // A header that came in time sets no limit to the stream, and a stream that
 // nobody accepts does not hold up the end.
 func TestHeaderInTime(t *testing.T) {
 	p := newPeer(t, Server, Config{OpenTimeout: 500 * time.Millisecond})
 	st := p.serve(5)
 	p.say(frame{frameSYN, 7, ""}, frame{framePSH, 7, "\x01\x00\x00"})
-	p.say(frame{frameSYN, 9, ""})
+	p.say(frame{frameSYN, 9, ""}, frame{framePSH, 9, "\x01\x00"})
 	p.want(reset(9, TimedOut, "no header in time")) // later than that of 5 would come
 	if err := context.Cause(st.Context()); err != nil {
 		t.Errorf("stream with a header: %v", err)
@@ -341,7 +406,7 @@ func TestStreamNumbersUsedUp(t *testing.T) {
 	if _, err := st.Write([]byte("still")); err != nil {
 		t.Errorf("write: %v", err)
 	}
-	p.want(frame{framePSH, math.MaxUint32, "still"})
+	p.want(onControl(record{kind: recordGoAway, reason: "stream numbers used up"}), frame{framePSH, math.MaxUint32, "still"})
 }
 
 // The end of a session writes what waits, flushes it and gives everything back.
@@ -411,98 +476,4 @@ func TestInterruptedCalls(t *testing.T) {
 	if _, err := deliver(st, w); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("Deliver: %v, want the writer's error", err)
 	}
-}
-
-// The client's forwards, and what a server does not expect.
-func TestListenRecords(t *testing.T) {
-	p := newPeer(t, Client, Config{})
-	type answer struct {
-		forward uint32
-		address string
-		err     error
-	}
-	listen := func(ctx context.Context) <-chan answer {
-		c := make(chan answer, 1)
-		go func() {
-			forward, address, err := p.s.Listen(ctx, "127.0.0.1:0")
-			c <- answer{forward, address, err}
-		}()
-		return c
-	}
-	asked := func(id uint32) frame { return onControl(record{kind: recordListen, id: id, reason: "127.0.0.1:0"}) }
-	unlisten := func(id uint32) frame { return onControl(record{kind: recordUnlisten, id: id}) }
-
-	first := listen(t.Context())
-	p.want(asked(1))
-	for range 3 { // more often than anybody takes
-		p.say(onControl(record{kind: recordListening, id: 1, reason: "127.0.0.1:7"}))
-	}
-	if got := <-first; got != (answer{1, "127.0.0.1:7", nil}) {
-		t.Errorf("first forward: %+v", got)
-	}
-	second := listen(t.Context())
-	p.want(asked(2))
-	p.say(onControl(record{kind: recordListenFailed, id: 2, code: Denied, reason: "no"}))
-	if got := <-second; CodeOf(got.err) != Denied || got.err.Error() != "denied: no" {
-		t.Errorf("second forward: %+v, want denied", got)
-	}
-	p.s.Unlisten(2) // there is none
-	ctx, cancel := context.WithCancel(t.Context())
-	third := listen(ctx)
-	p.want(asked(3))
-	cancel()
-	if got := <-third; !errors.Is(got.err, context.Canceled) {
-		t.Errorf("third forward: %+v, want the context's end", got)
-	}
-	p.want(unlisten(3))
-	for range 2 {
-		p.s.Unlisten(1)
-	}
-	p.want(unlisten(1))
-	fourth := listen(t.Context())
-	p.want(asked(4))
-	p.say(frame{framePSH, controlID, "\x63\x00\x02??"}) // a record of a later version
-	p.s.Close("over", 0)
-	if got := <-fourth; CodeOf(got.err) != SessionLost {
-		t.Errorf("fourth forward: %+v, want session lost", got)
-	}
-}
-
-// The server's listeners end once each, and a forward is not listened for twice.
-func TestListenServer(t *testing.T) {
-	stopped := make(chan string, 3)
-	p := newPeer(t, Server, Config{Listen: func(ctx context.Context, _ uint32, bind string) (string, func(), error) {
-		switch bind {
-		case "fails":
-			return "", nil, errors.New("in use")
-		case "late":
-			<-ctx.Done()
-		}
-		return "at " + bind, func() { stopped <- bind }, nil
-	}})
-	ask := func(id uint32, bind string) { p.say(onControl(record{kind: recordListen, id: id, reason: bind})) }
-	ask(1, "a")
-	p.want(onControl(record{kind: recordListening, id: 1, reason: "at a"}))
-	ask(1, "b")
-	if got := <-stopped; got != "b" {
-		t.Errorf("stopped %q, want the second", got)
-	}
-	ask(2, "fails")
-	p.want(onControl(record{kind: recordListenFailed, id: 2, code: Internal, reason: "in use"}))
-	for range 2 {
-		p.say(onControl(record{kind: recordUnlisten, id: 1}))
-	}
-	if got := <-stopped; got != "a" {
-		t.Errorf("stopped %q, want the first", got)
-	}
-	ask(3, "late")
-	p.settled()
-	p.s.Close("over", 0)
-	if got := <-stopped; got != "late" || len(stopped) > 0 {
-		t.Errorf("stopped %q and %d more, want the last only", got, len(stopped))
-	}
-
-	p = newPeer(t, Server, Config{})
-	ask(1, "a")
-	p.want(onControl(record{kind: recordListenFailed, id: 1, code: Denied, reason: "this end does not listen for others"}))
 }

@@ -83,8 +83,9 @@ func (st *Stream) begin(n int) (taken int, crowded bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
+	st.sentAt = time.Now()
 	if little {
-		crowded = s.turns.crowded(st.id, time.Now())
+		crowded = s.turns.crowded(st.id, st.sentAt)
 	}
 	most := frame
 	if frame == maxFrame && s.turns.nobody() {

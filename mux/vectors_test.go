@@ -15,8 +15,14 @@ func TestVectors(t *testing.T) {
 	if got := header.append(nil); !bytes.Equal(got, vector(t, "header")) {
 		t.Errorf("header %x", got)
 	}
-	if got, err := readHeader(bytes.NewReader(vector(t, "header"))); err != nil || got != header {
-		t.Errorf("header %+v, %v", got, err)
+	opening := append(vector(t, "header"), 'x')
+	if got, rest, err := readHeader(opening); err != nil || got != header || string(rest) != "x" {
+		t.Errorf("header %+v, then %q, %v", got, rest, err)
+	}
+	for i := range len(opening) - 1 {
+		if _, rest, err := readHeader(opening[:i]); err != nil || rest != nil {
+			t.Errorf("%d of %d bytes of a header: then %q, %v", i, len(opening)-1, rest, err)
+		}
 	}
 	reply := &Error{Refused, "no"}
 	if got := appendReply(nil, reply); !bytes.Equal(got, vector(t, "reply")) {
@@ -43,11 +49,21 @@ func TestVectors(t *testing.T) {
 func FuzzReadHeader(f *testing.F) {
 	f.Add(vector(f, "header"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		h, err := readHeader(bytes.NewReader(b))
-		if err != nil {
+		h, rest, err := readHeader(b)
+		var late arrival // which gets it byte by byte
+		var whole Header
+		var end []byte
+		var wrong error
+		for i := 0; i < len(b) && end == nil && wrong == nil; i++ {
+			whole, end, wrong = late.take(b[i : i+1])
+		}
+		if whole != h || (end == nil) != (rest == nil) || (wrong == nil) != (err == nil) {
+			t.Errorf("%x: %+v, %v at once, %+v, %v byte by byte", b, h, err, whole, wrong)
+		}
+		if err != nil || rest == nil {
 			return
 		}
-		if again := h.append(nil); !bytes.HasPrefix(b, again) {
+		if again := h.append(nil); !bytes.Equal(b, append(again, rest...)) {
 			t.Errorf("%x became %x", b, again)
 		}
 	})
@@ -79,11 +95,11 @@ func FuzzReadRecord(f *testing.F) {
 		if rest == nil {
 			return
 		}
-		if r.kind < recordWindow || r.kind > recordUnlisten || len(r.reason) > maxTarget {
+		if r.kind < recordWindow || r.kind > recordListenEnded || len(r.reason) > maxTarget {
 			return // skipped, or longer than we send
 		}
 		again, _, err := readRecord(r.append(nil))
-		if err != nil || (r.kind != recordWindow && r.kind != recordUnlisten && again != r) {
+		if err != nil || (fixedSize(r.kind) != 4 && r.kind != recordWindow && again != r) {
 			t.Errorf("%+v became %+v, %v", r, again, err)
 		}
 	})

@@ -29,7 +29,10 @@ type Header struct {
 	Target string // at most 512 bytes
 }
 
-const maxTarget = 512
+const (
+	maxTarget = 512
+	minHeader = 3
+)
 
 func (h Header) append(b []byte) []byte {
 	b = append(b, byte(h.Kind))
@@ -37,23 +40,28 @@ func (h Header) append(b []byte) []byte {
 	return append(b, h.Target...)
 }
 
-func readHeader(r io.Reader) (Header, error) {
-	var b [3 + maxTarget]byte
-	if _, err := io.ReadFull(r, b[:3]); err != nil {
-		return Header{}, err
+// headerSize is the size of the header that begins with b, as far as b says.
+func headerSize(b []byte) int {
+	if len(b) < minHeader {
+		return minHeader
 	}
-	n := int(binary.BigEndian.Uint16(b[1:]))
-	if n > maxTarget {
-		return Header{}, fmt.Errorf("%w: target of %d bytes", errProtocol, n)
+	return minHeader + int(binary.BigEndian.Uint16(b[1:]))
+}
+
+// readHeader returns the header with which b begins, and what follows it: nil if there
+// is only a part of the header.
+func readHeader(b []byte) (h Header, rest []byte, err error) {
+	n := headerSize(b)
+	if n > minHeader+maxTarget {
+		return h, nil, fmt.Errorf("%w: target of %d bytes", errProtocol, n-minHeader)
 	}
-	if _, err := io.ReadFull(r, b[3:3+n]); err != nil {
-		return Header{}, err
+	if len(b) > 0 && (Kind(b[0]) < KindDial || Kind(b[0]) > KindTest) {
+		return h, nil, fmt.Errorf("%w: stream of kind %d", errProtocol, b[0])
 	}
-	h := Header{Kind: Kind(b[0]), Target: string(b[3 : 3+n])}
-	if h.Kind < KindDial || h.Kind > KindTest {
-		return Header{}, fmt.Errorf("%w: stream of kind %d", errProtocol, h.Kind)
+	if len(b) < n {
+		return h, nil, nil
 	}
-	return h, nil
+	return Header{Kind: Kind(b[0]), Target: string(b[minHeader:n])}, b[n:], nil
 }
 
 // The reply is the first thing that the acceptor writes:
@@ -100,6 +108,8 @@ const (
 	recordListening    byte = 5 // forward (4) | address, "host:port"
 	recordListenFailed byte = 6 // forward (4) | code (1) | reason
 	recordUnlisten     byte = 7 // forward (4)
+	recordMaxStreams   byte = 8 // streams that the receiver may have open (4)
+	recordListenEnded  byte = 9 // forward (4) | code (1) | reason
 
 	recordHeader  = 3
 	maxRecordBody = 1024
@@ -107,7 +117,7 @@ const (
 
 type record struct {
 	kind   byte
-	id     uint32 // stream or forward
+	id     uint32 // stream or forward, or a number of streams
 	bytes  uint64
 	code   Code
 	reason string // or address
@@ -122,7 +132,7 @@ func (r record) append(b []byte) []byte {
 	switch r.kind {
 	case recordWindow:
 		b = binary.BigEndian.AppendUint64(b, r.bytes)
-	case recordReset, recordListenFailed:
+	case recordReset, recordListenFailed, recordListenEnded:
 		b = append(b, byte(r.code))
 	}
 	b = append(b, r.reason[:min(len(r.reason), maxTarget)]...)
@@ -155,7 +165,7 @@ func readRecord(b []byte) (rec record, rest []byte, err error) {
 	switch rec.kind {
 	case recordWindow:
 		rec.bytes = binary.BigEndian.Uint64(b[4:])
-	case recordReset, recordListenFailed:
+	case recordReset, recordListenFailed, recordListenEnded:
 		rec.code = Code(b[4])
 	}
 	rec.reason = string(b[fixed:])
@@ -167,9 +177,9 @@ func fixedSize(kind byte) int {
 	switch kind {
 	case recordWindow:
 		return 12
-	case recordReset, recordListenFailed:
+	case recordReset, recordListenFailed, recordListenEnded:
 		return 5
-	case recordListen, recordListening, recordUnlisten:
+	case recordListen, recordListening, recordUnlisten, recordMaxStreams:
 		return 4
 	default:
 		return 0

@@ -268,7 +268,7 @@ func TestAuditOfTakeOver(t *testing.T) {
 	// What the policy allows and the system does not.
 	taken := listenLoopback(t)
 	peers[1].gone = false
-	if _, _, err := ls.listen(t.Context(), peers[1].peer, 2, taken.Addr().String()); err == nil {
+	if _, err := ls.listen(t.Context(), peers[1].peer, 2, taken.Addr().String()); err == nil {
 		t.Error("an address twice")
 	}
 	wantEvent(t, a.event(t, auditListenFailed, 0), map[string]any{"identity": "alice", "session": "second", "target": taken.Addr().String()}, "error")

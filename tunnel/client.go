@@ -604,17 +604,17 @@ func (s *clientSession) listen(ctx context.Context) {
 			}
 			life, end := context.WithCancel(ctx)
 			asking[f] = end
+			var first *mux.Forward
 			if f.required && s.initial && !s.client.cfg.RetryInitial {
-				err := s.remotes.listen(life, f)
+				listening, err := s.remotes.listen(life, f)
 				if err == nil {
-					continue
-				}
-				if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
+					first = &listening
+				} else if ctx.Err() == nil && mux.CodeOf(err) != mux.SessionLost {
 					s.fail(listenError(f.now(), err))
 					return
 				}
 			}
-			running.Go(func() { s.remotes.keep(life, f) })
+			running.Go(func() { s.remotes.keep(life, f, first) })
 		}
 		select {
 		case <-changed:

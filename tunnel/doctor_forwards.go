@@ -73,12 +73,12 @@ func (d *Doctor) remote(ctx context.Context, v *visit, f Forward) (works bool) {
 	}
 	answer, cancel := context.WithTimeout(ctx, d.client.cfg.ConnectWait)
 	defer cancel()
-	number, address, listenErr := v.session.Listen(answer, bindAddress(f.Bind, f.Port))
+	listening, listenErr := v.session.Listen(answer, bindAddress(f.Bind, f.Port))
 	switch refused, _ := errors.AsType[*mux.Error](listenErr); {
 	case listenErr == nil:
-		v.session.Unlisten(number)
+		v.session.Unlisten(listening.Number)
 		if err == nil {
-			d.found(stepForward, VerdictOK, "-R %s: the server can listen at %s, and %s answers here", f, address, f.Target)
+			d.found(stepForward, VerdictOK, "-R %s: the server can listen at %s, and %s answers here", f, listening.Address, f.Target)
 		}
 	case refused != nil && refused.Reason == inUseByAnother:
 		d.found(stepForward, VerdictWarn, "-R %s: another session listens at the server already, perhaps that of a client that runs", f)

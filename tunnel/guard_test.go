@@ -191,7 +191,7 @@ func TestRevokedListener(t *testing.T) {
 		}
 	}
 	within(t, far.Context().Done(), "end of the stream")
-	if _, _, err := ls.listen(t.Context(), p.peer, 2, addr); mux.CodeOf(err) != mux.Denied {
+	if _, err := ls.listen(t.Context(), p.peer, 2, addr); mux.CodeOf(err) != mux.Denied {
 		t.Errorf("listen after that: %v", err)
 	}
 }

@@ -20,10 +20,6 @@ import (
 // localhost names both loopback addresses.
 const localhost = "localhost"
 
-// probeTimeout is how long the holder of an address has to show that it is
-// still there when another session of its identity wants the address.
-const probeTimeout = 2 * time.Second
-
 // deniedBeyondLoopback is what a client is told that may not listen at an address which
 // others can reach. Which rules there are it is not told.
 const deniedBeyondLoopback = deniedByPolicy + ": an address beyond localhost takes --gateway-ports at the server, or a listen rule for the identity"
@@ -51,9 +47,9 @@ type peer struct {
 
 // listeners are the server's ends of all remote forwards. A listener belongs to
 // one session and is closed with it. Another session of the same identity takes
-// it over, connections in its backlog included, when the holder has no carrier
-// or does not answer a probe: that is how a client that was killed, or whose
-// path died, comes back to its port at once.
+// it over, connections in its backlog included, when the holder has no carrier,
+// as that of a client that was killed, or when nothing is heard from the holder for
+// as long as it takes to declare its carrier dead.
 type listeners struct {
 	guard    *auth.Guard
 	lookup   lookup
@@ -78,11 +74,51 @@ type remoteListener struct {
 	done  chan struct{} // closed when the addresses are free again
 
 	// Guarded by listeners.mu.
-	owner   *peer  // nil once released
-	forward uint32 // the owner's number for it
-	since   time.Time
+	lease   *lease              // of its owner; nil once released
 	streams map[stream]struct{} // of connections that came in here
 	uses    int                 // those, opens under way and the accept loop: what needs the grant
+}
+
+// lease is a session's use of a listener. It is a mux.Listener.
+type lease struct {
+	listeners *listeners
+	listener  *remoteListener
+	owner     *peer
+	forward   uint32 // the owner's number for it
+	since     time.Time
+	ended     chan *mux.Error
+}
+
+func (ls *listeners) newLease(l *remoteListener, p *peer, forward uint32) *lease {
+	return &lease{listeners: ls, listener: l, owner: p, forward: forward, since: time.Now(), ended: make(chan *mux.Error, 1)}
+}
+
+func (e *lease) Addr() string             { return e.listener.addr.String() }
+func (e *lease) Ended() <-chan *mux.Error { return e.ended }
+
+// Close closes the listener, unless the lease has ended.
+func (e *lease) Close() {
+	e.listeners.mu.Lock()
+	defer e.listeners.mu.Unlock()
+	if e.listener.lease == e {
+		e.listeners.releaseLocked(e.listener, endedClosed)
+	}
+}
+
+// end has the end of the lease recorded, and told to its owner if that has a reason.
+// Called with listeners.mu held.
+func (e *lease) end(ended string) {
+	e.owner.forwards--
+	e.owner.account.event(auditListenEnded, slog.String(keyListener, e.Addr()), since(e.since), slog.String(keyEnded, ended))
+	if why := leaseEnds[ended]; why != nil {
+		e.ended <- why
+	}
+}
+
+// leaseEnds are the reasons that an owner is told which has not ended the lease itself.
+var leaseEnds = map[string]*mux.Error{
+	endedTaken:   {Code: mux.Refused, Reason: "taken over by another session of this identity"},
+	endedRevoked: {Code: mux.Denied, Reason: deniedByPolicy},
 }
 
 func newListeners(guard *auth.Guard, lookup lookup, s Settings) *listeners {
@@ -105,9 +141,8 @@ func (ls *listeners) notifyLocked() {
 	ls.changed = make(chan struct{})
 }
 
-// listen binds "host:port" for p, which calls it forward, and returns the address
-// it became and the function that ends it. Its errors wrap an *mux.Error.
-func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind string) (addr string, stop func(), err error) {
+// listen binds "host:port" for p, which calls it forward. Its errors wrap an *mux.Error.
+func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind string) (l mux.Listener, err error) {
 	defer func() {
 		if err != nil {
 			p.log.Warn("listen refused", keyAddress, bind, keyReason, err)
@@ -116,19 +151,19 @@ func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind s
 		}
 	}()
 	if err := ls.enlist(p); err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	l, err := ls.acquire(ctx, p, forward, bind)
+	e, err := ls.acquire(ctx, p, forward, bind)
 	if err != nil {
 		ls.mu.Lock()
 		p.forwards--
 		ls.mu.Unlock()
-		return "", nil, err
+		return nil, err
 	}
-	p.log.Info("forward listening", keyForward, forward, keyAddress, l.addr.String())
+	p.log.Info("forward listening", keyForward, forward, keyAddress, e.Addr())
 	p.account.event(auditListenOpened, auditText(keyTarget, bind),
-		slog.String(keyListener, l.addr.String()), slog.String(keyRule, l.rule()))
-	return l.addr.String(), func() { ls.unlisten(p, l) }, nil
+		slog.String(keyListener, e.Addr()), slog.String(keyRule, e.listener.rule()))
+	return e, nil
 }
 
 // enlist counts one more forward of p.
@@ -143,7 +178,7 @@ func (ls *listeners) enlist(p *peer) error {
 	return nil
 }
 
-func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind string) (*remoteListener, error) {
+func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind string) (*lease, error) {
 	host, want, err := bindAddr(ctx, bind, ls.lookup)
 	if err != nil {
 		return nil, &mux.Error{Code: mux.Unresolvable, Reason: reasonOf(err, "malformed bind address")}
@@ -158,36 +193,38 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 		return nil, fmt.Errorf("%w (%w)", &mux.Error{Code: mux.Denied, Reason: reason}, err)
 	}
 	if want.Port() != 0 {
-		l, err := ls.claim(ctx, p, forward, want)
-		if l != nil || err != nil {
+		e, err := ls.claim(ctx, p, forward, want)
+		if e != nil || err != nil {
 			grant.Release() // that of the listener goes on: it is the same identity's
-			return l, err
+			return e, err
 		}
 	}
 	return ls.bind(ctx, p, forward, host, grant)
 }
 
-// claim settles who holds an address that is wanted: it returns the listener
+// claim settles who holds an address that is wanted: it returns the lease of the listener
 // if p took it over, and nil if nothing of ours stands in the way any more.
-func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want netip.AddrPort) (*remoteListener, error) {
+func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want netip.AddrPort) (*lease, error) {
 	for {
 		ls.mu.Lock()
 		held := ls.conflicting(want)
-		var holder *peer
+		var former *lease
 		if held != nil {
-			holder = held.owner
+			former = held.lease
 		}
 		ls.mu.Unlock()
 		switch {
 		case held == nil:
 			return nil, nil
-		case holder == p:
+		case former.owner == p:
 			return nil, &mux.Error{Code: mux.Refused, Reason: "address in use by this session"}
-		case holder.identity != p.identity || ls.alive(ctx, holder):
+		case former.owner.identity != p.identity || ls.alive(ctx, former.owner):
 			return nil, &mux.Error{Code: mux.Refused, Reason: inUseByAnother}
+		case ctx.Err() != nil:
+			return nil, &mux.Error{Code: mux.Cancelled, Reason: "not wanted any more"}
 		}
 		ls.mu.Lock()
-		if held.owner != holder {
+		if held.lease != former {
 			ls.mu.Unlock()
 			continue // somebody else was faster
 		}
@@ -195,14 +232,13 @@ func (ls *listeners) claim(ctx context.Context, p *peer, forward uint32, want ne
 			ls.mu.Unlock()
 			return nil, &mux.Error{Code: mux.Stopping, Reason: "session is ending"}
 		}
-		p.log.Info("forward taken over", keyForward, forward, keyAddress, held.addr.String(), keyFrom, holder.id)
+		p.log.Info("forward taken over", keyForward, forward, keyAddress, held.addr.String(), keyFrom, former.owner.id)
 		if held.addr == want {
-			held.endedLocked(endedTaken)
-			holder.forwards--
-			held.owner, held.forward, held.since = p, forward, time.Now()
+			former.end(endedTaken)
+			held.lease = ls.newLease(held, p, forward)
 			ls.notifyLocked()
 			ls.mu.Unlock()
-			return held, nil
+			return held.lease, nil
 		}
 		// It overlaps without being the same: 0.0.0.0 and 127.0.0.1, or [::1] and localhost.
 		ls.releaseLocked(held, endedTaken)
@@ -225,17 +261,18 @@ func (ls *listeners) conflicting(want netip.AddrPort) *remoteListener {
 	return nil
 }
 
+// alive reports whether holder has a carrier that would not be declared dead.
 func (ls *listeners) alive(ctx context.Context, holder *peer) bool {
 	if !holder.attached() {
 		return false
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, ls.settings.HeartbeatTimeout)
 	defer cancel()
 	return holder.probe(ctx) == nil
 }
 
 // bind opens a new listener for p, which grant allows. It takes the grant.
-func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, host auth.Host, grant *auth.Grant) (*remoteListener, error) {
+func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, host auth.Host, grant *auth.Grant) (*lease, error) {
 	opened, err := listenAt(ctx, ls.guard, p.identity, host, grant, p.log)
 	if err != nil {
 		p.log.Debug("listen failed", keyAddress, grant.Addr().String(), keyError, err)
@@ -244,9 +281,11 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, host aut
 	addr := opened[0].addr()
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l := &remoteListener{
-		bound: opened, addr: addr, stop: stop, done: make(chan struct{}), owner: p, forward: forward, since: time.Now(),
+		bound: opened, addr: addr, stop: stop, done: make(chan struct{}),
 		streams: make(map[stream]struct{}), uses: 1,
 	}
+	e := ls.newLease(l, p, forward)
+	l.lease = e
 	f := &forwarder{
 		target:      "remote forward at " + addr.String(),
 		open:        func(ctx context.Context, from net.Addr) (stream, string, error) { return ls.openStream(ctx, l, from) },
@@ -274,7 +313,7 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, host aut
 	for _, b := range opened {
 		b.grant.OnRevoke(func(error) { ls.revoke(l) })
 	}
-	return l, nil
+	return e, nil
 }
 
 // rule is what of the policy allows it.
@@ -298,18 +337,18 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net
 	}()
 	for {
 		ls.mu.Lock()
-		owner, forward, changed := l.owner, l.forward, ls.changed
+		present, changed := l.lease, ls.changed
 		ls.mu.Unlock()
-		if owner == nil {
+		if present == nil {
 			return nil, "", &mux.Error{Code: mux.Stopping, Reason: "the forward has ended"}
 		}
-		if owner.attached() {
+		if owner := present.owner; owner.attached() {
 			e := owner.account.remoteStream(l.addr, from)
 			if err := owner.usage.enter(); err != nil {
 				e.refuse(err)
 				return nil, "", err
 			}
-			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(forward), 10)})
+			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(present.forward), 10)})
 			if err == nil {
 				metered := owner.usage.meter(st, e)
 				e.serve(slog.Uint64(keyStream, st.ID()), slog.String(keyRule, l.rule()))
@@ -364,22 +403,13 @@ func (ls *listeners) unuse(l *remoteListener) {
 	}
 }
 
-// unlisten closes l if p still owns it.
-func (ls *listeners) unlisten(p *peer, l *remoteListener) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
-	if l.owner == p {
-		ls.releaseLocked(l, endedClosed)
-	}
-}
-
 // revoke closes l, whose owner may not listen there any more, and ends what came in
 // through it.
 func (ls *listeners) revoke(l *remoteListener) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if l.owner != nil {
-		l.owner.log.Warn("forward revoked", keyForward, l.forward, keyAddress, l.addr.String())
+	if e := l.lease; e != nil {
+		e.owner.log.Warn("forward revoked", keyForward, e.forward, keyAddress, e.Addr())
 		ls.releaseLocked(l, endedRevoked)
 	}
 	for st := range l.streams {
@@ -393,24 +423,18 @@ func (ls *listeners) release(p *peer) {
 	defer ls.mu.Unlock()
 	p.gone = true
 	for l := range ls.open {
-		if l.owner == p {
+		if l.lease.owner == p {
 			ls.releaseLocked(l, endedClosed)
 		}
 	}
 }
 
 func (ls *listeners) releaseLocked(l *remoteListener, ended string) {
-	l.endedLocked(ended)
+	l.lease.end(ended)
+	l.lease = nil
 	delete(ls.open, l)
-	l.owner.forwards--
-	l.owner = nil
 	l.stop()
 	ls.notifyLocked()
-}
-
-// endedLocked has the end of a listener recorded, or of its use by its owner.
-func (l *remoteListener) endedLocked(ended string) {
-	l.owner.account.event(auditListenEnded, slog.String(keyListener, l.addr.String()), since(l.since), slog.String(keyEnded, ended))
 }
 
 // close closes all listeners and waits for their accept loops. Connections that

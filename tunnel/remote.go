@@ -94,7 +94,7 @@ func (f *remoteForward) address() string {
 
 // lister is what remotes need of a *mux.Session.
 type lister interface {
-	Listen(ctx context.Context, bind string) (forward uint32, address string, err error)
+	Listen(ctx context.Context, bind string) (mux.Forward, error)
 	Unlisten(forward uint32)
 }
 
@@ -119,7 +119,7 @@ func newRemotes(session lister, settings Settings, log events) *remotes {
 
 // listen asks the server once to listen for f. A forward whose port the server
 // chose asks for the same port again.
-func (r *remotes) listen(ctx context.Context, f *remoteForward) error {
+func (r *remotes) listen(ctx context.Context, f *remoteForward) (mux.Forward, error) {
 	f.mu.Lock()
 	last := f.last
 	f.mu.Unlock()
@@ -130,20 +130,20 @@ func (r *remotes) listen(ctx context.Context, f *remoteForward) error {
 	if _, port, err := splitBind(last); err == nil {
 		last = bindAddress(f.Bind, int(port))
 	}
-	err := r.request(ctx, f, last)
+	listening, err := r.request(ctx, f, last)
 	if err != nil && ctx.Err() == nil {
-		err = r.request(ctx, f, bind)
+		return r.request(ctx, f, bind)
 	}
-	return err
+	return listening, err
 }
 
-func (r *remotes) request(ctx context.Context, f *remoteForward, bind string) error {
+func (r *remotes) request(ctx context.Context, f *remoteForward, bind string) (mux.Forward, error) {
 	answer, cancel := context.WithTimeout(ctx, r.settings.ConnectWait)
 	defer cancel()
 	r.mu.Lock()
 	r.asked++
 	r.mu.Unlock()
-	number, address, err := r.session.Listen(answer, bind)
+	listening, err := r.session.Listen(answer, bind)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.asked--
@@ -153,18 +153,27 @@ func (r *remotes) request(ctx context.Context, f *remoteForward, bind string) er
 		if errors.Is(err, context.DeadlineExceeded) {
 			err = fmt.Errorf("no answer within %v", r.settings.ConnectWait)
 		}
-		return err
+		return mux.Forward{}, err
 	}
 	if err := ctx.Err(); err != nil { // nobody wants it any more
-		r.session.Unlisten(number)
-		return err
+		r.session.Unlisten(listening.Number)
+		return mux.Forward{}, err
 	}
-	r.numbers[number] = f
+	r.numbers[listening.Number] = f
 	f.mu.Lock()
-	f.last = address
+	f.last = listening.Address
 	f.mu.Unlock()
-	r.log.Info("forward listening", keyForward, "remote "+f.now().String(), keyAddress, address)
-	return nil
+	r.log.Info("forward listening", keyForward, "remote "+f.now().String(), keyAddress, listening.Address)
+	return listening, nil
+}
+
+// ended notes that the server has ended a forward.
+func (r *remotes) ended(number uint32) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.numbers, number)
+	close(r.changed)
+	r.changed = make(chan struct{})
 }
 
 // drop gives up f, whose requests have been told to end.
@@ -180,12 +189,28 @@ func (r *remotes) drop(f *remoteForward) {
 	}
 }
 
-// keep asks for f until the server listens or ctx has ended.
-func (r *remotes) keep(ctx context.Context, f *remoteForward) {
+// keep has the server listen for f until ctx ends: it asks until the server listens, and
+// again when the server has ended that. It begins with listening, unless that is nil.
+func (r *remotes) keep(ctx context.Context, f *remoteForward, listening *mux.Forward) {
 	var pause backoff
 	for {
-		err := r.listen(ctx, f)
-		if err == nil || ctx.Err() != nil {
+		var err error
+		if listening == nil {
+			var answer mux.Forward
+			if answer, err = r.listen(ctx, f); err == nil {
+				listening = &answer
+			}
+		}
+		if listening != nil {
+			pause.reset()
+			select {
+			case e := <-listening.Ended:
+				r.ended(listening.Number)
+				listening, err = nil, e
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil {
 			return
 		}
 		wait := pause.next(time.Second, 30*time.Second)

@@ -425,7 +425,7 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	}}
 	known := make(chan struct{}) // closed when p is complete
 	cfg := s.cfg.mux(u.memory)
-	cfg.Listen = func(ctx context.Context, forward uint32, bind string) (string, func(), error) {
+	cfg.Listen = func(ctx context.Context, forward uint32, bind string) (mux.Listener, error) {
 		<-known
 		return s.listeners.listen(ctx, p, forward, bind)
 	}

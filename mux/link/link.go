@@ -170,6 +170,16 @@ func (l *Link) Attached() bool {
 	return l.att != nil
 }
 
+// AttachedFor is how long the link has had its present carrier, 0 without one.
+func (l *Link) AttachedFor() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.att == nil {
+		return 0
+	}
+	return time.Since(l.att.since)
+}
+
 // Carrier is the carrier that the link rides on at the moment, or nil.
 func (l *Link) Carrier() Carrier {
 	l.mu.Lock()
