@@ -12,7 +12,8 @@ import (
 const lookEvery = time.Second
 
 // Certificate is a certificate and its key in two files. When the files change they are
-// read again. If they cannot be used together, the pair before stays.
+// read again. If they cannot be used, the pair before stays, and they are read again until
+// they can be.
 type Certificate struct {
 	certFile, keyFile string
 	load              func(certFile, keyFile string) (*tls.Certificate, error)
@@ -21,7 +22,8 @@ type Certificate struct {
 	mu     sync.Mutex // guards the following
 	pair   *tls.Certificate
 	looked time.Time
-	read   [2]fileState // when pair was, or could not be
+	read   [2]fileState // of pair, or when it could not be read last
+	failed string       // why it could not be, "" if it could
 }
 
 // fileState changes when a regular file does.
@@ -31,7 +33,8 @@ type fileState struct {
 }
 
 // NewCertificate reads the two files with load. log gets a line when they have been read
-// again, and a warning for each change that does not make a pair.
+// again, and a warning for each change that does not make a pair and for each new reason
+// why they cannot be read.
 func NewCertificate(certFile, keyFile string, load func(certFile, keyFile string) (*tls.Certificate, error), log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, load: load, log: log}
 	c.looked, c.read = time.Now(), c.state()
@@ -51,20 +54,25 @@ func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.pair, nil
 }
 
-// look reads the files if they have changed. It is called with mu held.
+// look reads the files if they have changed or could not be read. It is called with mu
+// held.
 func (c *Certificate) look() {
 	c.looked = time.Now()
 	state := c.state()
-	if state == c.read {
+	changed := state != c.read
+	if !changed && c.failed == "" {
 		return
 	}
 	c.read = state
 	pair, err := c.load(c.certFile, c.keyFile)
 	if err != nil {
-		c.log.Warn("certificate not changed", "file", c.certFile, "error", err, "note", "the one before stays")
+		if changed || err.Error() != c.failed {
+			c.log.Warn("certificate not changed", "file", c.certFile, "error", err, "note", "the one before stays")
+		}
+		c.failed = err.Error()
 		return
 	}
-	c.pair = pair
+	c.pair, c.failed = pair, ""
 	c.log.Info("certificate changed", "file", c.certFile, "valid_until", pair.Leaf.NotAfter)
 }
 
