@@ -133,6 +133,10 @@ func load(ctx context.Context, src config.Sources, stderr io.Writer) (*setup, er
 		return nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
+	if cfg.File != cfg.SecretFile {
+		warnings = append(warnings, auth.Writable(cfg.File)...)
+	}
+	warnings = append(warnings, auth.Writable(cfg.TLSCA)...)
 	warnings = append(warnings, program.Expiring(cfg.TLSCert)...)
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)

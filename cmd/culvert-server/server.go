@@ -155,8 +155,21 @@ func newAccess(cfg *config.Server, before *access, log *slog.Logger) (a *access,
 	directory, more, wrong := newDirectory(cfg, before.directory, auth.DirectoryConfig{ClientCAs: clientCAs, Issuers: issuers})
 	problems = append(problems, wrong...)
 	a.clientCAs, a.sources, a.directory = clientCAs, sources, directory
-	a.warnings = slices.Concat(warnings, more, program.Expiring(cfg.ClientCA))
+	a.warnings = slices.Concat(warnings, more, program.Expiring(cfg.ClientCA), a.loose())
 	return a, problems
+}
+
+// loose returns a warning for each file of who may connect that others can change, or read
+// if it has a secret.
+func (a *access) loose() (warnings []string) {
+	files := a.files()
+	if a.cfg.IdentitiesDir != "" {
+		more, _ := config.IdentityFiles(a.cfg.IdentitiesDir) // whose error was told
+		files = append(files, more...)
+	}
+	secret := []string{a.cfg.SecretFile, a.cfg.TokenFile} // the latter's reader has warned
+	files = slices.DeleteFunc(files, func(file string) bool { return slices.Contains(secret, file) })
+	return append(auth.Exposed(a.cfg.SecretFile), auth.Writable(files...)...)
 }
 
 // loadFront reads the files that everybody who connects meets: certificates, the site and
@@ -168,7 +181,9 @@ func loadFront(a *access, log *slog.Logger) (w *web, key *ecdh.PrivateKey, warni
 	if err != nil {
 		problems = append(problems, config.Problem{Key: "--key-file", What: err.Error(), Hint: "make one with culvert-server keygen"})
 	}
-	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
+	warnings = append(warnings, auth.Exposed(cfg.TLSKey)...)
+	warnings = append(warnings, auth.Writable(cfg.ACMECA)...)
+	warnings = append(warnings, exposedAudit(cfg.Audit)...)
 	if cfg.TLSCert != cfg.ClientCA { // which was looked at
 		warnings = append(warnings, program.Expiring(cfg.TLSCert)...)
 	}
@@ -190,9 +205,9 @@ func (s *setup) close() {
 }
 
 // files are those that are read again when they have changed.
-func (s *setup) files() []string {
-	files := []string{s.cfg.File, s.cfg.IdentitiesDir, s.cfg.TokenFile, s.cfg.ClientCA, s.cfg.CRL}
-	for _, issuer := range s.cfg.Issuers {
+func (a *access) files() []string {
+	files := []string{a.cfg.File, a.cfg.IdentitiesDir, a.cfg.TokenFile, a.cfg.ClientCA, a.cfg.CRL}
+	for _, issuer := range a.cfg.Issuers {
 		files = append(files, issuer.Keys.Value) // which is none if it is a URL
 	}
 	return slices.DeleteFunc(files, func(file string) bool { return file == "" })
