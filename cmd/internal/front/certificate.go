@@ -2,6 +2,7 @@ package front
 
 import (
 	"crypto/tls"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -26,10 +27,16 @@ type Certificate struct {
 	failed string       // why it could not be, "" if it could
 }
 
-// fileState changes when a regular file does.
-type fileState struct {
-	changed time.Time
-	size    int64
+// fileState is what is known of a regular file, nil if there is none.
+type fileState struct{ fs.FileInfo }
+
+// same reports whether it is the same file and has not changed.
+func (s fileState) same(other fileState) bool {
+	if s.FileInfo == nil || other.FileInfo == nil {
+		return s.FileInfo == other.FileInfo
+	}
+	// Another file may take its place and have the same size and time.
+	return os.SameFile(s.FileInfo, other.FileInfo) && s.ModTime().Equal(other.ModTime()) && s.Size() == other.Size()
 }
 
 // NewCertificate reads the two files with load. log gets a line when they have been read
@@ -59,7 +66,7 @@ func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 func (c *Certificate) look() {
 	c.looked = time.Now()
 	state := c.state()
-	changed := state != c.read
+	changed := !state[0].same(c.read[0]) || !state[1].same(c.read[1])
 	if !changed && c.failed == "" {
 		return
 	}
@@ -76,12 +83,12 @@ func (c *Certificate) look() {
 	c.log.Info("certificate changed", "file", c.certFile, "valid_until", pair.Leaf.NotAfter)
 }
 
-// state is that of both files, zero for one that does not exist or is a pipe, which is
+// state is that of both files, nil for one that does not exist or is a pipe, which is
 // read only once.
 func (c *Certificate) state() (s [2]fileState) {
 	for i, name := range []string{c.certFile, c.keyFile} {
 		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
-			s[i] = fileState{info.ModTime(), info.Size()}
+			s[i] = fileState{info}
 		}
 	}
 	return s

@@ -159,3 +159,45 @@ func TestCertificateIsTriedAgain(t *testing.T) {
 		}
 	})
 }
+
+// A file that takes the place of another one is noticed, even with the same size and time.
+func TestCertificateOfTheSameTime(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		file, next := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "next.pem")
+		at := time.Unix(1, 0)
+		for _, path := range []string{file, next} {
+			if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(path, at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cert, _ := carriertest.Certificate(t)
+		loads := 0
+		load := func(string, string) (*tls.Certificate, error) {
+			loads++
+			return &cert, nil
+		}
+		c, err := front.NewCertificate(file, file, load, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		look := func() {
+			time.Sleep(time.Second)
+			if _, err := c.Get(&tls.ClientHelloInfo{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look()
+		if err := os.Rename(next, file); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		look()
+		if loads != 2 {
+			t.Errorf("read %d times, want 2", loads)
+		}
+	})
+}
