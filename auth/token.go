@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,7 +162,7 @@ func ReadToken(path string) (token string, warnings []string, err error) {
 }
 
 // Exposed returns a warning for each of the files, which hold a secret, that others
-// than its owner can read. Paths that are empty or name no file are passed over.
+// than its owner can read or change. Paths that are empty or name no file are passed over.
 func Exposed(paths ...string) (warnings []string) {
 	for _, path := range paths {
 		if info, err := os.Stat(path); err == nil {
@@ -176,13 +175,19 @@ func Exposed(paths ...string) (warnings []string) {
 }
 
 func exposed(path string, info os.FileInfo) string {
-	// Windows has no such mode bits; os invents 0666 and 0444 there. A pipe is
-	// as private as whoever made it.
-	if runtime.GOOS == "windows" || !info.Mode().IsRegular() || info.Mode().Perm()&0o044 == 0 {
+	mode := info.Mode().Perm()
+	var can string
+	switch readable, writable := mode&readableByOthers != 0, mode&writableByOthers != 0; {
+	case !hasMode(info) || !readable && !writable:
 		return ""
+	case readable && writable:
+		can = "read and changed"
+	case readable:
+		can = "read"
+	default:
+		can = "changed"
 	}
-	return fmt.Sprintf("%s: holds a secret and can be read by others than its owner (mode %04o); chmod 600 it",
-		path, info.Mode().Perm())
+	return fmt.Sprintf("%s: holds a secret and can be %s by others than its owner (mode %04o); chmod 600 it", path, can, mode)
 }
 
 // tokenLine is a token and where it stands, for messages: a message never shows
@@ -280,7 +285,7 @@ func readTokenFile(path string) (lines []tokenLine, warnings []string, err error
 }
 
 // readSecretFile reads a text file of at most limit bytes, and warns if others than its
-// owner can read it.
+// owner can read or change it.
 func readSecretFile(path string, limit int64) (text []byte, warnings []string, err error) {
 	text, err = textfile.Read(path, limit)
 	if err != nil {

@@ -111,13 +111,16 @@ func TestReadTokensErrors(t *testing.T) {
 
 func TestWarnings(t *testing.T) {
 	if runtime.GOOS != "windows" {
-		for mode, warned := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true, 0o644: true} {
+		for mode, can := range map[os.FileMode]string{
+			0o600: "", 0o400: "", 0o640: "read", 0o604: "read", 0o644: "read", 0o620: "changed", 0o602: "changed", 0o666: "read and changed",
+		} {
+			warned := can != ""
 			path := writeTokens(t, mode, alice)
 			_, warnings, err := ReadTokens(Everything(), path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := len(warnings) == 1 && strings.Contains(warnings[0], "can be read by others"); got != warned {
+			if got := len(warnings) == 1 && strings.Contains(warnings[0], "can be "+can+" by others"); got != warned {
 				t.Errorf("mode %o: warnings %q, want one: %v", mode, warnings, warned)
 			}
 			if got := len(Exposed(path, "", path+".missing")) == 1; got != warned {

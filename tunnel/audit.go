@@ -185,18 +185,13 @@ func (e *entry) serve(attrs ...slog.Attr) {
 }
 
 // refuse says why the stream is not served: it is denied by a rule, over a limit, or
-// it could not be.
+// it could not be. There may be very many, so the caller asks floods before.
 func (e *entry) refuse(err error) {
 	if e == nil {
 		return
 	}
 	event, attrs := refusal(err, auditStreamDenied, auditStreamFailed)
-	attrs = append(e.what, attrs...)
-	if isLimit(err) { // there may be very many
-		e.account.log.Bounded(event, attrs...)
-	} else {
-		e.account.log.Event(event, attrs...)
-	}
+	e.account.log.Event(event, append(e.what, attrs...)...)
 }
 
 // end says that the stream has ended, if it was served: by what, and how many bytes

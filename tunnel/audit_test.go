@@ -277,14 +277,18 @@ func TestAuditOfTakeOver(t *testing.T) {
 // Streams over a limit may be very many, and few lines are written of them.
 func TestAuditOfManyRefusals(t *testing.T) {
 	a := newAuditing(t)
-	u := testUsages(t, auth.Limits{}).join("alice")
+	us := testUsages(t, auth.Limits{})
+	us.floods.audit = a.Log
+	u := us.join("alice")
 	who := a.account("s")
 	u.limit(auth.Limits{OpensPerSecond: 1})
 	u.enter()
 	for range 1000 {
-		who.stream(1, mux.Header{Target: "x:1"}).refuse(u.enter())
+		if u.enterTold(who.stream(1, mux.Header{Target: "x:1"})) == nil {
+			u.exit()
+		}
 	}
-	a.Flush()
+	us.floods.flush()
 	if n := len(a.events(t, auditStreamDenied)); n > 200 {
 		t.Errorf("%d lines of 1,000 refusals", n)
 	}

@@ -33,6 +33,7 @@ type dialer struct {
 	timeout  time.Duration // for everything
 	lookup   lookup
 	memory   *eyeballs.Memory // of the addresses that worked; may be nil
+	usage    *usage           // of the identity; may be nil
 }
 
 // lookup finds the addresses of a name; nil: the system's resolver does.
@@ -204,7 +205,7 @@ func telling(c mux.Code) int {
 func serveTarget(d *dialer, st stream, session, target string, log events, e *entry) (relaying func()) {
 	conn, grant, err := d.dial(st.Context(), target)
 	if err != nil {
-		e.refuse(err)
+		told := d.usage.targetRefused(e, err)
 		if st.Context().Err() != nil {
 			st.Close()
 			log.Debug("stream ended before its target answered", keySession, session, keyStream, st.ID(), keyTarget, target)
@@ -212,13 +213,15 @@ func serveTarget(d *dialer, st stream, session, target string, log events, e *en
 		}
 		code, why := verdict(err, mux.Internal)
 		st.Refuse(code, why)
-		log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, target, keyCode, code, keyReason, err)
+		if told {
+			log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, target, keyCode, code, keyReason, err)
+		}
 		return nil
 	}
 	// From here on a stream whose grant is revoked ends, also if that was a moment ago.
 	grant.OnRevoke(func(error) { st.Reset(mux.Denied, deniedByPolicy) })
 	if err := st.Accept(); err != nil {
-		e.refuse(err)
+		d.usage.targetRefused(e, err)
 		grant.Release()
 		st.Close()
 		abort(conn)

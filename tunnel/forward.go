@@ -25,6 +25,7 @@ type forwarder struct {
 	openTimeout time.Duration   // but at least this for the reply
 	pending     chan struct{}   // one element for each connection without a reply
 	log         events
+	told        func() bool // whether the log is told of one more connection that is not served; nil: always
 }
 
 // run accepts until ctx ends, then closes the listener and returns; it does not
@@ -103,7 +104,9 @@ func (f *forwarder) carry(ctx context.Context, conn net.Conn) (relaying func()) 
 		<-f.pending
 		abort(conn)
 		code, why := verdict(err, mux.TimedOut)
-		f.log.Warn("target refused", keyTarget, f.target, keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
+		if f.told == nil || f.told() {
+			f.log.Warn("target refused", keyTarget, f.target, keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
+		}
 		return nil
 	}
 	if t := time.Now().Add(f.openTimeout); t.After(limit) {
@@ -127,8 +130,10 @@ func (f *forwarder) relay(conn net.Conn, st stream, session string, limit time.T
 	case mux.Cancelled:
 		f.log.Debug("connection left before the open reply", keySession, session, keyStream, st.ID(), keyTarget, f.target)
 	default:
-		f.log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, f.target,
-			keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
+		if f.told == nil || f.told() {
+			f.log.Warn("target refused", keySession, session, keyStream, st.ID(), keyTarget, f.target,
+				keyRemote, conn.RemoteAddr().String(), keyCode, code, keyReason, why)
+		}
 	}
 }
 

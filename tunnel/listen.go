@@ -145,11 +145,12 @@ func (ls *listeners) notifyLocked() {
 func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind string) (l mux.Listener, err error) {
 	defer func() {
 		if err != nil {
-			p.log.Warn("listen refused", keyAddress, bind, keyReason, err)
-			event, attrs := refusal(err, auditListenDenied, auditListenFailed)
-			p.account.event(event, append(attrs, auditText(keyTarget, bind))...)
+			p.listenRefused(bind, err)
 		}
 	}()
+	if err := p.usage.listen(); err != nil {
+		return "", nil, err
+	}
 	if err := ls.enlist(p); err != nil {
 		return nil, err
 	}
@@ -171,7 +172,6 @@ func (ls *listeners) enlist(p *peer) error {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	if p.forwards >= ls.settings.MaxForwards {
-		ls.log.Warn("limit reached", keyLimit, "forwards of a session", keySession, p.id)
 		return &mux.Error{Code: mux.Limit, Reason: "too many forwards in this session"}
 	}
 	p.forwards++
@@ -293,6 +293,7 @@ func (ls *listeners) bind(ctx context.Context, p *peer, forward uint32, host aut
 		connectWait: ls.settings.ConnectWait, openTimeout: ls.settings.OpenTimeout,
 		pending: make(chan struct{}, ls.settings.MaxPending),
 		log:     ls.log.with(keyClient, p.identity, keyForward, addr.String()),
+		told:    func() bool { return p.usage.admit("target refused", "") },
 	}
 	ls.mu.Lock()
 	if p.gone || ls.closed {
@@ -344,8 +345,7 @@ func (ls *listeners) openStream(ctx context.Context, l *remoteListener, from net
 		}
 		if owner := present.owner; owner.attached() {
 			e := owner.account.remoteStream(l.addr, from)
-			if err := owner.usage.enter(); err != nil {
-				e.refuse(err)
+			if err := owner.usage.enterTold(e); err != nil {
 				return nil, "", err
 			}
 			st, err := owner.Open(ctx, mux.Header{Kind: mux.KindForward, Target: strconv.FormatUint(uint64(present.forward), 10)})

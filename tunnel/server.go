@@ -261,7 +261,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.listeners.conns.Wait()
 	s.watches.Wait()
 	s.usages.ends.Wait()
-	s.cfg.Audit.Flush()
+	s.usages.floods.flush()
 	return err
 }
 
@@ -316,7 +316,7 @@ func (s *Server) refused(remote, kind string, c credential, err error) {
 	if leftOut > 0 {
 		attrs = append(attrs, slog.Int(keyLeftOut, leftOut))
 	}
-	s.cfg.Audit.Bounded(auditLoginRefused, append(attrs, auditError(err))...)
+	s.cfg.Audit.Event(auditLoginRefused, append(attrs, auditError(err))...)
 	s.log.LogAttrs(context.Background(), slog.LevelWarn, "login refused", append(attrs, slog.String(keyReason, err.Error()))...)
 }
 
@@ -360,11 +360,11 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 	if r.Sealed { // what was recorded proves nothing: the client has yet to say something
 		reply, attach, err = s.registry.Consider(r.Identity, r.Remote, r.Secure, r.Hello)
 	} else {
-		s.cfg.Audit.Event(auditLogin, who...)
+		s.recordLogin(auditLogin, login, who...)
 		reply, attach, cancel, err = s.registry.Admit(r.Identity, r.Remote, r.Secure, r.Hello)
 	}
 	if err != nil {
-		s.cfg.Audit.Bounded(auditSessionRefused, append(who, auditError(err))...)
+		s.recordLogin(auditSessionRefused, login, append(who, auditError(err))...)
 		if errors.Is(err, link.ErrLimit) && s.limited.now() {
 			s.log.Warn("limit reached", keyLimit, "sessions", keyClient, r.Identity, keyRemote, r.Remote)
 		}
@@ -377,7 +377,7 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 	}
 	return carrier.Admission{Reply: reply, Attach: func(c *carrier.Conn) {
 		if r.Sealed {
-			s.cfg.Audit.Event(auditLogin, who...)
+			s.recordLogin(auditLogin, login, who...)
 		}
 		s.origins.carrier(c, from)
 		// A credential that ends takes the carrier with it: a client that has
@@ -396,6 +396,14 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 			s.origins.carrierEnded(c)
 		})
 	}, Cancel: cancel}, nil
+}
+
+// recordLogin records an event of a request with a good credential, of which there may be
+// very many.
+func (s *Server) recordLogin(event string, login *auth.Login, attrs ...slog.Attr) {
+	if s.cfg.Audit != nil && s.usages.floods.admit(flood{event: event, identity: login.Identity}) {
+		s.cfg.Audit.Event(event, attrs...)
+	}
 }
 
 // attached has it recorded that a session has another carrier.
@@ -439,13 +447,12 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	defer s.enter(l, p)()
 
 	ofClient := s.log.with(keyClient, identity)
-	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup, memory: &s.addresses}
+	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup, memory: &s.addresses, usage: u}
 	var streams sync.WaitGroup
 	streams.Go(func() {
 		acceptStreams(session, func(accepted stream) (relaying func()) {
 			e := a.stream(accepted.ID(), accepted.Header())
-			if err := u.enter(); err != nil {
-				e.refuse(err)
+			if err := u.enterTold(e); err != nil {
 				accepted.Refuse(verdict(err, mux.Limit))
 				return nil
 			}

@@ -17,8 +17,10 @@ import (
 type usages struct {
 	guard    *auth.Guard
 	log      events
+	floods   *floods
 	up, down *bandwidth.Line // from clients and to clients
 	memory   *mux.Budget
+	forwards int            // that a session may have
 	ends     sync.WaitGroup // what is still to be done for streams that have ended
 
 	mu sync.Mutex        // taken before that of a usage
@@ -41,6 +43,7 @@ type usage struct {
 	mu       sync.Mutex // guards the rest
 	limits   auth.Limits
 	opens    bandwidth.Bucket
+	listens  bandwidth.Bucket // that are asked for
 	sessions int
 	streams  int
 	day      int64 // days since 1970
@@ -63,10 +66,10 @@ func (e *limitError) Unwrap() error { return &mux.Error{Code: mux.Limit, Reason:
 
 func newUsages(cfg *ServerConfig) *usages {
 	us := &usages{
-		guard: cfg.Guard, log: newEvents(cfg.Settings),
+		guard: cfg.Guard, log: newEvents(cfg.Settings), floods: newFloods(newEvents(cfg.Settings), cfg.Audit),
 		up: bandwidth.NewLine(cfg.MaxUpload), down: bandwidth.NewLine(cfg.MaxDownload),
-		memory: mux.NewBudget(int64(cfg.Memory)),
-		of:     make(map[string]*usage),
+		memory: mux.NewBudget(int64(cfg.Memory)), forwards: cfg.MaxForwards,
+		of: make(map[string]*usage),
 	}
 	us.opens.Set(float64(cfg.MaxOpensPerSecond), float64(cfg.MaxOpensPerSecond), time.Now())
 	cfg.Guard.OnUse(us.refresh)
@@ -113,7 +116,7 @@ func (u *usage) idle(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.sessions == 0 && u.streams == 0 && (u.bytes == 0 || u.day != dayOf(now)) &&
-		u.opens.Full(now) && u.up.Rested() && u.down.Rested()
+		u.opens.Full(now) && u.listens.Full(now) && u.up.Rested() && u.down.Rested()
 }
 
 // refresh gives every identity the limits that it has now.
@@ -131,6 +134,7 @@ func (u *usage) limit(l auth.Limits) {
 	defer u.mu.Unlock()
 	rate := float64(l.OpensPerSecond)
 	u.opens.Set(rate, rate, time.Now())
+	u.listens.Set(rate, max(rate, float64(u.all.forwards)), time.Now())
 	u.up.SetRate(l.Upload)
 	u.down.SetRate(l.Download)
 	u.memory.SetLimit(l.Memory)
@@ -140,7 +144,24 @@ func (u *usage) limit(l auth.Limits) {
 
 // enter counts one more stream, until exit. The error is a *limitError.
 func (u *usage) enter() error {
-	limit := u.bound(time.Now())
+	return u.within(u.bound(time.Now()))
+}
+
+// listen counts one more listener that is asked for. They may come as fast as streams
+// are opened, but as many at once as a session may have: a client asks for all of its own
+// when its session begins. The error is a *limitError.
+func (u *usage) listen() error {
+	u.mu.Lock()
+	ok := u.listens.Take(time.Now())
+	u.mu.Unlock()
+	if ok {
+		return nil
+	}
+	return u.within(limitOpens)
+}
+
+// within is nil if limit is "", and otherwise the error of the limit that is reached.
+func (u *usage) within(limit string) error {
 	if limit == "" {
 		return nil
 	}

@@ -45,7 +45,7 @@ func prepare(src config.Sources, stdin io.Reader, stderr io.Writer) (*program.Jo
 	if s.cfg.File != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return []string{s.cfg.File} },
-			Do: func(ctx context.Context) ([]string, error) {
+			Parts: []program.Part{{Do: func(ctx context.Context) ([]string, error) {
 				next, err := load(life, src, stderr)
 				if err != nil {
 					return nil, err
@@ -54,7 +54,7 @@ func prepare(src config.Sources, stdin io.Reader, stderr io.Writer) (*program.Jo
 					return nil, err
 				}
 				return slices.Concat(next.warnings, idle(next.client), program.NeedsRestart(config.Fixed(s.cfg, next.cfg))), nil
-			},
+			}}},
 		}
 	}
 	return job, nil
@@ -133,6 +133,10 @@ func load(ctx context.Context, src config.Sources, stderr io.Writer) (*setup, er
 		return nil, problems
 	}
 	warnings = append(warnings, auth.Exposed(cfg.SecretFile, cfg.HeaderFile, cfg.TLSKey)...)
+	if cfg.File != cfg.SecretFile {
+		warnings = append(warnings, auth.Writable(cfg.File)...)
+	}
+	warnings = append(warnings, auth.Writable(cfg.TLSCA)...)
 	warnings = append(warnings, program.Expiring(cfg.TLSCert)...)
 
 	log := program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -152,6 +153,52 @@ func TestExpiringCertificate(t *testing.T) {
 			t.Errorf("%v left: %q, want %q", tt.left, text, tt.want)
 		}
 		job.Close()
+	}
+}
+
+// The client warns, once for each, of files that others can change.
+func TestLooseFiles(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // where modes say nothing
+	}
+	paths := make(map[string]string)
+	for option, content := range userFiles(t, time.Now().AddDate(1, 0, 0)) {
+		paths[option] = filepath.Join(t.TempDir(), option)
+		if err := os.WriteFile(paths[option], []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, options := range [][]string{
+		{"config", "token-file", "header-file", "tls-ca", "tls-cert", "tls-key"}, {"password-file"}, {"key-file", "known-servers"},
+	} {
+		flags := map[string][]string{"server": {"wss://h.example"}}
+		for _, option := range options {
+			flags[option] = []string{paths[option]}
+			if option == "password-file" {
+				flags["user"] = []string{"alice"}
+			}
+		}
+		for _, option := range options {
+			if option == "tls-cert" { // of no use without its key
+				continue
+			}
+			for mode, warned := range map[os.FileMode]bool{0o660: true, 0o602: true, 0o600: false} {
+				if err := os.Chmod(paths[option], mode); err != nil {
+					t.Fatal(err)
+				}
+				s, err := load(t.Context(), config.Sources{Flags: flags}, io.Discard)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text := strings.Join(s.warnings, "\n")
+				if got := strings.HasPrefix(text, paths[option]+": ") && strings.Contains(text, "changed by others"); got != warned || len(s.warnings) > 1 {
+					t.Errorf("%s, mode %o: %q, want a warning: %v", option, mode, text, warned)
+				}
+				if err := os.Chmod(paths[option], 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
 	}
 }
 

@@ -60,6 +60,7 @@ func newSealing(cfg *config.Client) (s *sealing, warnings []string, problems con
 			return s, warnings, problems
 		}
 	}
+	warnings = append(warnings, auth.Writable(s.known)...)
 	if _, err := readKnown(s.known); err != nil {
 		problems = append(problems, config.Problem{Key: "--known-servers", What: err.Error(), Hint: "write HOST:PORT culvert-key BASE64, one a line"})
 	}

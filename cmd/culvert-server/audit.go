@@ -1,8 +1,11 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"runtime"
 
 	"culvert/config"
 	"culvert/tunnel/audit"
@@ -33,6 +36,18 @@ func openAudit(cfg *config.Server, stdout io.Writer, log *slog.Logger) (auditLog
 		log.Error("audit log not written", "error", err, "events", events)
 	})
 	return a, nil
+}
+
+// exposedAudit returns a warning if the file of the audit log is there and everybody can
+// read it, or others than its owner can change it. Its mode stays as it is: a group may be
+// meant to read it.
+func exposedAudit(path string) []string {
+	info, err := os.Stat(path)
+	if path == "-" || err != nil || runtime.GOOS == "windows" || !info.Mode().IsRegular() || info.Mode().Perm()&0o026 == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s: the audit log can be read by everybody or changed by others than its owner (mode %04o); chmod 600 it, or 640",
+		path, info.Mode().Perm())}
 }
 
 // reopen goes on in the file that is at the path now. If that fails, nothing changes.

@@ -15,7 +15,7 @@ func checkCommand() *program.Command {
 		Summary: "say all that is wrong with the configuration and the files that it names",
 		Options: config.ServerOptions(),
 		Prepare: func(src config.Sources, stdout, stderr io.Writer) (*program.Job, error) {
-			s, err := load(src, nil, stderr)
+			s, err := load(src, stderr)
 			if err != nil {
 				return nil, err
 			}

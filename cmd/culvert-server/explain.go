@@ -30,7 +30,7 @@ func explainCommand() *program.Command {
 			if err != nil {
 				return nil, err
 			}
-			s, err := load(src, nil, stderr)
+			s, err := load(src, stderr)
 			if err != nil {
 				return nil, err
 			}

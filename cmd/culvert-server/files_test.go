@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -170,6 +171,49 @@ func TestExpiringCertificate(t *testing.T) {
 			t.Errorf("%v left: the server's start warns %q, want %q", tt.left, text, tt.want)
 		}
 		job.Close()
+	}
+}
+
+// The server warns, once for each, of files and directories that others can change.
+func TestLooseFiles(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		return // where modes say nothing
+	}
+	files := userFiles(t)
+	flags := arguments(t, files, unchanged)
+	flags["audit"] = []string{write(t, "")}
+	flags["audit-max-size"] = []string{"1MiB"}
+	dir := flags["identities-dir"][0]
+	loose := map[string]os.FileMode{dir: 0o777, filepath.Join(dir, "alice.yaml"): 0o620, filepath.Join(filepath.Dir(dir), "issuer"): 0o602}
+	for _, option := range []string{"config", "token-file", "tls-key", "key-file", "client-ca", "crl", "audit"} {
+		loose[flags[option][0]] = 0o660
+	}
+	if stderr, code := checked(t, flags); code != 0 || stderr != "" {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+	for path, mode := range loose {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if stderr, code := checked(t, flags); code != 0 || strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, path+": ") || !strings.Contains(stderr, "changed by others") {
+			t.Errorf("%s with mode %o: exit code %d\n%s", path, mode, code, stderr)
+		}
+		if err := os.Chmod(path, info.Mode().Perm()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The audit log is there for who may read it, but not for everybody.
+	for mode, warned := range map[os.FileMode]bool{0o640: false, 0o644: true} {
+		if err := os.Chmod(flags["audit"][0], mode); err != nil {
+			t.Fatal(err)
+		}
+		if stderr, _ := checked(t, flags); strings.Contains(stderr, "audit log") != warned {
+			t.Errorf("mode %o: %q, want a warning: %v", mode, stderr, warned)
+		}
 	}
 }
 

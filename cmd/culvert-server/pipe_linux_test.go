@@ -30,7 +30,7 @@ func TestPipes(t *testing.T) {
 	}
 	defer job.Close()
 	for range 2 {
-		if warnings, err := job.Reload.Do(t.Context()); err != nil || len(warnings) > 0 {
+		if warnings, err := reloaded(t.Context(), job); err != nil || len(warnings) > 0 {
 			t.Errorf("read again: %v, %v", warnings, err)
 		}
 	}

@@ -20,7 +20,7 @@ import (
 
 // prepare makes the server that the user described.
 func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error) {
-	s, err := load(src, nil, stderr)
+	s, err := load(src, stderr)
 	if err != nil {
 		return nil, err
 	}
@@ -46,9 +46,8 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 		record.close()
 		return nil, err
 	}
-	web := s.web
 	job := &program.Job{
-		Run: func(ctx context.Context) error { return web.run(ctx, server) },
+		Run: func(ctx context.Context) error { return s.web.run(ctx, server) },
 		Log: s.log, Warnings: s.warnings,
 		Close: func() {
 			s.close()
@@ -58,22 +57,27 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 	if len(s.files()) > 0 || record.file != nil || cfg.TLSCert != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
-			Do: func(context.Context) ([]string, error) {
-				next, err := load(src, s, stderr)
-				if err != nil {
-					return nil, err
-				}
-				next.web.close() // it was right; the one that there is goes on
-				next.web = s.web
-				if err := record.reopen(); err != nil {
-					next.sources.closeBut(s.sources)
-					return nil, err
-				}
-				s.web.use(next.clientCAs)
-				server.Use(next.directory)
-				s.sources.closeBut(next.sources)
-				s = next
-				return append(next.warnings, program.NeedsRestart(config.Fixed(cfg, next.cfg))...), nil
+			// Nothing keeps a change of the identities from coming into force, which may be
+			// that one is gone, but what is wrong with them or the configuration itself.
+			Parts: []program.Part{
+				{Name: "identities", Do: func(context.Context) ([]string, error) {
+					next, err := loadAccess(src, s.access, s.log)
+					if err != nil {
+						return nil, err
+					}
+					s.web.use(next.clientCAs)
+					server.Use(next.directory)
+					s.sources.closeBut(next.sources)
+					s.access = next
+					return append(next.warnings, program.NeedsRestart(config.Fixed(cfg, next.cfg))...), nil
+				}},
+				{Name: "certificates, site and key", Do: func(context.Context) ([]string, error) {
+					// It is only checked: the certificate is read again when it has changed, and the rest at a restart.
+					web, _, warnings, problems := loadFront(s.access, s.log)
+					web.close()
+					return warnings, problems.Err()
+				}},
+				{Name: "audit log", Do: func(context.Context) ([]string, error) { return nil, record.reopen() }},
 			},
 		}
 	}
@@ -82,53 +86,108 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 
 // setup is a server as the user described it.
 type setup struct {
+	*access
+	web      *web
+	key      *ecdh.PrivateKey // nil: nobody can seal
+	log      *slog.Logger
+	warnings []string
+}
+
+// access is who may connect and what each may do, as the user described it.
+type access struct {
 	cfg       *config.Server
 	directory *auth.Directory
 	clientCAs *auth.ClientCAs // nil: no client shows a certificate
 	sources   keySources
-	web       *web
-	key       *ecdh.PrivateKey // nil: nobody can seal
-	log       *slog.Logger
 	warnings  []string
 }
 
-// load reads what the user said of the server, and the files that it names. Keys that
-// are fetched, and the names of tokens in a list, are taken over from before, which is
-// nil for the first time. An error is everything that is wrong. What it returns is to be
-// closed.
-func load(src config.Sources, before *setup, stderr io.Writer) (*setup, error) {
-	if before == nil {
-		before = new(setup)
-	}
+// load reads what the user said of the server, and the files that it names. An error is
+// everything that is wrong. What it returns is to be closed.
+func load(src config.Sources, stderr io.Writer) (*setup, error) {
 	cfg, warnings, err := config.LoadServer(src)
 	problems := program.Problems(err)
-	s := &setup{cfg: cfg, log: program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel), warnings: warnings}
-	clientCAs, more, problem := newClientCAs(cfg)
-	s.clientCAs = clientCAs
-	if problem != nil {
-		problems = append(problems, *problem)
-	}
-	s.warnings = append(s.warnings, more...)
-	issuers, opened, wrong := openIssuers(cfg, before.sources, s.log)
+	s := &setup{log: program.NewLogger(stderr, cfg.LogFormat, cfg.LogLevel)}
+	var wrong config.Problems
+	s.access, wrong = newAccess(cfg, nil, s.log)
 	problems = append(problems, wrong...)
-	s.sources = opened
-	directory, more, wrong := newDirectory(cfg, before.directory, auth.DirectoryConfig{ClientCAs: clientCAs, Issuers: issuers})
+	var more []string
+	s.web, s.key, more, wrong = loadFront(s.access, s.log)
 	problems = append(problems, wrong...)
-	s.directory, s.warnings = directory, append(s.warnings, more...)
-	s.web, wrong = newWeb(cfg, clientCAs, s.log)
-	problems = append(problems, wrong...)
-	if s.key, more, err = newKey(cfg); err != nil {
-		problems = append(problems, config.Problem{Key: "--key-file", What: err.Error(), Hint: "make one with culvert-server keygen"})
-	}
-	s.warnings = append(s.warnings, more...)
-	s.warnings = append(s.warnings, auth.Exposed(cfg.SecretFile, cfg.TLSKey)...)
-	s.warnings = append(s.warnings, program.Expiring(cfg.TLSCert, cfg.ClientCA)...)
+	s.warnings = slices.Concat(warnings, s.access.warnings, more)
 	if err := problems.Err(); err != nil {
-		s.sources.closeBut(before.sources)
-		s.web.close()
+		s.close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// loadAccess reads again who may connect, with the configuration. Keys that are fetched,
+// and the names of tokens in a list, are taken over from before. An error is everything
+// that is wrong.
+func loadAccess(src config.Sources, before *access, log *slog.Logger) (*access, error) {
+	cfg, warnings, err := config.LoadServer(src)
+	if err != nil {
+		return nil, err
+	}
+	a, problems := newAccess(cfg, before, log)
+	if err := problems.Err(); err != nil {
+		a.sources.closeBut(before.sources)
+		return nil, err
+	}
+	a.warnings = append(warnings, a.warnings...)
+	return a, nil
+}
+
+// newAccess reads the files of cfg that say who may connect. before is nil for the first
+// time.
+func newAccess(cfg *config.Server, before *access, log *slog.Logger) (a *access, problems config.Problems) {
+	if before == nil {
+		before = new(access)
+	}
+	a = &access{cfg: cfg}
+	clientCAs, warnings, problem := newClientCAs(cfg)
+	if problem != nil {
+		problems = append(problems, *problem)
+	}
+	issuers, sources, wrong := openIssuers(cfg, before.sources, log)
+	problems = append(problems, wrong...)
+	directory, more, wrong := newDirectory(cfg, before.directory, auth.DirectoryConfig{ClientCAs: clientCAs, Issuers: issuers})
+	problems = append(problems, wrong...)
+	a.clientCAs, a.sources, a.directory = clientCAs, sources, directory
+	a.warnings = slices.Concat(warnings, more, program.Expiring(cfg.ClientCA), a.loose())
+	return a, problems
+}
+
+// loose returns a warning for each file of who may connect that others can change, or read
+// if it has a secret.
+func (a *access) loose() (warnings []string) {
+	files := a.files()
+	if a.cfg.IdentitiesDir != "" {
+		more, _ := config.IdentityFiles(a.cfg.IdentitiesDir) // whose error was told
+		files = append(files, more...)
+	}
+	secret := []string{a.cfg.SecretFile, a.cfg.TokenFile} // the latter's reader has warned
+	files = slices.DeleteFunc(files, func(file string) bool { return slices.Contains(secret, file) })
+	return append(auth.Exposed(a.cfg.SecretFile), auth.Writable(files...)...)
+}
+
+// loadFront reads the files that everybody who connects meets: certificates, the site and
+// the server's key.
+func loadFront(a *access, log *slog.Logger) (w *web, key *ecdh.PrivateKey, warnings []string, problems config.Problems) {
+	cfg := a.cfg
+	w, problems = newWeb(cfg, a.clientCAs, log)
+	key, warnings, err := newKey(cfg)
+	if err != nil {
+		problems = append(problems, config.Problem{Key: "--key-file", What: err.Error(), Hint: "make one with culvert-server keygen"})
+	}
+	warnings = append(warnings, auth.Exposed(cfg.TLSKey)...)
+	warnings = append(warnings, auth.Writable(cfg.ACMECA)...)
+	warnings = append(warnings, exposedAudit(cfg.Audit)...)
+	if cfg.TLSCert != cfg.ClientCA { // which was looked at
+		warnings = append(warnings, program.Expiring(cfg.TLSCert)...)
+	}
+	return w, key, warnings, problems
 }
 
 // beside is where the process listens besides for clients.
@@ -146,9 +205,9 @@ func (s *setup) close() {
 }
 
 // files are those that are read again when they have changed.
-func (s *setup) files() []string {
-	files := []string{s.cfg.File, s.cfg.IdentitiesDir, s.cfg.TokenFile, s.cfg.ClientCA, s.cfg.CRL}
-	for _, issuer := range s.cfg.Issuers {
+func (a *access) files() []string {
+	files := []string{a.cfg.File, a.cfg.IdentitiesDir, a.cfg.TokenFile, a.cfg.ClientCA, a.cfg.CRL}
+	for _, issuer := range a.cfg.Issuers {
 		files = append(files, issuer.Keys.Value) // which is none if it is a URL
 	}
 	return slices.DeleteFunc(files, func(file string) bool { return file == "" })

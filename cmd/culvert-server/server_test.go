@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -204,17 +205,16 @@ func TestAuditOnStandardOutput(t *testing.T) {
 func TestReloadedTokens(t *testing.T) {
 	const alice, bob, carol = "alice-0123456789abcdef", "bob-0123456789abcdef", "carol-0123456789abcdef"
 	file := write(t, alice+"\n"+bob)
-	var now *setup
+	now := new(access)
 	reload := func(tokens ...string) func(token string) string {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(strings.Join(tokens, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		next, err := load(config.Sources{Flags: map[string][]string{"token-file": {file}}}, now, io.Discard)
+		next, err := loadAccess(config.Sources{Flags: map[string][]string{"token-file": {file}}}, now, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(next.close)
 		now = next
 		guard := auth.NewGuard(next.directory)
 		return func(token string) string {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"culvert/test/bubble"
@@ -44,61 +43,6 @@ func TestEvent(t *testing.T) {
 
 	var none *Log
 	none.Event("nothing")
-	none.Bounded("nothing")
-	none.Flush()
-}
-
-// A flood leaves so many lines in each second, and how many there are not. Other
-// events are not concerned.
-func TestBounded(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		var b bytes.Buffer
-		l := New(&b, nil)
-		lines := func() (written, leftOut int) {
-			for line := range bytes.Lines(b.Bytes()) {
-				var got struct {
-					Event   string
-					LeftOut int `json:"left_out"`
-				}
-				if err := json.Unmarshal(line, &got); err != nil {
-					t.Fatal(err)
-				}
-				if got.LeftOut > 0 {
-					leftOut += got.LeftOut
-				} else {
-					written++
-				}
-			}
-			b.Reset()
-			return written, leftOut
-		}
-		for range 10 {
-			for range 1000 {
-				l.Bounded("login_refused")
-			}
-			l.Bounded("other")
-			time.Sleep(time.Second)
-		}
-		synctest.Wait()
-		if written, leftOut := lines(); written != 10*perSecond+10 || leftOut != 10*(1000-perSecond) {
-			t.Errorf("%d lines, %d left out", written, leftOut)
-		}
-		for range perSecond {
-			l.Bounded("login_refused")
-		}
-		time.Sleep(2 * time.Second)
-		synctest.Wait()
-		if written, leftOut := lines(); written != perSecond || leftOut != 0 {
-			t.Errorf("later %d lines, %d left out", written, leftOut)
-		}
-		for range perSecond + 3 {
-			l.Bounded("login_refused")
-		}
-		l.Flush()
-		if written, leftOut := lines(); written != perSecond || leftOut != 3 {
-			t.Errorf("at the end %d lines, %d left out", written, leftOut)
-		}
-	})
 }
 
 type broken struct{ err error }

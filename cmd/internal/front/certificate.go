@@ -2,6 +2,7 @@ package front
 
 import (
 	"crypto/tls"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -12,7 +13,8 @@ import (
 const lookEvery = time.Second
 
 // Certificate is a certificate and its key in two files. When the files change they are
-// read again. If they cannot be used together, the pair before stays.
+// read again. If they cannot be used, the pair before stays, and they are read again until
+// they can be.
 type Certificate struct {
 	certFile, keyFile string
 	load              func(certFile, keyFile string) (*tls.Certificate, error)
@@ -21,17 +23,25 @@ type Certificate struct {
 	mu     sync.Mutex // guards the following
 	pair   *tls.Certificate
 	looked time.Time
-	read   [2]fileState // when pair was, or could not be
+	read   [2]fileState // of pair, or when it could not be read last
+	failed string       // why it could not be, "" if it could
 }
 
-// fileState changes when a regular file does.
-type fileState struct {
-	changed time.Time
-	size    int64
+// fileState is what is known of a regular file, nil if there is none.
+type fileState struct{ fs.FileInfo }
+
+// same reports whether it is the same file and has not changed.
+func (s fileState) same(other fileState) bool {
+	if s.FileInfo == nil || other.FileInfo == nil {
+		return s.FileInfo == other.FileInfo
+	}
+	// Another file may take its place and have the same size and time.
+	return os.SameFile(s.FileInfo, other.FileInfo) && s.ModTime().Equal(other.ModTime()) && s.Size() == other.Size()
 }
 
 // NewCertificate reads the two files with load. log gets a line when they have been read
-// again, and a warning for each change that does not make a pair.
+// again, and a warning for each change that does not make a pair and for each new reason
+// why they cannot be read.
 func NewCertificate(certFile, keyFile string, load func(certFile, keyFile string) (*tls.Certificate, error), log *slog.Logger) (*Certificate, error) {
 	c := &Certificate{certFile: certFile, keyFile: keyFile, load: load, log: log}
 	c.looked, c.read = time.Now(), c.state()
@@ -51,29 +61,34 @@ func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.pair, nil
 }
 
-// look reads the files if they have changed. It is called with mu held.
+// look reads the files if they have changed or could not be read. It is called with mu
+// held.
 func (c *Certificate) look() {
 	c.looked = time.Now()
 	state := c.state()
-	if state == c.read {
+	changed := !state[0].same(c.read[0]) || !state[1].same(c.read[1])
+	if !changed && c.failed == "" {
 		return
 	}
 	c.read = state
 	pair, err := c.load(c.certFile, c.keyFile)
 	if err != nil {
-		c.log.Warn("certificate not changed", "file", c.certFile, "error", err, "note", "the one before stays")
+		if changed || err.Error() != c.failed {
+			c.log.Warn("certificate not changed", "file", c.certFile, "error", err, "note", "the one before stays")
+		}
+		c.failed = err.Error()
 		return
 	}
-	c.pair = pair
+	c.pair, c.failed = pair, ""
 	c.log.Info("certificate changed", "file", c.certFile, "valid_until", pair.Leaf.NotAfter)
 }
 
-// state is that of both files, zero for one that does not exist or is a pipe, which is
+// state is that of both files, nil for one that does not exist or is a pipe, which is
 // read only once.
 func (c *Certificate) state() (s [2]fileState) {
 	for i, name := range []string{c.certFile, c.keyFile} {
 		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() {
-			s[i] = fileState{info.ModTime(), info.Size()}
+			s[i] = fileState{info}
 		}
 	}
 	return s

@@ -5,10 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -101,5 +104,100 @@ func TestCertificateFollowsItsFiles(t *testing.T) {
 		write(certFile, cert1)
 		second()
 		is("back again", leaf1, `level=INFO`)
+	})
+}
+
+// Files that could not be read for another reason than their content are read again,
+// although they do not change. The log says so once for each reason.
+func TestCertificateIsTriedAgain(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		cert1, _ := carriertest.Certificate(t)
+		cert2, _ := carriertest.Certificate(t)
+		file := filepath.Join(t.TempDir(), "cert.pem")
+		few := func() (*tls.Certificate, error) {
+			return nil, &os.PathError{Op: "open", Path: file, Err: syscall.EMFILE}
+		}
+		answers := []func() (*tls.Certificate, error){
+			func() (*tls.Certificate, error) { return &cert1, nil },
+			few, few,
+			func() (*tls.Certificate, error) { return nil, errors.New("no pair") },
+			few,
+			func() (*tls.Certificate, error) { return &cert2, nil },
+		}
+		load := func(string, string) (*tls.Certificate, error) {
+			answer := answers[0]
+			answers = answers[1:]
+			return answer()
+		}
+		c, err := front.NewCertificate(file, file, load, slog.New(slog.NewTextHandler(&log, nil)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := &cert1
+		for range len(answers) + 3 {
+			time.Sleep(time.Second)
+			if len(answers) == 1 {
+				want = &cert2
+			}
+			if got, err := c.Get(&tls.ClientHelloInfo{}); err != nil || got != want {
+				t.Errorf("the wrong certificate, %v, with %d answers to come", err, len(answers))
+			}
+		}
+		var got []string
+		for line := range strings.Lines(log.String()) {
+			_, text, _ := strings.Cut(line, " msg=")
+			text, _, _ = strings.Cut(text, " file=")
+			got = append(got, text)
+		}
+		no := `"certificate not changed"`
+		if want := []string{no, no, no, `"certificate changed"`}; !slices.Equal(got, want) {
+			t.Errorf("logged %q, want %q", got, want)
+		}
+	})
+}
+
+// A file that takes the place of another one is noticed, even with the same size and time.
+func TestCertificateOfTheSameTime(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		file, next := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "next.pem")
+		at := time.Unix(1, 0)
+		for _, path := range []string{file, next} {
+			if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chtimes(path, at, at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cert, _ := carriertest.Certificate(t)
+		loads := 0
+		load := func(string, string) (*tls.Certificate, error) {
+			loads++
+			return &cert, nil
+		}
+		c, err := front.NewCertificate(file, file, load, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		look := func() {
+			time.Sleep(time.Second)
+			if _, err := c.Get(&tls.ClientHelloInfo{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		look()
+		if err := os.Rename(next, file); err != nil {
+			t.Fatal(err)
+		}
+		look()
+		look()
+		if loads != 2 {
+			t.Errorf("read %d times, want 2", loads)
+		}
 	})
 }

@@ -40,7 +40,7 @@ type Job struct {
 	Warnings []string // logged before Run
 	// Reload changes what Run does to what the user says now, at SIGHUP and after
 	// one of Files has changed; nil: nothing can change, and SIGHUP ends the
-	// process. When it fails it has changed nothing. It is called while Run runs.
+	// process. It is called while Run runs.
 	Reload *Reload
 	// Close is called last, when Run and Reload have ended; nil: nothing is left.
 	Close func()

@@ -9,9 +9,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"culvert/config"
+	"culvert/test/bubble"
 )
 
 // TestChanges follows files through what editors, mounts and people do to them.
@@ -104,11 +106,11 @@ func TestReload(t *testing.T) {
 	done, began := 0, make(chan struct{}, len(answers))
 	reload := &Reload{
 		Files: func() []string { return []string{file} },
-		Do: func(context.Context) ([]string, error) {
+		Parts: []Part{{Do: func(context.Context) ([]string, error) {
 			done++
 			began <- struct{}{}
 			return answers[done-1].warnings, answers[done-1].err
-		},
+		}}},
 	}
 	var log strings.Builder
 	ctx, cancel := context.WithCancel(t.Context())
@@ -129,20 +131,115 @@ func TestReload(t *testing.T) {
 	hangup <- syscall.SIGHUP
 	cancel()
 	<-ended
-	var got []string
-	for line := range strings.Lines(log.String()) {
-		_, text, _ := strings.Cut(strings.TrimSpace(line), " ")
-		got = append(got, text)
-	}
-	want := []string{
+	wantLog(t, log.String(),
 		"level=WARN msg=new",
 		`level=INFO msg="configuration reloaded"`,
 		`level=WARN msg="configuration not reloaded" error="f:3: k: is bad"`,
 		`level=WARN msg="configuration not reloaded" error="f:4: is; worse"`,
 		`level=INFO msg="configuration reloaded"`,
-		`level=WARN msg="configuration not reloaded" error=failed`,
+		`level=WARN msg="configuration not reloaded" error=failed`)
+}
+
+// wantLog compares a log with these lines, apart from the time.
+func wantLog(t *testing.T, log string, want ...string) {
+	t.Helper()
+	var got []string
+	for line := range strings.Lines(log) {
+		_, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		got = append(got, text)
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the log is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
+}
+
+// A part that fails keeps no other from being reloaded. It alone is tried again, although
+// no file changes, and the log tells each failure once.
+func TestReloadTriesAgain(t *testing.T) {
+	hangup, tick := make(chan os.Signal), make(chan time.Time)
+	few := &os.PathError{Op: "open", Path: "key.pem", Err: syscall.EMFILE}
+	answers := map[string][]error{
+		"identities": {nil, nil},
+		"key":        {few, few, few, errors.New("no pair"), errors.New("no pair"), nil, nil},
+		"audit":      {few, nil, nil},
+	}
+	reload := &Reload{Files: func() []string { return nil }}
+	for _, name := range []string{"identities", "key", "audit"} {
+		reload.Parts = append(reload.Parts, Part{name, func(context.Context) ([]string, error) {
+			if len(answers[name]) == 0 {
+				t.Errorf("%s is reloaded too often", name)
+				return nil, nil
+			}
+			err := answers[name][0]
+			answers[name] = answers[name][1:]
+			return nil, err
+		}})
+	}
+	var log strings.Builder
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		reload.run(ctx, NewLogger(&log, "text", 0), inUse(nil), nil, hangup, tick)
+		close(ended)
+	}()
+	hangup <- syscall.SIGHUP
+	for range 6 * retryLooks { // of which the last change nothing
+		tick <- time.Now()
+	}
+	hangup <- syscall.SIGHUP
+	cancel()
+	<-ended
+	for name, left := range answers {
+		if len(left) > 0 {
+			t.Errorf("%s: %d tries too few", name, len(left))
+		}
+	}
+	wantLog(t, log.String(),
+		`level=WARN msg="configuration not reloaded" part=key error="open key.pem: too many open files"`,
+		`level=WARN msg="configuration not reloaded" part=audit error="open key.pem: too many open files"`,
+		`level=INFO msg="configuration reloaded in part" parts=identities`,
+		`level=INFO msg="configuration reloaded in part" parts=audit`,
+		`level=WARN msg="configuration not reloaded" part=key error="no pair"`,
+		`level=INFO msg="configuration reloaded"`,
+		`level=INFO msg="configuration reloaded"`)
+}
+
+// A file that is being written while a part fails is not read before it is written.
+func TestReloadWaitsForAFile(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "tokens")
+		hangup, tick := make(chan os.Signal), make(chan time.Time)
+		var read []string
+		reload := &Reload{Files: func() []string { return []string{file} }, Parts: []Part{{Do: func(context.Context) ([]string, error) {
+			text, err := os.ReadFile(file)
+			read = append(read, string(text))
+			return nil, err
+		}}}}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() {
+			reload.run(ctx, NewLogger(t.Output(), "text", 0), inUse(reload.Files()), nil, hangup, tick)
+			close(ended)
+		}()
+		hangup <- syscall.SIGHUP
+		look := func() {
+			tick <- time.Now()
+			synctest.Wait()
+		}
+		for range retryLooks - 1 {
+			look()
+		}
+		for _, text := range []string{"a", "a\nb", "a\nb\nc"} {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Error(err)
+			}
+			look()
+		}
+		look()
+		cancel()
+		<-ended
+		if want := []string{"", "a\nb\nc"}; !slices.Equal(read, want) {
+			t.Errorf("read %q, want %q", read, want)
+		}
+	})
 }
