@@ -107,6 +107,8 @@ type Link struct {
 	pace     pace
 	att      *attachment // nil while detached
 	leaving  *attachment // the one before att, until it has ended
+	number   uint64      // of the handshake of the last carrier
+	dials    uint64      // client: handshakes so far
 	started  bool        // had a carrier
 	claims   int         // handshakes under way: do not expire
 	lostAt   time.Time
@@ -128,6 +130,8 @@ type Link struct {
 	ackArmed bool
 	check    *time.Timer // runs while something sent is unacknowledged
 	checkOn  bool
+
+	displacing *allowance // of carriers that end a live one; nil: no limit
 
 	handled   chan struct{} // closed when there is a handler
 	onReceive func([]byte)  // see Handle
