@@ -373,6 +373,41 @@ func TestReplaceByMute(t *testing.T) {
 	})
 }
 
+// The peer waits for a message on the next carrier: what is said last on the old one does
+// not take its place.
+func TestFirstMessageIsSent(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		l := New(Config{})
+		handle(l, nil)
+		attach := func(gentle bool) (*attachment, *linktest.Pipe) {
+			p := linktest.NewPipe(8, false)
+			att, _, err := l.attach(p.Client, terms{maxMessage: MaxMessage, checksum: true, gentle: gentle})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return att, p
+		}
+		old, _ := attach(false)
+		synctest.Wait()
+		l.mu.Lock()
+		old.sending = true // somebody else is just sending
+		l.mu.Unlock()
+		_, next := attach(true)
+		l.mu.Lock()
+		l.fill(old)
+		if old.sending = false; !l.ackDue {
+			t.Error("nothing will be said on the next carrier")
+		}
+		l.work.Broadcast()
+		l.mu.Unlock()
+		if n, err := next.Server.ReadMessage(make([]byte, MaxMessage)); err != nil || n < headerSize {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		l.abandon(ErrClosed)
+		l.Wait()
+	})
+}
+
 // A carrier is judged anew when the network has changed.
 func TestWakeAsksReplaceAfter(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
