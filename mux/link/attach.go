@@ -41,6 +41,7 @@ type terms struct {
 	checksum     bool
 	beside       bool      // the client had a carrier when it dialled
 	gentle       bool      // and both ends want to leave that at its end
+	displaces    bool      // it was counted as one that ends a live carrier
 	first        *received // what the carrier has delivered already; nil: nothing
 }
 
@@ -70,9 +71,11 @@ func (l *Link) attach(c Carrier, t terms) (att *attachment, gently bool, err err
 		l.leave(l.att)
 	default:
 		l.displace()
+		l.attaching = true
 		l.mu.Unlock()
 		l.running.Wait()
 		l.mu.Lock()
+		l.attaching = false
 		if err = l.err; err == nil {
 			err = l.out.rewind(l.peerReceived(t.peerReceived, t.beside))
 		}
@@ -109,7 +112,7 @@ func (l *Link) refusal(t terms, gently bool) error {
 	if err := l.out.check(l.peerReceived(t.peerReceived, t.beside)); err != nil {
 		return err
 	}
-	if l.att != nil && !gently && !l.displacing.take(time.Now()) {
+	if l.att != nil && !gently && !t.displaces && !l.displacing.take(time.Now()) {
 		return ErrBusy
 	}
 	return nil

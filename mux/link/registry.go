@@ -80,9 +80,10 @@ const (
 
 // admission is what was decided about a hello.
 type admission struct {
-	session *session // nil: one that has yet to be made
-	reply   reply
-	number  uint64
+	session   *session // nil: one that has yet to be made
+	reply     reply
+	number    uint64
+	displaces bool // it may end a live carrier, which was counted
 }
 
 // Admit decides about an upgrade request with this hello, made by identity:
@@ -189,12 +190,12 @@ func (r *Registry) admit(identity string, secure bool, h hello) (admission, erro
 	if err != nil {
 		return admission{}, err
 	}
-	handshakes := r.handshakesOf(identity)
+	handshakes, displaces := r.handshakesOf(identity), false
 	switch now := time.Now(); {
 	case !handshakes.left(now):
 		err = ErrBusy
 	case s != nil:
-		err = s.link.admissible(h, now)
+		displaces, err = s.link.admissible(h, now)
 	case h.received > 0:
 		err = fmt.Errorf("%w: %d bytes received in a new session", ErrMalformed, h.received)
 	default:
@@ -214,7 +215,7 @@ func (r *Registry) admit(identity string, secure bool, h hello) (admission, erro
 	}
 	handshakes.take(time.Now())
 	r.number++
-	return admission{s, s.link.answer(h, secure), r.number}, nil
+	return admission{s, s.link.answer(h, secure), r.number, displaces}, nil
 }
 
 // handshakesOf is how often an identity may shake hands. Called with mu held.
@@ -235,21 +236,25 @@ func (r *Registry) handshakesOf(identity string) *allowance {
 	return a
 }
 
-// admissible says why a session that is known has no use for a carrier with this hello.
-func (l *Link) admissible(h hello, now time.Time) error {
+// admissible says why a session that is known has no use for a carrier with this hello,
+// or else whether that is counted as one that ends a live carrier.
+func (l *Link) admissible(h hello, now time.Time) (displaces bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.out.check(l.peerReceived(h.received, h.beside)); err != nil {
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return false, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	switch {
-	case l.att == nil:
-	case h.beside && l.leaving != nil: // else what is under way on att would be lost
-		return ErrBusy
-	case !h.beside && !l.displacing.left(now):
-		return ErrBusy
+	case l.att == nil && !l.attaching:
+		return false, nil
+	case h.beside && l.leaving == nil:
+		return false, nil
+	case h.beside: // what is under way on att would be lost
+		return false, ErrBusy
+	case !l.displacing.take(now):
+		return false, ErrBusy
 	}
-	return nil
+	return true, nil
 }
 
 // answer is the reply to a hello for this session.
@@ -275,6 +280,7 @@ func (r *Registry) attach(a admission, c Carrier, remote string, h hello) {
 		checksum:     !(a.reply.secure && h.secure),
 		beside:       h.beside,
 		gentle:       a.reply.beside,
+		displaces:    a.displaces,
 	}
 	if !t.gentle {
 		r.attachNow(a, c, remote, t)
