@@ -101,8 +101,9 @@ func (o *origins) carrierEnded(c link.Carrier) {
 func (o *origins) attached(l *link.Link, c link.Carrier) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if l.Err() == nil { // else it has been forgotten
-		o.sessions[l] = o.carriers[c]
+	from, ok := o.carriers[c]
+	if ok && l.Err() == nil { // else one of them has been forgotten
+		o.sessions[l] = from
 	}
 }
 

@@ -94,6 +94,22 @@ type Client struct {
 	mu      sync.Mutex
 	current *clientSession // takes new streams; nil while there is none
 	changed chan struct{}  // closed and replaced when current changes
+	addr    string         // of the server, as a session saw it last
+	from    string         // the route to it
+}
+
+// way is what the last session saw of the way to the server: the network may become
+// another one between two sessions.
+func (c *Client) way() (addr, from string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.addr, c.from
+}
+
+func (c *Client) setWay(addr, from string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.addr, c.from = addr, from
 }
 
 // NewClient checks cfg. It opens nothing. Its errors wrap ErrConfig, or are the

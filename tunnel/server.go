@@ -343,6 +343,7 @@ var refusals = []struct {
 }{
 	{link.ErrGone, carrier.Refusal{Status: http.StatusGone, Token: carrier.RefusalGone, Text: "no such session"}},
 	{link.ErrLimit, carrier.Refusal{Status: http.StatusServiceUnavailable, Token: carrier.RefusalLimit, Text: "too many sessions"}},
+	{link.ErrBusy, carrier.Refusal{Status: http.StatusServiceUnavailable, Token: carrier.RefusalLimit, Text: "too many handshakes", Again: time.Second}},
 	{link.ErrVersion, carrier.Refusal{Status: http.StatusBadRequest, Token: carrier.RefusalVersion, Text: "version not supported"}},
 	{link.ErrMalformed, carrier.Refusal{Status: http.StatusBadRequest, Token: carrier.RefusalMalformed, Text: "malformed hello"}},
 	{link.ErrStopping, carrier.Refusal{Status: http.StatusServiceUnavailable, Token: carrier.RefusalStopping, Text: "server is stopping"}},

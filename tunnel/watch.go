@@ -43,26 +43,38 @@ type watch struct {
 
 func newWatch() *watch { return &watch{now: time.Now, route: localAddress} }
 
+// What look says has changed.
+const (
+	asleep     = "the machine was asleep"
+	otherRoute = "the route is another one"
+)
+
 // look is called about every watchEvery with the address of the server as far as
 // it is known. It says what has changed since the last time, "" for nothing. A
-// route that is lost is no change: it may come back.
+// route that is lost is no change: it may come back. That the server has another
+// address is none either, unless the way to the last one has changed, too.
 func (w *watch) look(addr string) (changed string) {
 	now := w.now()
 	if !w.last.IsZero() {
 		wall, ran := now.Round(0).Sub(w.last.Round(0)), now.Sub(w.last)
 		if wall-ran > watchJump || ran > watchGap {
-			changed = "the machine was asleep"
+			changed = asleep
 		}
 	}
 	w.last = now
 	if addr == "" {
 		return changed
 	}
-	from := w.route(addr)
-	if addr == w.addr && from != "" && from != w.from {
-		changed = "the route is another one"
+	if w.addr != "" {
+		from := w.route(w.addr)
+		if from != "" && from != w.from {
+			changed = otherRoute
+		}
+		w.from = from
 	}
-	w.addr, w.from = addr, from
+	if addr != w.addr {
+		w.addr, w.from = addr, w.route(addr)
+	}
 	return changed
 }
 
@@ -86,6 +98,7 @@ func (s *clientSession) watch(ctx context.Context) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	w := s.client.newWatch()
+	w.addr, w.from = s.client.way()
 	for {
 		select {
 		case <-tick.C:
@@ -96,16 +109,27 @@ func (s *clientSession) watch(ctx context.Context) {
 		if c != nil && s.learner.Load().look(c) && !s.alive(ctx, c, lateProbe) {
 			c.Abort(errForgotten)
 		}
-		addr, _ := s.address.Load().(string)
-		if changed := w.look(addr); changed != "" {
+		addr, ok := s.address.Load().(string)
+		if !ok { // no carrier yet: it may be the one of the last session
+			addr = w.addr
+		}
+		changed := w.look(addr)
+		s.client.setWay(w.addr, w.from)
+		if changed != "" {
 			s.wake(ctx, c, changed)
 		}
 	}
 }
 
-// wake dials at once if the link has no carrier, and when c does not answer.
+// wake dials at once if the link has no carrier, and when c does not answer. On another
+// route another kind of carrier may pass.
 func (s *clientSession) wake(ctx context.Context, c link.Carrier, why string) {
 	s.log.Info("network changed", keyReason, why)
+	if why == otherRoute {
+		for _, d := range s.client.dialers {
+			d.Ladder.Forget()
+		}
+	}
 	s.link.Wake()
 	if c == nil {
 		return

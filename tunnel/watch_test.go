@@ -40,8 +40,8 @@ func TestWatch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Now().Round(0)
-			var route string
-			w := &watch{now: func() time.Time { return now }, route: func(string) string { return route }}
+			routes := map[string]string{} // by server
+			w := &watch{now: func() time.Time { return now }, route: func(addr string) string { return routes[addr] }}
 			for i, s := range steps {
 				// Without a reading of the program's clock, a time that the program
 				// has not run looks like one of watchGap.
@@ -49,12 +49,27 @@ func TestWatch(t *testing.T) {
 				if gap > 0 {
 					gap = watchGap
 				}
-				now, route = now.Add(time.Second+gap), s.route
+				now = now.Add(time.Second + gap)
+				routes[s.addr] = s.route
 				if changed := w.look(s.addr); (changed != "") != s.woken {
 					t.Errorf("step %d: %q, want woken: %v", i, changed, s.woken)
 				}
 			}
 		})
+	}
+}
+
+// On another network the name of the server may have another address as well.
+func TestWatchBothChange(t *testing.T) {
+	route := "192.0.2.1%"
+	w := &watch{now: time.Now, route: func(string) string { return route }}
+	w.look("s:1")
+	route = "198.51.100.7%"
+	if w.look("s:2") != otherRoute {
+		t.Error("it is not seen that the route has changed")
+	}
+	if changed := w.look("s:2"); changed != "" {
+		t.Errorf("%q again", changed)
 	}
 }
 

@@ -49,8 +49,10 @@ type Conn struct {
 	mode   Mode
 	seal   *seal.Cipher // opens what is read, owned by the reader; nil: it is not sealed
 
-	// ended, if not nil, is called once when the Conn is dead. heard reports whether
-	// anything came from the peer after the answer to the upgrade.
+	// spoke, if not nil, is called with the first message. ended, if not nil, is called
+	// once when the Conn is dead; heard reports whether anything came from the peer
+	// after the answer to the upgrade.
+	spoke func()
 	ended func(heard bool)
 
 	heartbeat atomic.Int64 // see SetHeartbeat
@@ -99,7 +101,12 @@ func (c *Conn) start(ws *websocket.Conn) {
 	c.cork.vitals.wrote() // the upgrade
 	c.upgraded = c.cork.vitals.now()
 	c.cork.start(c.finish)
-	c.wg.Go(c.flushLoop)
+	c.wg.Go(func() {
+		c.flushLoop()
+		// It gives its buffers back, and is freed. Otherwise it never would be: it has a
+		// finalizer and refers to itself.
+		_ = ws.CloseNow()
+	})
 	c.wg.Go(c.pulse)
 }
 
@@ -163,6 +170,9 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 	c.cork.budget.Store(noBudget)
 	if !c.heard.Load() {
 		c.heard.Store(true)
+		if c.spoke != nil {
+			c.spoke()
+		}
 	}
 	if c.seal == nil {
 		return n, nil
@@ -240,7 +250,6 @@ func (c *Conn) Close(reason string) error {
 			c.finish()
 		}
 		c.wg.Wait()
-		_ = c.ws.CloseNow() // gives its buffers back
 	})
 	c.wg.Wait()
 	return nil

@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
@@ -471,6 +474,44 @@ func TestAbort(t *testing.T) {
 			}
 			_ = client.Close("")
 		})
+	}
+}
+
+// Nothing is left of a Conn that was aborted.
+func TestAbortFreesMemory(t *testing.T) {
+	accepted := make(chan *carrier.Conn)
+	srv := httptest.NewServer(&carrier.Handler{Admit: func(carrier.Request) (carrier.Admission, error) {
+		return carrier.Admission{Attach: func(c *carrier.Conn) { accepted <- c }}, nil
+	}})
+	defer srv.Close()
+	dialer := &carrier.Dialer{URL: parseURL(t, srv.URL)}
+	var ended []weak.Pointer[carrier.Conn]
+	end := func() {
+		dialled := make(chan *carrier.Conn, 1)
+		go func() {
+			c, _, err := dialer.Dial(t.Context(), nil)
+			if err != nil {
+				t.Error(err)
+			}
+			dialled <- c
+		}()
+		server := <-accepted
+		for _, c := range []*carrier.Conn{<-dialled, server} {
+			reading := read(c)
+			c.Abort(nil)
+			<-reading
+			ended = append(ended, weak.Make(c))
+		}
+	}
+	for range 5 {
+		end()
+	}
+	left := func(p weak.Pointer[carrier.Conn]) bool { return p.Value() != nil }
+	for deadline := time.Now().Add(10 * time.Second); slices.ContainsFunc(ended, left); runtime.GC() {
+		if time.Now().After(deadline) {
+			t.Fatal("they are not freed")
+		}
+		runtime.Gosched()
 	}
 }
 

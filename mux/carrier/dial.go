@@ -281,7 +281,7 @@ func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *req
 		c.proxy = r.proxy.addr
 	}
 	if mode == ModeWebSocket && d.Mode == ModeAuto {
-		c.ended = d.Ladder.ended
+		c.spoke, c.ended = d.Ladder.speaks, d.Ladder.ended
 	}
 	pinged = c.pinged
 	if sealing != nil {

@@ -28,11 +28,14 @@ const (
 	// firstStripped how long at first: it may have been a hiccup.
 	stripped      = 10 * time.Minute
 	firstStripped = time.Minute
-	// muted is the same of one that answers upgrades and lets no frame through: to try
+	// mutedFor is the same of one that answers upgrades and lets no frame through: to try
 	// another WebSocket there makes everybody wait until its heartbeat times out.
-	muted = time.Hour
+	mutedFor = time.Hour
 	// maxMute is how many WebSockets in a row may end without a byte of the peer's.
 	maxMute = 2
+	// maxPipeFailures is how many HTTP pipes in a row must get no answer of the server
+	// before a WebSocket is tried although they were mute.
+	maxPipeFailures = 3
 )
 
 // Ladder remembers the way to one server between Dials: which kind of
@@ -44,6 +47,8 @@ type Ladder struct {
 	until   time.Time  // upgrades are presumed to be stripped
 	again   bool       // and were before
 	mute    int        // WebSockets in a row that ended without a byte of the peer's
+	muted   time.Time  // WebSockets are presumed to be mute until then
+	failed  int        // HTTP pipes in a row, since then, that were not answered
 	patient bool       // the next upgrade may take as long as it likes
 	learned time.Time  // when the following was; it holds as long as stripped
 	body    bodySize   // of POSTs
@@ -72,20 +77,14 @@ const (
 func (d *Dialer) climb(ctx context.Context, r *request) (*Conn, []byte, error) {
 	if d.Ladder.Again() > 0 {
 		c, reply, err := d.dialPipe(ctx, r)
-		if err == nil || ofCulvert(err) {
-			return c, reply, err
-		}
-		d.Ladder.forget() // the next one begins at the beginning
-		return nil, nil, err
+		d.Ladder.dialledPipe(err)
+		return c, reply, err
 	}
 	patience := upgradePatience
 	if d.Ladder.takePatient() {
 		patience = 0
 	}
 	c, reply, err := d.dialOver(ctx, ModeWebSocket, r, patience)
-	if err == nil {
-		d.Ladder.passes()
-	}
 	if err == nil || !d.mayBeStripped(err) || ctx.Err() != nil {
 		return c, reply, err
 	}
@@ -140,7 +139,7 @@ func (l *Ladder) Again() time.Duration {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.Until(l.until)
+	return max(time.Until(l.until), time.Until(l.muted))
 }
 
 // strips notes that no upgrade passes and an HTTP pipe does.
@@ -158,14 +157,14 @@ func (l *Ladder) strips() {
 	l.again = true
 }
 
-// passes notes that an upgrade does.
-func (l *Ladder) passes() {
+// speaks notes that a WebSocket has brought a message.
+func (l *Ladder) speaks() {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.again = false
+	l.again, l.mute = false, 0
 }
 
 // Answers says what is known of how the answers to an HTTP pipe arrive: as they are
@@ -179,14 +178,40 @@ func (l *Ladder) Answers() string {
 	return map[pipePath]string{pathStreams: "stream", pathBuffers: "buffer"}[l.path]
 }
 
-// forget notes that the HTTP pipe does not work any more.
-func (l *Ladder) forget() {
+// dialledPipe notes how a Dial ended that made an HTTP pipe because no WebSocket was
+// presumed to pass. After a failure the next Dial tries a WebSocket. But where they were
+// mute, which costs everybody a heartbeat timeout to find out again, only after several
+// failures that say something about HTTP pipes there.
+func (l *Ladder) dialledPipe(err error) {
 	if l == nil {
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	dial, ok := errors.AsType[*DialError](err)
+	switch {
+	case err == nil || ofCulvert(err):
+		l.failed = 0
+		return
+	case ok && dial.Phase == PhaseUpgrade && !errors.Is(err, context.Canceled):
+		l.failed++
+	}
 	l.until = time.Time{}
+	if l.failed >= maxPipeFailures {
+		l.muted, l.failed = time.Time{}, 0
+	}
+}
+
+// Forget forgets what is known of the way to the server, which is another one.
+func (l *Ladder) Forget() {
+	if l == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.until, l.again = time.Time{}, false
+	l.muted, l.mute, l.failed = time.Time{}, 0, 0
+	l.learned = time.Time{}
 }
 
 // unlearn forgets how answers and bodies pass.
@@ -225,15 +250,15 @@ func (l *Ladder) ended(heard bool) {
 	if l == nil {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if heard {
-		l.mute = 0
+		l.speaks()
 		return
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.mute++; l.mute >= maxMute {
 		l.mute = maxMute - 1 // of the next one, one time is enough
-		l.until = time.Now().Add(muted)
+		l.muted, l.failed = time.Now().Add(mutedFor), 0
 	}
 }
 

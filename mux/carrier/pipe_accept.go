@@ -337,10 +337,14 @@ func (p *serverPipe) take(w http.ResponseWriter, r *http.Request, ask pipeReques
 			return
 		}
 	}
-	if ask.close {
+	switch {
+	case ask.close:
 		p.in.finish()
 		p.out.fail(io.ErrClosedPipe)
 		p.set.remove(p)
+	case p.in.ended(): // also if the body has nothing new
+		http.Error(w, net.ErrClosed.Error(), http.StatusGone)
+		return
 	}
 	taken(w, offset)
 }

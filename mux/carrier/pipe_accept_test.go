@@ -181,6 +181,23 @@ func TestPipeEnds(t *testing.T) {
 	})
 }
 
+// A pipe whose carrier has ended at the server takes nothing more, and says so whatever
+// the body is.
+func TestPipeEndedAtTheServer(t *testing.T) {
+	inPipeServer(t, carrier.ServerConfig{}, func(t *testing.T, s *pipeServer) {
+		end := fmt.Sprint(len(innerUpgrade))
+		s.want(t, 204, end, "POST", innerUpgrade)
+		server := <-s.conns
+		server.Abort(nil)
+		_ = server.Close("")
+		s.want(t, 410, "", "POST", message, "Culvert-Offset", end)
+		s.want(t, 410, "", "POST", "", "Culvert-Offset", end)
+		s.want(t, 410, "", "POST", innerUpgrade)
+		s.want(t, 410, "", "GET", "")
+		s.want(t, 404, "", "POST", "", "Culvert-Offset", end)
+	})
+}
+
 // Nothing that is not exactly a pipe's request gets another answer than a
 // stranger's, and no pipe is made inside of another.
 func TestPipeStrangers(t *testing.T) {

@@ -24,6 +24,10 @@ const (
 	// than boxes between usually wait for an answer; each that is cut halves it.
 	firstWait = 10 * time.Second
 	minWait   = 250 * time.Millisecond
+	// firstCalm is how long polls must not be cut before one waits longer again. Each
+	// time that this was too long for what is between doubles it, up to longestCalm.
+	firstCalm   = time.Minute
+	longestCalm = time.Hour
 	// helloWait is the same until the first byte has come, so that a dial notices in time
 	// that its requests reach several servers: one that nothing was written to has
 	// nothing to say.
@@ -489,16 +493,51 @@ func (p *clientPipe) receive() {
 	if !p.waitServed() {
 		return
 	}
-	g := getting{wait: firstWait}
+	g := getting{polls: newPollWait()}
 	for p.get(&g) {
 		pause(p.getting, g.failures, g.asked)
 	}
 }
 
+// pollWait follows how long polls may wait at the server.
+type pollWait struct {
+	wait    time.Duration
+	since   time.Time     // of the last cut or growth
+	grown   bool          // the last of these was a growth
+	tooLong time.Duration // to which wait had grown when a poll was cut; 0: none was
+	calm    time.Duration // to pass without a cut before that is tried again
+}
+
+func newPollWait() pollWait { return pollWait{wait: firstWait, calm: firstCalm} }
+
+// cut notes that a poll was cut after that time: somebody between may not wait so
+// long, or it was a mishap.
+func (p *pollWait) cut(took time.Duration, now time.Time) {
+	if p.grown {
+		p.tooLong, p.calm = p.wait, min(2*p.calm, longestCalm)
+	}
+	p.wait = max(min(p.wait, took)/2, minWait)
+	p.since, p.grown = now, false
+}
+
+// answered notes that a poll was.
+func (p *pollWait) answered(now time.Time) {
+	if p.wait == firstWait {
+		return
+	}
+	next, calm := min(2*p.wait, firstWait), firstCalm
+	if p.tooLong > 0 && next >= p.tooLong {
+		calm = p.calm
+	}
+	if now.Sub(p.since) >= calm {
+		p.wait, p.since, p.grown = next, now, true
+	}
+}
+
 // getting is what one GET leaves to the next.
 type getting struct {
-	offset   int64         // bytes received so far
-	wait     time.Duration // of polls
+	offset   int64 // bytes received so far
+	polls    pollWait
 	failures int           // in a row
 	cut      bool          // the last answer streamed, and not for long
 	asked    time.Duration // to wait before the next one, by the last answer
@@ -511,7 +550,7 @@ func (p *clientPipe) get(g *getting) bool {
 	resp, a := p.request(p.getting, http.MethodGet, nil, http.StatusOK, func(h http.Header) {
 		p.identify(h, g.offset)
 		if polls {
-			wait := g.wait
+			wait := g.polls.wait
 			if g.offset == 0 {
 				wait = min(wait, helloWait)
 			}
@@ -549,9 +588,12 @@ func (p *clientPipe) get(g *getting) bool {
 		return false
 	case n > 0, a.err == nil && took > minWait/2:
 		g.failures = 0
+		if polls && a.err == nil {
+			g.polls.answered(time.Now())
+		}
 	case answered && g.cut && a.err != nil: // nothing is lost, if the next one is let in
 	case polls && took > minWait: // somebody between does not wait so long
-		g.wait = max(min(g.wait, took)/2, minWait)
+		g.polls.cut(took, time.Now())
 	default:
 		g.failures++
 	}

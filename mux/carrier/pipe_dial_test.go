@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // hasty is a conn whose peer answers a body that is still on its way.
@@ -88,5 +89,42 @@ func TestPipeBodyAnsweredEarly(t *testing.T) {
 	next <- struct{}{}
 	if part := <-parts; part[len(part)-1] != 1 {
 		t.Error("it was overwritten")
+	}
+}
+
+// Polls that were cut wait as long as in the beginning again when nothing cuts them any
+// more. Where something does, that is tried more and more seldom.
+func TestPollWait(t *testing.T) {
+	now := time.Now()
+	p := newPollWait()
+	for range 10 { // of an outage
+		p.cut(p.wait/2, now)
+	}
+	if p.wait != minWait {
+		t.Fatalf("they wait %v", p.wait)
+	}
+	began := now
+	for p.wait < firstWait && now.Sub(began) < time.Hour {
+		now = now.Add(p.wait)
+		p.answered(now)
+	}
+	if took := now.Sub(began); took > 10*firstCalm {
+		t.Errorf("they waited shorter for %v", took)
+	}
+
+	const limit = 3 * time.Second
+	cuts := 0
+	for began = now; now.Sub(began) < 12*time.Hour; {
+		if p.wait > limit {
+			cuts++
+			now = now.Add(limit)
+			p.cut(limit, now)
+		} else {
+			now = now.Add(p.wait)
+			p.answered(now)
+		}
+	}
+	if cuts < 5 || cuts > 20 {
+		t.Errorf("%d polls cut in 12 hours", cuts)
 	}
 }

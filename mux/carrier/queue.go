@@ -245,6 +245,13 @@ func (q *queue) over() bool {
 	return q.n == 0 && q.end != nil
 }
 
+// ended reports whether nothing can be written any more.
+func (q *queue) ended() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.end != nil
+}
+
 // received is how many bytes have been written so far.
 func (q *queue) received() int64 {
 	q.mu.Lock()

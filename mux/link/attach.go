@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -14,8 +15,10 @@ type attachment struct {
 	lost     chan struct{} // closed when the link no longer rides on it
 	err      error         // why, valid after lost
 	since    time.Time
+	first    *received     // what it delivered before it was attached; may be nil
 	after    *attachment   // the one that is read to its end before; may be nil
 	read     chan struct{} // closed when nothing is read from it any more
+	closed   chan struct{} // closed when it was left and both ends have said so, or it has failed
 
 	// Guarded by Link.mu.
 	last     bool        // the peer is to be told that it is left
@@ -32,18 +35,22 @@ type attachment struct {
 
 // terms are what a handshake settled about a carrier.
 type terms struct {
+	number       uint64 // of the handshake; a later one has a larger number
 	peerReceived uint64 // bytes of our stream that the peer has
 	maxMessage   int    // largest message the peer accepts
 	checksum     bool
-	beside       bool // the client had a carrier when it dialled
-	gentle       bool // and both ends want to leave that at its end
+	beside       bool      // the client had a carrier when it dialled
+	gentle       bool      // and both ends want to leave that at its end
+	displaces    bool      // it was counted as one that ends a live carrier
+	first        *received // what the carrier has delivered already; nil: nothing
 }
 
 // attach makes c the link's carrier. If it is to follow the present one gently,
 // the link goes on with it where it is, and leaves the other. Otherwise it sends
 // again what the peer lacks; the former carrier is aborted and its goroutines are
 // joined first, so attach may block for as long as their carrier needs to notice.
-// It says which of the two it did. On error c is aborted.
+// It says which of the two it did. On error c is aborted, and the present carrier
+// goes on if it was c's handshake that was wrong.
 func (l *Link) attach(c Carrier, t terms) (att *attachment, gently bool, err error) {
 	l.attachMu.Lock()
 	defer l.attachMu.Unlock()
@@ -51,31 +58,35 @@ func (l *Link) attach(c Carrier, t terms) (att *attachment, gently bool, err err
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	att = &attachment{
-		carrier: c, checksum: t.checksum, since: time.Now(),
-		lost: make(chan struct{}), read: make(chan struct{}),
+		carrier: c, checksum: t.checksum, since: time.Now(), first: t.first,
+		lost: make(chan struct{}), read: make(chan struct{}), closed: make(chan struct{}),
 	}
 	att.batch.socketLimit = -1
 	gently = t.gentle && l.att != nil && l.leaving == nil
-	if gently {
+	err = l.refusal(t, gently)
+	switch {
+	case err != nil:
+	case gently:
 		att.after = l.att
 		l.leave(l.att)
-	} else {
+	default:
 		l.displace()
+		l.attaching = true
 		l.mu.Unlock()
 		l.running.Wait()
 		l.mu.Lock()
-		if t.beside { // what the peer had by then, or acknowledged since
-			t.peerReceived = max(t.peerReceived, l.out.acked)
-		}
+		l.attaching = false
 		if err = l.err; err == nil {
-			err = l.out.rewind(t.peerReceived)
+			err = l.out.rewind(l.peerReceived(t.peerReceived, t.beside))
 		}
 		l.settledLocked() // the handshake may have acknowledged the rest
 	}
 	if err != nil {
 		c.Abort(err)
+		t.first.release()
 		return nil, false, err
 	}
+	l.number = t.number
 	l.att, l.started = att, true
 	l.expiry.Stop()
 	l.out.maxMessage = min(t.maxMessage, slabSize)
@@ -86,6 +97,38 @@ func (l *Link) attach(c Carrier, t terms) (att *attachment, gently bool, err err
 	l.running.Go(func() { l.writeLoop(att) })
 	return att, gently, nil
 }
+
+// refusal says why a carrier with these terms cannot be attached, before anything
+// happens to the present one. Called with mu held.
+func (l *Link) refusal(t terms, gently bool) error {
+	switch {
+	case l.err != nil:
+		return l.err
+	case l.saidBye():
+		return ErrClosed
+	case t.number < l.number:
+		return ErrStale
+	}
+	if err := l.out.check(l.peerReceived(t.peerReceived, t.beside)); err != nil {
+		return err
+	}
+	if l.att != nil && !gently && !t.displaces && !l.displacing.take(time.Now()) {
+		return ErrBusy
+	}
+	return nil
+}
+
+// peerReceived is what the peer has of our stream, of which a handshake says that it
+// had received bytes. A carrier beside may have brought it more since.
+func (l *Link) peerReceived(received uint64, beside bool) uint64 {
+	if beside {
+		return max(received, l.out.acked)
+	}
+	return received
+}
+
+// saidBye says whether the peer was told that the link ends: nothing follows that.
+func (l *Link) saidBye() bool { return l.att != nil && l.att.bye }
 
 // displace ends the ride on the present attachment, for another one.
 func (l *Link) displace() {
@@ -136,7 +179,23 @@ func (l *Link) quit(att *attachment) {
 	att.carrier.Close("replaced")
 	l.mu.Lock()
 	l.leaving = nil
+	close(att.closed)
 	l.work.Broadcast() // a bye waits for this
+}
+
+// awaitLeft waits until the carrier that is being left has ended, if there is one, or
+// ctx ends.
+func (l *Link) awaitLeft(ctx context.Context) {
+	l.mu.Lock()
+	leaving := l.leaving
+	l.mu.Unlock()
+	if leaving == nil {
+		return
+	}
+	select {
+	case <-leaving.closed:
+	case <-ctx.Done():
+	}
 }
 
 // awaitNext waits for the carrier that follows att, on which the peer has said its
@@ -232,6 +291,64 @@ const readBuffer = MaxMessage + 64
 // readBuffers hold one message while it is received.
 var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
+// received is a message that a carrier has delivered, or why it did not.
+type received struct {
+	buf *[readBuffer]byte
+	n   int
+	err error
+}
+
+func newReceived() *received { return &received{buf: readBuffers.Get().(*[readBuffer]byte)} }
+
+func (r *received) read(c Carrier) { r.n, r.err = c.ReadMessage(r.buf[:]) }
+
+// release gives the memory back. r may be nil.
+func (r *received) release() {
+	if r != nil {
+		readBuffers.Put(r.buf)
+		r.buf = nil
+	}
+}
+
+// proveTime bounds the wait for the first message on a carrier that is to follow one
+// that works.
+const proveTime = 10 * time.Second
+
+// prove waits for the first message on c, which is to follow a carrier that works: a
+// box may let the handshake pass and nothing after it, or whoever shook hands may have
+// gone away. The client speaks first. On error c is aborted.
+func (l *Link) prove(ctx context.Context, c Carrier, checksum, client bool) (*received, error) {
+	defer time.AfterFunc(proveTime, func() { c.Abort(ErrMute) }).Stop()
+	defer context.AfterFunc(ctx, func() { c.Abort(context.Cause(ctx)) })()
+	first := newReceived()
+	c.OnIdle(l.idle)
+	if client {
+		first.err = l.greet(c, checksum)
+	}
+	if first.err == nil {
+		first.read(c)
+	}
+	if err := first.err; err != nil {
+		c.Abort(err)
+		first.release()
+		return nil, err
+	}
+	return first, nil
+}
+
+// greet sends a message that says nothing new.
+func (l *Link) greet(c Carrier, checksum bool) error {
+	b := make([]byte, headerSize, headerSize+trailerSize)
+	l.mu.Lock()
+	putHeader(b, typeData, l.out.acked, l.received)
+	l.mu.Unlock()
+	sent, err := c.WriteMessages(seal(b, checksum))
+	if err == nil && !sent {
+		err = c.Flush()
+	}
+	return err
+}
+
 // readLoop hands what the carrier delivers to the link until either ends.
 func (l *Link) readLoop(att *attachment) {
 	defer l.quit(att)
@@ -240,17 +357,21 @@ func (l *Link) readLoop(att *attachment) {
 		<-att.after.read
 		att.after = nil
 	}
-	buf := readBuffers.Get().(*[readBuffer]byte)
-	defer readBuffers.Put(buf)
-	att.carrier.OnIdle(l.idle)
-	for {
-		n, err := att.carrier.ReadMessage(buf[:])
-		if err == nil && n > l.cfg.MaxMessage {
-			err = fmt.Errorf("%w: message of %d bytes, at most %d", ErrProtocol, n, l.cfg.MaxMessage)
+	got := att.first
+	if att.first = nil; got == nil {
+		got = newReceived()
+		att.carrier.OnIdle(l.idle)
+		got.read(att.carrier)
+	}
+	defer got.release()
+	for ; ; got.read(att.carrier) {
+		err := got.err
+		if err == nil && got.n > l.cfg.MaxMessage {
+			err = fmt.Errorf("%w: message of %d bytes, at most %d", ErrProtocol, got.n, l.cfg.MaxMessage)
 		}
 		var m message
 		if err == nil {
-			m, err = parse(buf[:n], att.checksum)
+			m, err = parse(got.buf[:got.n], att.checksum)
 		}
 		var payload []byte
 		if err == nil {

@@ -23,6 +23,15 @@ var (
 	// ErrStopping says that the server is shutting down.
 	ErrStopping = errors.New("server is stopping")
 
+	// ErrBusy refuses a handshake for now: carriers of its session displace each other
+	// too often, its identity shakes hands too often, or the session is just leaving
+	// one carrier for another.
+	ErrBusy = errors.New("too many handshakes")
+	// ErrStale refuses a carrier that comes after the one of a later handshake.
+	ErrStale = errors.New("a carrier of a later handshake came first")
+	// ErrMute refuses a carrier on which nothing has come after the handshake.
+	ErrMute = errors.New("no message after the handshake")
+
 	// ErrOverrun ends a link whose peer has asked for far more answers than it
 	// has taken.
 	ErrOverrun = errors.New("peer asks for answers and does not take them")

@@ -98,27 +98,30 @@ type Link struct {
 	attachMu sync.Mutex     // held while one carrier takes the place of another
 	running  sync.WaitGroup // the goroutines of attachments; guarded by attachMu
 
-	mu       sync.Mutex
-	onRoom   func()    // see Handle
-	awaited  bool      // somebody was told that the link is full
-	work     sync.Cond // for the writer goroutines: something to send
-	settled  sync.Cond // for Flush: everything was acknowledged, or the link has ended
-	out      outbox
-	pace     pace
-	att      *attachment // nil while detached
-	leaving  *attachment // the one before att, until it has ended
-	started  bool        // had a carrier
-	claims   int         // handshakes under way: do not expire
-	lostAt   time.Time
-	window   time.Duration
-	received uint64 // bytes of the peer's stream in order, delivered or just about to be
-	ackSent  uint64 // what the peer was last told of received
-	ackDue   bool
-	ackPace  ackPace
-	checked  uint64 // out.acked at the last checkProgress
-	bye      string // reason to tell the peer once everything was sent
-	closing  bool
-	err      error // why the link ended
+	mu        sync.Mutex
+	onRoom    func()    // see Handle
+	awaited   bool      // somebody was told that the link is full
+	work      sync.Cond // for the writer goroutines: something to send
+	settled   sync.Cond // for Flush: everything was acknowledged, or the link has ended
+	out       outbox
+	pace      pace
+	att       *attachment // nil while detached
+	leaving   *attachment // the one before att, until it has ended
+	attaching bool        // another one waits for the end of the last one
+	number    uint64      // of the handshake of the last carrier
+	dials     uint64      // client: handshakes so far
+	started   bool        // had a carrier
+	claims    int         // handshakes under way: do not expire
+	lostAt    time.Time
+	window    time.Duration
+	received  uint64 // bytes of the peer's stream in order, delivered or just about to be
+	ackSent   uint64 // what the peer was last told of received
+	ackDue    bool
+	ackPace   ackPace
+	checked   uint64 // out.acked at the last checkProgress
+	bye       string // reason to tell the peer once everything was sent
+	closing   bool
+	err       error // why the link ended
 
 	woken context.Context // ends with the next Wake
 	wake  context.CancelFunc
@@ -128,6 +131,8 @@ type Link struct {
 	ackArmed bool
 	check    *time.Timer // runs while something sent is unacknowledged
 	checkOn  bool
+
+	displacing *allowance // of carriers that end a live one; nil: no limit
 
 	handled   chan struct{} // closed when there is a handler
 	onReceive func([]byte)  // see Handle

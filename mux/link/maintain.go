@@ -65,7 +65,7 @@ const (
 //
 // A carrier that is to be replaced goes on until the next one is there. Then both
 // ends send what follows on the new one and read the old one to its end, so that
-// nothing waits.
+// nothing waits. The next one is there when a message has come on it.
 func (l *Link) Maintain(ctx context.Context, r Redial) error {
 	defer l.Wait()
 	if r.Min <= 0 {
@@ -178,6 +178,8 @@ func (l *Link) connect(ctx context.Context, r Redial) (*attachment, error) {
 		resume: l.started, secure: r.Secure, beside: l.att != nil,
 		id: l.id, received: l.received, maxMessage: uint32(l.cfg.MaxMessage),
 	}
+	l.dials++
+	number := l.dials
 	l.mu.Unlock()
 	c, b, err := r.Dial(ctx, h.encode())
 	if err != nil {
@@ -196,13 +198,20 @@ func (l *Link) connect(ctx context.Context, r Redial) (*attachment, error) {
 		l.window = min(l.cfg.ResumeWindow, rep.window)
 		l.mu.Unlock()
 	}
-	att, _, err := l.attach(c, terms{
+	t := terms{
+		number:       number,
 		peerReceived: rep.received,
 		maxMessage:   int(min(rep.maxMessage, MaxMessage)),
 		checksum:     !(h.secure && rep.secure),
 		beside:       h.beside,
 		gentle:       h.beside && rep.beside,
-	})
+	}
+	if t.gentle {
+		if t.first, err = l.prove(ctx, c, t.checksum, true); err != nil {
+			return nil, err
+		}
+	}
+	att, _, err := l.attach(c, t)
 	switch {
 	case err != nil:
 		return nil, err
@@ -217,6 +226,7 @@ func (l *Link) connect(ctx context.Context, r Redial) (*attachment, error) {
 // ride waits for the end of an attachment, and of those that replace it. It returns
 // the last one and why that ended.
 func (l *Link) ride(ctx context.Context, att *attachment, r Redial) (*attachment, error) {
+	waking := l.waking()
 	due := time.NewTimer(r.replaceAfter(att))
 	defer due.Stop()
 	for failures := 0; ; failures++ {
@@ -227,6 +237,10 @@ func (l *Link) ride(ctx context.Context, att *attachment, r Redial) (*attachment
 			return att, att.err
 		case <-ctx.Done():
 			return att, context.Cause(ctx)
+		case <-waking.Done(): // on another network a carrier may be good for another time
+			waking, failures = l.waking(), -1
+			due.Reset(r.replaceAfter(att))
+			continue
 		case <-due.C:
 		}
 		next, err := l.replace(ctx, att, r)
@@ -267,6 +281,7 @@ func (l *Link) replace(ctx context.Context, att *attachment, r Redial) (*attachm
 		case <-ctx.Done():
 		}
 	}()
+	l.awaitLeft(ctx) // the carrier before att may still bring what comes before
 	return l.connect(ctx, r)
 }
 

@@ -206,11 +206,23 @@ func (o *outbox) compact() {
 	}
 }
 
+// check says whether the peer can have received everything before offset, and not
+// more, as it says in a handshake.
+func (o *outbox) check(offset uint64) error {
+	switch {
+	case offset < o.acked:
+		return fmt.Errorf("%w: peer has %d bytes after it acknowledged %d", ErrProtocol, offset, o.acked)
+	case offset > o.sent:
+		return fmt.Errorf("%w: peer has %d bytes, %d sent", ErrProtocol, offset, o.sent)
+	}
+	return nil
+}
+
 // rewind makes everything from offset on unsent again, for a new carrier. The
 // first message may begin before offset; the peer drops what it knows.
 func (o *outbox) rewind(offset uint64) error {
-	if offset < o.acked {
-		return fmt.Errorf("%w: peer has %d bytes after it acknowledged %d", ErrProtocol, offset, o.acked)
+	if err := o.check(offset); err != nil {
+		return err
 	}
 	if _, err := o.ack(offset); err != nil {
 		return err

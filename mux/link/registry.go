@@ -2,8 +2,11 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
+	"time"
 )
 
 // RegistryConfig of a [Registry]. Zero limits mean none.
@@ -36,6 +39,9 @@ type Registry struct {
 	mu          sync.Mutex
 	sessions    map[SessionID]*session
 	perIdentity map[string]int
+	handshakes  map[string]*allowance // of identities
+	sweepAt     int                   // as many handshakes, and those that are unused go
+	number      uint64                // of the last handshake
 	stopped     bool
 	// No sync.WaitGroup: a session may begin, or be resumed, while Wait waits.
 	running int
@@ -52,29 +58,53 @@ type session struct {
 // NewRegistry returns an empty registry.
 func NewRegistry(cfg RegistryConfig) *Registry {
 	cfg.Config = cfg.withDefaults()
-	r := &Registry{cfg: cfg, log: cfg.Logger, sessions: map[SessionID]*session{}, perIdentity: map[string]int{}}
+	r := &Registry{
+		cfg: cfg, log: cfg.Logger, sessions: map[SessionID]*session{}, perIdentity: map[string]int{},
+		handshakes: map[string]*allowance{}, sweepAt: minSweep,
+	}
 	r.idle = sync.NewCond(&r.mu)
 	return r
+}
+
+// Carriers of one session may displace each other displacements times at once, and then
+// once a second: a client whose carriers are cut in quick succession is not kept
+// waiting, and many that present the hello of one session are.
+const displacements = 8
+
+// An identity may shake hands four times as often at once as it may have sessions, but
+// minHandshakes times in any case, and then a quarter of that in each second.
+const (
+	minHandshakes = 64
+	minSweep      = 1024
+)
+
+// admission is what was decided about a hello.
+type admission struct {
+	session   *session // nil: one that has yet to be made
+	reply     reply
+	number    uint64
+	displaces bool // it may end a live carrier, which was counted
 }
 
 // Admit decides about an upgrade request with this hello, made by identity:
 // it finds or makes the session in one step. On success the caller sends reply
 // with the upgrade response and then calls exactly one of attach, which waits
 // for the former carrier of the session to end, and cancel. The errors are
-// [ErrMalformed], [ErrVersion], [ErrGone], [ErrLimit] and [ErrStopping].
+// [ErrMalformed], [ErrVersion], [ErrGone], [ErrLimit], [ErrBusy] and [ErrStopping].
 //
-// A session of another identity is reported like one that does not exist.
+// A session of another identity is reported like one that does not exist. A carrier
+// is aborted if that of a later request was attached before it.
 func (r *Registry) Admit(identity, remote string, secure bool, helloBytes []byte) (replyBytes []byte, attach func(Carrier), cancel func(), err error) {
 	h, err := decodeHello(helloBytes)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	s, rep, err := r.admit(identity, secure, h)
+	a, err := r.admit(identity, secure, h)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	attach = func(c Carrier) { r.attach(s, c, remote, h, rep) }
-	return rep.encode(), attach, func() { r.cancel(s) }, nil
+	attach = func(c Carrier) { r.attach(a, c, remote, h) }
+	return a.reply.encode(), attach, func() { r.cancel(a.session) }, nil
 }
 
 // Consider is Admit for a request that may not be what it seems until its carrier is
@@ -91,9 +121,9 @@ func (r *Registry) Consider(identity, remote string, secure bool, helloBytes []b
 		return nil, nil, err
 	}
 	attach = func(c Carrier) {
-		s, rep, err := r.admit(identity, secure, h)
-		if err == nil && rep.resumed != told.resumed {
-			r.cancel(s)
+		a, err := r.admit(identity, secure, h)
+		if err == nil && a.reply.resumed != told.reply.resumed {
+			r.cancel(a.session)
 			err = ErrDisplaced // by another carrier with the same hello
 		}
 		if err != nil {
@@ -101,10 +131,11 @@ func (r *Registry) Consider(identity, remote string, secure bool, helloBytes []b
 			c.Abort(err)
 			return
 		}
-		rep.beside = rep.beside && told.beside
-		r.attach(s, c, remote, h, rep)
+		a.reply.beside = a.reply.beside && told.reply.beside
+		a.number = told.number
+		r.attach(a, c, remote, h)
 	}
-	return told.encode(), attach, nil
+	return told.reply.encode(), attach, nil
 }
 
 // find finds the session that the hello is about, nil if it is a new one. Called with
@@ -112,7 +143,7 @@ func (r *Registry) Consider(identity, remote string, secure bool, helloBytes []b
 func (r *Registry) find(identity string, h hello) (*session, error) {
 	s, found := r.sessions[h.id]
 	switch {
-	case found && (s.identity != identity || s.link.Err() != nil):
+	case found && (s.identity != identity || s.link.over()):
 		return nil, ErrGone
 	case !found && h.resume:
 		return nil, ErrGone
@@ -122,44 +153,108 @@ func (r *Registry) find(identity string, h hello) (*session, error) {
 	return s, nil
 }
 
+// over says whether there is nothing to resume any more.
+func (l *Link) over() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err != nil || l.saidBye()
+}
+
 // look says what admit would, and changes nothing.
-func (r *Registry) look(identity string, secure bool, h hello) (reply, error) {
+func (r *Registry) look(identity string, secure bool, h hello) (admission, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, err := r.find(identity, h)
+	r.number++
+	a := admission{session: s, number: r.number}
 	switch {
 	case err != nil:
-		return reply{}, err
+		return admission{}, err
 	case s != nil:
-		return s.link.answer(h, secure), nil
+		a.reply = s.link.answer(h, secure)
+		return a, nil
 	case r.full(identity):
 		if oldest, _ := r.oldest(identity); oldest == nil {
-			return reply{}, ErrLimit
+			return admission{}, ErrLimit
 		}
 	}
-	return reply{secure: secure, maxMessage: uint32(r.cfg.MaxMessage), window: r.cfg.ResumeWindow}, nil
+	a.reply = reply{secure: secure, maxMessage: uint32(r.cfg.MaxMessage), window: r.cfg.ResumeWindow}
+	return a, nil
 }
 
 // admit finds or makes the session and claims it: attach or cancel must follow.
-func (r *Registry) admit(identity string, secure bool, h hello) (*session, reply, error) {
+func (r *Registry) admit(identity string, secure bool, h hello) (admission, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, err := r.find(identity, h)
 	if err != nil {
-		return nil, reply{}, err
+		return admission{}, err
+	}
+	handshakes, displaces := r.handshakesOf(identity), false
+	switch now := time.Now(); {
+	case !handshakes.left(now):
+		err = ErrBusy
+	case s != nil:
+		displaces, err = s.link.admissible(h, now)
+	case h.received > 0:
+		err = fmt.Errorf("%w: %d bytes received in a new session", ErrMalformed, h.received)
+	default:
+		err = r.makeRoom(identity)
+	}
+	if err != nil {
+		return admission{}, err
 	}
 	if s == nil {
-		if err := r.makeRoom(identity); err != nil {
-			return nil, reply{}, err
-		}
 		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity}
+		s.link.displacing = &allowance{most: displacements, perSecond: 1}
 		r.sessions[h.id] = s
 		r.perIdentity[identity]++
 	}
 	if s.link.claim() != nil {
-		return nil, reply{}, ErrGone
+		return admission{}, ErrGone
 	}
-	return s, s.link.answer(h, secure), nil
+	handshakes.take(time.Now())
+	r.number++
+	return admission{s, s.link.answer(h, secure), r.number, displaces}, nil
+}
+
+// handshakesOf is how often an identity may shake hands. Called with mu held.
+func (r *Registry) handshakesOf(identity string) *allowance {
+	if r.cfg.MaxPerIdentity <= 0 {
+		return nil
+	}
+	a := r.handshakes[identity]
+	if a == nil {
+		if now := time.Now(); len(r.handshakes) >= r.sweepAt {
+			maps.DeleteFunc(r.handshakes, func(_ string, a *allowance) bool { return a.unused(now) })
+			r.sweepAt = max(minSweep, 2*len(r.handshakes))
+		}
+		most := float64(max(minHandshakes, 4*r.cfg.MaxPerIdentity))
+		a = &allowance{most: most, perSecond: most / 4}
+		r.handshakes[identity] = a
+	}
+	return a
+}
+
+// admissible says why a session that is known has no use for a carrier with this hello,
+// or else whether that is counted as one that ends a live carrier.
+func (l *Link) admissible(h hello, now time.Time) (displaces bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.out.check(l.peerReceived(h.received, h.beside)); err != nil {
+		return false, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	switch {
+	case l.att == nil && !l.attaching:
+		return false, nil
+	case h.beside && l.leaving == nil:
+		return false, nil
+	case h.beside: // what is under way on att would be lost
+		return false, ErrBusy
+	case !l.displacing.take(now):
+		return false, ErrBusy
+	}
+	return true, nil
 }
 
 // answer is the reply to a hello for this session.
@@ -169,27 +264,49 @@ func (l *Link) answer(h hello, secure bool) reply {
 	return reply{
 		resumed:    l.started,
 		secure:     secure,
-		beside:     h.beside && l.att != nil && l.leaving == nil,
+		beside:     h.beside && l.att != nil,
 		received:   l.received,
 		maxMessage: uint32(l.cfg.MaxMessage),
 		window:     l.cfg.ResumeWindow,
 	}
 }
 
-// attach ends what admit began: c is the carrier, after this hello and reply.
-func (r *Registry) attach(s *session, c Carrier, remote string, h hello, rep reply) {
-	l := s.link
-	defer l.unclaim()
-	att, gently, err := l.attach(c, terms{
+// attach ends what admit began: c is the carrier, after this hello and the reply.
+func (r *Registry) attach(a admission, c Carrier, remote string, h hello) {
+	t := terms{
+		number:       a.number,
 		peerReceived: h.received,
 		maxMessage:   int(min(h.maxMessage, MaxMessage)),
-		checksum:     !(rep.secure && h.secure),
+		checksum:     !(a.reply.secure && h.secure),
 		beside:       h.beside,
-		gentle:       rep.beside,
+		gentle:       a.reply.beside,
+		displaces:    a.displaces,
+	}
+	if !t.gentle {
+		r.attachNow(a, c, remote, t)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runLocked(func() {
+		l := a.session.link
+		var err error
+		if t.first, err = l.prove(l.ended, c, t.checksum, false); err != nil {
+			r.log.Warn("carrier refused", "session", l.ID(), "remote", remote, "error", err)
+			r.cancel(a.session)
+			return
+		}
+		r.attachNow(a, c, remote, t)
 	})
+}
+
+func (r *Registry) attachNow(a admission, c Carrier, remote string, t terms) {
+	s, l := a.session, a.session.link
+	defer l.unclaim()
+	att, gently, err := l.attach(c, t)
 	if err != nil {
 		r.log.Warn("carrier refused", "session", l.ID(), "remote", remote, "error", err)
-		r.forget(h.id, s)
+		r.forget(l.id, s)
 		return
 	}
 	switch {
@@ -198,9 +315,9 @@ func (r *Registry) attach(s *session, c Carrier, remote string, h hello, rep rep
 			r.cfg.Replaced(l, s.identity, c)
 		}
 	case r.cfg.Attached != nil:
-		r.cfg.Attached(l, s.identity, rep.resumed, c)
+		r.cfg.Attached(l, s.identity, a.reply.resumed, c)
 	}
-	r.open(h.id, s, remote, att)
+	r.open(l.id, s, remote, att)
 }
 
 // cancel ends what admit began when there is no carrier.

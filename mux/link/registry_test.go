@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -235,21 +236,239 @@ func TestRegistryTells(t *testing.T) {
 	})
 }
 
-// A session whose first carrier is refused is forgotten.
-func TestFirstCarrierRefused(t *testing.T) {
+// Nothing was ever sent in a new session: a client that has received something of it
+// gets none, and no other session makes room for it.
+func TestReceivedInANewSession(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{MaxPerIdentity: 1})
+		defer r.over()
+		old := newHello()
+		admit(r, "alice", old).ride(t).Cut()
+		synctest.Wait()
+		h := newHello()
+		h.received = 1
+		if err := admit(r, "alice", h).err; !errors.Is(err, ErrMalformed) {
+			t.Errorf("%v, want %v", err, ErrMalformed)
+		}
+		if l := r.links()[old.id]; r.Len() != 1 || l == nil || l.Err() != nil {
+			t.Error("the other session is gone")
+		}
+	})
+}
+
+// refused says why a carrier that was attached to a registry was aborted.
+func refused(t *testing.T, p *linktest.Pipe) error {
+	t.Helper()
+	_, err := p.Client.ReadMessage(make([]byte, MaxMessage))
+	return err
+}
+
+// A handshake whose carrier comes after that of a later one does not end the later
+// one, whether that lives or not.
+func TestStaleHandshake(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{})
+		defer r.over()
+		h := newHello()
+		first := admit(r, "alice", h)
+		_, considered, err := r.Consider("alice", "test", true, h.encode())
+		if err != nil {
+			t.Fatal(err)
+		}
+		last := admit(r, "alice", h).ride(t)
+		l := r.links()[h.id]
+		stale := func(attach func(Carrier), why error) {
+			t.Helper()
+			p := linktest.NewPipe(8, false)
+			attach(p.Server)
+			if err := refused(t, p); !errors.Is(err, why) {
+				t.Errorf("stale carrier: %v, want %v", err, why)
+			}
+		}
+		stale(first.attach, ErrStale)
+		stale(considered, ErrDisplaced)
+		if l.Carrier() != Carrier(last.Server) {
+			t.Fatal("the later one was displaced")
+		}
+
+		early := admit(r, "alice", h)
+		if _, considered, err = r.Consider("alice", "test", true, h.encode()); err != nil {
+			t.Fatal(err)
+		}
+		late := admit(r, "alice", h).ride(t)
+		stale(considered, ErrStale)
+		late.Cut()
+		synctest.Wait()
+		stale(early.attach, ErrStale)
+		if l.Attached() {
+			t.Error("a stale carrier is attached")
+		}
+	})
+}
+
+// A hello that says to have received what was never sent, or less than was
+// acknowledged, is refused, and the live carrier goes on.
+func TestReceivedIsCheckedFirst(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		e := connect(t, Config{}, Config{})
+		e.say(e.client, e.server, "hello")
+		e.say(e.server, e.client, "answer")
+		time.Sleep(time.Second) // acknowledged
+		live := e.server.Carrier()
+		for _, received := range []uint64{0, 5, 7, 1 << 63} {
+			for _, beside := range []bool{false, true} {
+				h := hello{resume: true, beside: beside, id: e.client.id, received: received, maxMessage: MaxMessage}
+				if beside && received < 6 {
+					continue // the carrier beside has brought the rest
+				}
+				if err := admit(e.registry, "alice", h).err; !errors.Is(err, ErrMalformed) {
+					t.Errorf("%d bytes received, beside %v: %v, want %v", received, beside, err, ErrMalformed)
+				}
+				_, attach, err := e.registry.Consider("alice", "test", true, h.encode())
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := linktest.NewPipe(8, false)
+				attach(p.Server)
+				if err := refused(t, p); !errors.Is(err, ErrMalformed) {
+					t.Errorf("%d bytes received, beside %v: carrier ended with %v", received, beside, err)
+				}
+			}
+		}
+		// What is wrong by the time that the carrier is there is refused then.
+		h := hello{resume: true, id: e.client.id, received: 6, maxMessage: MaxMessage}
+		late := admit(e.registry, "alice", h)
+		e.say(e.server, e.client, "more")
+		time.Sleep(time.Second)
+		if err := refused(t, late.ride(t)); !errors.Is(err, ErrProtocol) {
+			t.Errorf("carrier ended with %v, want %v", err, ErrProtocol)
+		}
+		if e.server.Carrier() != live {
+			t.Error("the live carrier was displaced")
+		}
+		e.say(e.client, e.server, "and on")
+	})
+}
+
+// Many that present the hello of one session displace each other seldom; who comes
+// back after a cut, or a few times in a row, is not kept waiting.
+func TestDisplacementsAreBounded(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		displaced := 0
+		r := NewRegistry(RegistryConfig{Lost: func(_ *Link, _ string, err error) {
+			if errors.Is(err, ErrDisplaced) {
+				displaced++
+			}
+		}})
+		defer r.over()
+		h := newHello()
+		admit(r, "alice", h).ride(t)
+		storm := func(d time.Duration) (busy int) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				var together []admitted
+				for range 5 {
+					if a := admit(r, "alice", h); a.err == nil {
+						together = append(together, a)
+					} else if !errors.Is(a.err, ErrBusy) {
+						t.Fatal(a.err)
+					} else {
+						busy++
+					}
+				}
+				for _, a := range together {
+					a.ride(t)
+				}
+			}
+			return busy
+		}
+		if storm(10*time.Second) == 0 || displaced < displacements || displaced > displacements+11 {
+			t.Errorf("%d displaced in ten seconds, want %d and one a second", displaced, displacements)
+		}
+		if !r.links()[h.id].Attached() {
+			t.Error("no carrier after the storm")
+		}
+		for range 100 { // lost carriers do not count
+			r.links()[h.id].Carrier().Abort(linktest.ErrCut)
+			synctest.Wait()
+			admit(r, "alice", h).ride(t)
+		}
+		time.Sleep(time.Minute)
+		for range displacements {
+			admit(r, "alice", h).ride(t)
+		}
+	})
+}
+
+// One identity does not keep the server busy with handshakes. Others do not wait for it.
+func TestHandshakesAreBounded(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := NewRegistry(RegistryConfig{MaxPerIdentity: 2})
+		defer r.over()
+		count := func(identity string, d time.Duration) (admitted int) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Millisecond) {
+				a := admit(r, identity, newHello())
+				if a.err == nil {
+					admitted++
+					a.cancel()
+				} else if !errors.Is(a.err, ErrBusy) {
+					t.Fatal(a.err)
+				}
+			}
+			return admitted
+		}
+		if n := count("alice", 10*time.Second); n < minHandshakes || n > minHandshakes*7/2+1 {
+			t.Errorf("%d handshakes in ten seconds", n)
+		}
+		if n := count("bob", minHandshakes*time.Millisecond); n != minHandshakes {
+			t.Errorf("%d handshakes of another identity, want %d", n, minHandshakes)
+		}
+		time.Sleep(time.Minute)
+		for i := range 2 * minSweep {
+			admit(r, "one-of-many-"+strconv.Itoa(i), newHello()).cancel()
+			time.Sleep(time.Minute)
+		}
+		if n := len(r.handshakes); n > minSweep {
+			t.Errorf("%d identities are remembered", n)
+		}
+	})
+}
+
+// A session is over as soon as the peer was told so.
+func TestGoneAfterBye(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		r := NewRegistry(RegistryConfig{})
 		h := newHello()
-		h.received = 1 // nothing was ever sent
-		p := admit(r, "alice", h).ride(t)
-		if _, err := p.Client.ReadMessage(make([]byte, MaxMessage)); !errors.Is(err, ErrProtocol) {
-			t.Errorf("carrier: %v, want %v", err, ErrProtocol)
+		early := admit(r, "alice", h)
+		c := &lingering{Carrier: linktest.NewPipe(8, false).Server, closing: make(chan struct{})}
+		admit(r, "alice", h).attach(c)
+		late := admit(r, "alice", h)
+		go r.links()[h.id].Close("over")
+		synctest.Wait() // the bye is sent, and the close frame not answered yet
+		if err := admit(r, "alice", h).err; !errors.Is(err, ErrGone) {
+			t.Errorf("after the bye: %v, want %v", err, ErrGone)
 		}
-		if n := r.Len(); n != 0 {
-			t.Errorf("%d sessions left", n)
+		if _, _, err := r.Consider("alice", "test", true, h.encode()); !errors.Is(err, ErrGone) {
+			t.Errorf("considered after the bye: %v, want %v", err, ErrGone)
 		}
+		for _, a := range []admitted{early, late} {
+			if err := refused(t, a.ride(t)); err == nil {
+				t.Error("a carrier was attached after the bye")
+			}
+		}
+		close(c.closing)
 		r.Wait()
 	})
+}
+
+// lingering is a carrier that waits for its peer in Close.
+type lingering struct {
+	Carrier
+	closing chan struct{}
+}
+
+func (c *lingering) Close(reason string) error {
+	<-c.closing
+	return c.Carrier.Close(reason)
 }
 
 // Messages have a checksum unless both ends are under TLS, and are as large as

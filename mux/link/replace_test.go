@@ -296,3 +296,136 @@ func TestReplaceRetryAfter(t *testing.T) {
 		e.say(e.client, e.server, "y") // the old carrier goes on
 	})
 }
+
+// A carrier is not replaced while the one before it is still being left, at either end:
+// what is under way on it would be lost.
+func TestReplaceWhileLeaving(t *testing.T) {
+	for name, up := range map[string]bool{"at the server": true, "at the client": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				var r rotation
+				e := connectAs(t, Config{}, Config{}, r.every(2*time.Second))
+				e.say(e.client, e.server, "x")
+				first := e.pipe()
+				first.Hold(up, true) // one end does not read the other's last
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				second := e.pipe()
+				if second == first {
+					t.Fatal("not replaced")
+				}
+				second.Hold(true, true)
+				second.Hold(false, true)
+				e.client.Write([]byte("up"))
+				e.server.Write([]byte("down"))
+				time.Sleep(leaveSilence - time.Second/2) // the second one is due now
+				if n, _ := r.count(); n != 1 {
+					t.Errorf("replaced %d times, want once", n)
+				}
+				first.Hold(up, false)
+				second.Hold(true, false)
+				second.Hold(false, false)
+				e.hear(e.server, "up")
+				e.hear(e.client, "down")
+				time.Sleep(3 * time.Second)
+				if n, _ := r.count(); n < 2 {
+					t.Error("not replaced any more")
+				}
+				e.say(e.client, e.server, "and on")
+				e.mu.Lock()
+				defer e.mu.Unlock()
+				if len(e.lost) > 0 || len(e.resumed) != 1 {
+					t.Errorf("lost %v, attached %v", e.lost, e.resumed)
+				}
+			})
+		})
+	}
+}
+
+// A carrier on which nothing passes after the handshake does not take the place of one
+// that works.
+func TestReplaceByMute(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		var r rotation
+		e := connectAs(t, Config{}, Config{}, r.every(10*time.Second))
+		e.say(e.client, e.server, "x")
+		working := e.pipe()
+		e.mute(true)
+		time.Sleep(11 * time.Second)
+		if e.pipe() == working {
+			t.Fatal("no attempt to replace it")
+		}
+		e.say(e.client, e.server, "up")
+		e.say(e.server, e.client, "down")
+		time.Sleep(proveTime)
+		if n, failed := r.count(); n != 0 || len(failed) == 0 || !errors.Is(failed[0], ErrMute) {
+			t.Errorf("%d carriers replaced, failures %v", n, failed)
+		}
+		e.say(e.client, e.server, "still there")
+		e.mute(false)
+		time.Sleep(time.Minute)
+		if n, _ := r.count(); n == 0 {
+			t.Error("not replaced after it could be")
+		}
+		if len(e.lost) > 0 {
+			t.Errorf("lost %v", e.lost)
+		}
+	})
+}
+
+// The peer waits for a message on the next carrier: what is said last on the old one does
+// not take its place.
+func TestFirstMessageIsSent(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		l := New(Config{})
+		handle(l, nil)
+		attach := func(gentle bool) (*attachment, *linktest.Pipe) {
+			p := linktest.NewPipe(8, false)
+			att, _, err := l.attach(p.Client, terms{maxMessage: MaxMessage, checksum: true, gentle: gentle})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return att, p
+		}
+		old, _ := attach(false)
+		synctest.Wait()
+		l.mu.Lock()
+		old.sending = true // somebody else is just sending
+		l.mu.Unlock()
+		_, next := attach(true)
+		l.mu.Lock()
+		l.fill(old)
+		if old.sending = false; !l.ackDue {
+			t.Error("nothing will be said on the next carrier")
+		}
+		l.work.Broadcast()
+		l.mu.Unlock()
+		if n, err := next.Server.ReadMessage(make([]byte, MaxMessage)); err != nil || n < headerSize {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+		l.abandon(ErrClosed)
+		l.Wait()
+	})
+}
+
+// A carrier is judged anew when the network has changed.
+func TestWakeAsksReplaceAfter(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		var r rotation
+		redial := r.every(0)
+		after := time.Hour
+		redial.ReplaceAfter = func(Carrier) time.Duration { return after }
+		e := connectAs(t, Config{}, Config{}, redial)
+		e.say(e.client, e.server, "x")
+		after = time.Second
+		time.Sleep(time.Minute)
+		if n, _ := r.count(); n != 0 {
+			t.Errorf("%d carriers replaced", n)
+		}
+		e.client.Wake()
+		time.Sleep(1100 * time.Millisecond)
+		if n, _ := r.count(); n != 1 {
+			t.Errorf("%d carriers replaced after Wake, want one", n)
+		}
+	})
+}

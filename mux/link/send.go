@@ -151,7 +151,10 @@ func (l *Link) fill(att *attachment) {
 		b.n = 1
 	}
 	l.ackPace.sent(ack-l.ackSent, now)
-	l.ackSent, l.ackDue = ack, false
+	l.ackSent = ack
+	if l.att == att { // else the next carrier has yet to say something
+		l.ackDue = false
+	}
 }
 
 // write hands the batch to the carrier.

@@ -161,10 +161,9 @@ func newQueue(depth int) *queue {
 func (q *queue) fail(err error, lose bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.err != nil {
-		return
+	if q.err == nil {
+		q.err = err
 	}
-	q.err = err
 	if lose {
 		q.messages = nil
 	}
