@@ -69,7 +69,7 @@ func (s *Settings) options() []Option {
 		{Name: "session-memory", Default: "64MiB", min: mib, max: 1 << 40, target: &s.SessionMemory,
 			Help: "buffered bytes of one session; past it the longest-blocked stream is reset"},
 		{Name: "memory", Default: "256MiB", min: mib, max: 1 << 40, target: &s.Memory,
-			Help: "memory of the whole process: buffered bytes, and 8 KiB for each stream; past it whoever uses most loses streams"},
+			Help: "memory of the whole process: bytes buffered or kept to be sent again, and 8 KiB for each stream; past it whoever uses most loses streams"},
 		{Name: "log-format", Default: "text", choices: []string{"text", "json"}, target: &s.LogFormat,
 			Help: "form of the log on standard error"},
 		{Name: "log-level", Switch: "v", SwitchTo: "debug", Default: "info", choices: []string{"debug", "info", "warn", "error"}, target: &s.LogLevel,

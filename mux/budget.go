@@ -7,7 +7,8 @@ import (
 )
 
 // Budget bounds what the sessions of a process, or of somebody in it, take of memory:
-// the bytes that they have received and nobody has read yet, and 8 KiB for each stream.
+// the bytes that they have received and nobody has read yet, those that they have sent and
+// keep until the peer has acknowledged them, and 8 KiB for each stream.
 // When it is exceeded, whoever has most of it gives some back: of the parts of a budget
 // the largest, and there the session that takes most, which resets the stream that is
 // stuck for longest, or else the one that has been idle for longest. One Budget serves
@@ -44,7 +45,7 @@ func (b *Budget) SetLimit(limit int64) {
 	b.limit.Store(limit)
 }
 
-// join, leave, charge, spare, admit and relieve are of b and what it is a part of. A nil
+// join, leave, Charge, Spare, admit and relieve are of b and what it is a part of. A nil
 // budget has no limit.
 func (b *Budget) join(s *Session) {
 	if b == nil {
@@ -82,15 +83,15 @@ func (b *Budget) enlist() {
 	p.enlist()
 }
 
-// charge notes that n more bytes are taken.
-func (b *Budget) charge(n int64) {
+// Charge notes that n more bytes are taken, or fewer.
+func (b *Budget) Charge(n int64) {
 	for ; b != nil; b = b.parent {
 		b.used.Add(n)
 	}
 }
 
-// spare says whether at least half of it is free.
-func (b *Budget) spare() bool {
+// Spare says whether at least half of it is free.
+func (b *Budget) Spare() bool {
 	for ; b != nil; b = b.parent {
 		if b.used.Load() >= b.limit.Load()/2 {
 			return false

@@ -320,7 +320,7 @@ func (s *Session) chargeLocked(st *Stream) {
 	st.charge = held
 	s.held.Add(n)
 	s.charged.Add(n)
-	s.cfg.Budget.charge(n)
+	s.cfg.Budget.Charge(n)
 }
 
 // consumed notes that n bytes were taken from st, and grants its sender more.
@@ -361,7 +361,7 @@ const shortPathWindow = 2 << 20
 
 // spare says whether at least half of the budgets is free.
 func (s *Session) spare() bool {
-	return s.held.Load() < s.cfg.Memory/2 && s.cfg.Budget.spare()
+	return s.held.Load() < s.cfg.Memory/2 && s.cfg.Budget.Spare()
 }
 
 // stuckBytes is what a stream must hold to be worth a reset, if there is one

@@ -239,7 +239,7 @@ func TestBudgetPart(t *testing.T) {
 		t.Error("reset without a limit")
 	}
 	part.SetLimit(10_000 + streamCost)
-	if part.spare() || !b.spare() {
+	if part.Spare() || !b.Spare() {
 		t.Error("the part has memory to spare, or the whole has none")
 	}
 	receive(t, sessions[1], 5, 1)

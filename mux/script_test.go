@@ -48,6 +48,7 @@ func (s *script) end(err error) { s.once.Do(func() { s.err = err; close(s.done) 
 func (s *script) Append([][]byte) error { return nil }
 func (s *script) Send()                 {}
 func (s *script) Full() bool            { return false }
+func (s *script) Account(Memory)        {}
 
 // AttachedFor is an hour, unless the test says something else.
 func (s *script) AttachedFor() time.Duration {

@@ -23,6 +23,8 @@ type Link interface {
 	Append(v [][]byte) error
 	Send()
 	Full() bool
+	// Account has a budget know of what the link keeps to send it again.
+	Account(m Memory)
 	// Flush waits until all was acknowledged, or stop is closed.
 	Flush(stop <-chan struct{}) error
 	// Close ends the link and tells the peer why.
@@ -38,6 +40,12 @@ type Link interface {
 	Bandwidth() float64
 }
 
+// Memory is what a link tells of the bytes that it keeps; a *[Budget] is one.
+type Memory = interface {
+	Charge(n int64)
+	Spare() bool
+}
+
 // Config of a session. Zero values mean the defaults.
 type Config struct {
 	// MaxStreams bounds the streams of each end that are open at once. The peer is
@@ -51,7 +59,7 @@ type Config struct {
 	MaxWindow int
 	// Memory bounds the bytes received and unread in the session. 64 MiB.
 	Memory int64
-	// Budget does so for several sessions, and for their streams; nil sets no limit.
+	// Budget bounds what several sessions take of memory; nil sets no limit.
 	Budget *Budget
 	// Listen is called when the peer asks to listen at bind, "host:port". The
 	// error's *Error, or Internal, is told to the peer. nil refuses. It runs on a
@@ -182,7 +190,10 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 		s.running.Go(s.writeControl)
 		l.Send()
 	}
-	cfg.Budget.join(s)
+	if cfg.Budget != nil {
+		cfg.Budget.join(s)
+		l.Account(cfg.Budget)
+	}
 	if !client {
 		s.mu.Lock() // its end looks at this
 		s.late = s.after(cfg.OpenTimeout, func() {
@@ -377,7 +388,7 @@ func (s *Session) register(st *Stream) {
 	*s.countOf(st)++
 	st.blockedSince = time.Now()
 	s.charged.Add(streamCost)
-	s.cfg.Budget.charge(streamCost)
+	s.cfg.Budget.Charge(streamCost)
 }
 
 // countOf is the number of streams that st is one of.
@@ -423,7 +434,7 @@ func (s *Session) forgetLocked(st *Stream) {
 	delete(s.streams, st.id)
 	s.countLocked(st)
 	s.charged.Add(-streamCost)
-	s.cfg.Budget.charge(-streamCost)
+	s.cfg.Budget.Charge(-streamCost)
 }
 
 // resetLocked makes e the end of st and wakes everybody who waits for it. It

@@ -184,7 +184,7 @@ func TestListensAreOpens(t *testing.T) {
 		_, stop := mustListen(t, ls, p, uint32(i), "127.0.0.1:0")
 		stop()
 	}
-	_, _, err := ls.listen(t.Context(), p.peer, 3, "127.0.0.1:0")
+	_, err := ls.listen(t.Context(), p.peer, 3, "127.0.0.1:0")
 	wantLimit(t, err, limitOpens)
 }
 

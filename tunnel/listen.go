@@ -149,7 +149,7 @@ func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind s
 		}
 	}()
 	if err := p.usage.listen(); err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	if err := ls.enlist(p); err != nil {
 		return nil, err

@@ -124,8 +124,11 @@ func (e events) sessionEnded(s *mux.Session, reason string) {
 	}
 }
 
+// resetSize is about what it takes to reset a stream, in bytes.
+const resetSize = 128
+
 func (s Settings) link() link.Config {
-	return link.Config{ResumeWindow: s.ResumeWindow, ReplayBuffer: s.ReplayBuffer, MaxMessage: s.MaxMessage, Logger: s.Logger}
+	return link.Config{ResumeWindow: s.ResumeWindow, ReplayBuffer: s.ReplayBuffer, MaxMessage: s.MaxMessage, MaxOverrun: max(link.DefaultMaxOverrun, resetSize*s.MaxStreams), Logger: s.Logger}
 }
 
 func (s Settings) mux(budget *mux.Budget) mux.Config {

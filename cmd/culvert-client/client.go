@@ -41,7 +41,9 @@ func prepare(src config.Sources, stdin io.Reader, stderr io.Writer) (*program.Jo
 		}
 		return client.Run(ctx)
 	}
-	job := &program.Job{Run: run, Log: s.client.Logger, Warnings: append(s.warnings, idle(s.client)...), Close: end}
+	job := &program.Job{
+		Run: run, Log: s.client.Logger, Warnings: append(s.warnings, idle(s.client)...), Memory: int64(s.cfg.Memory), Close: end,
+	}
 	if s.cfg.File != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return []string{s.cfg.File} },

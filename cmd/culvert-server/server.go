@@ -48,7 +48,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 	}
 	job := &program.Job{
 		Run: func(ctx context.Context) error { return s.web.run(ctx, server) },
-		Log: s.log, Warnings: s.warnings,
+		Log: s.log, Warnings: s.warnings, Memory: int64(cfg.Memory),
 		Close: func() {
 			s.close()
 			record.close()

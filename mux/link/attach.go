@@ -414,6 +414,7 @@ func (l *Link) receive(att *attachment, m message) (payload []byte, err error) {
 	if acked := l.out.acked - before; acked > 0 {
 		att.progress = true
 		l.pace.acknowledged(sample, acked, time.Now())
+		l.account(accountEvery)
 		l.settledLocked()
 	}
 	if m.offset > l.received {

@@ -48,6 +48,9 @@ type Config struct {
 	// MaxMessage is the largest message accepted from the peer, in bytes,
 	// between 4 KiB and 128 KiB. 128 KiB.
 	MaxMessage int
+	// MaxOverrun bounds the bytes of answers that a peer may cause and not take
+	// while the link is full. It should be what it takes to reset all streams. 2 MiB.
+	MaxOverrun int
 	Logger     *slog.Logger // nil: discarded
 }
 
@@ -56,12 +59,13 @@ const (
 	DefaultResumeWindow = 60 * time.Second
 	DefaultReplayBuffer = 16 << 20
 
-	minReplayBuffer = 64 << 10
+	DefaultMaxOverrun = 2 << 20
 
-	// maxOverrun is how far a peer may drive the replay buffer over its limit
-	// with what must be answered: about three times what it takes to reset as
-	// many streams as a session may have.
-	maxOverrun = 32 << 20
+	minReplayBuffer = 64 << 10
+	// scarceReplay is what a link may keep in any case when memory is scarce.
+	scarceReplay = 512 << 10
+	// accountEvery is by how much the bytes kept change before memory is told.
+	accountEvery = 16 << 10
 )
 
 func (c Config) withDefaults() Config {
@@ -72,6 +76,9 @@ func (c Config) withDefaults() Config {
 		c.ReplayBuffer = DefaultReplayBuffer
 	}
 	c.ReplayBuffer = max(c.ReplayBuffer, minReplayBuffer)
+	if c.MaxOverrun <= 0 {
+		c.MaxOverrun = DefaultMaxOverrun
+	}
 	if c.MaxMessage <= 0 || c.MaxMessage > MaxMessage {
 		c.MaxMessage = MaxMessage
 	}
@@ -133,6 +140,10 @@ type Link struct {
 	checkOn  bool
 
 	displacing *allowance // of carriers that end a live one; nil: no limit
+
+	memory    Memory // see Account; may be nil
+	accounted int    // bytes that it was told of
+	overrun   int    // bytes appended since the link was found full
 
 	handled   chan struct{} // closed when there is a handler
 	onReceive func([]byte)  // see Handle
@@ -237,15 +248,46 @@ func (l *Link) Append(v [][]byte) error {
 	if l.closing {
 		return ErrClosed
 	}
-	if l.out.held > l.cfg.ReplayBuffer+maxOverrun {
+	if !l.full() {
+		l.overrun = 0
+	} else if l.overrun > l.cfg.MaxOverrun {
 		l.end(ErrOverrun)
 		return l.err
 	}
 	l.out.preferred = l.pace.message()
 	for _, p := range v {
+		l.overrun += len(p)
 		l.out.append(p)
 	}
+	l.account(accountEvery)
 	return nil
+}
+
+// Memory is told how many bytes links keep to send them again.
+type Memory = interface {
+	// Charge notes that n more bytes are kept, or fewer.
+	Charge(n int64)
+	// Spare says whether links may keep more than half a MiB each.
+	Spare() bool
+}
+
+// Account has m know of the bytes that the link keeps until they are acknowledged, from
+// now on until its end.
+func (l *Link) Account(m Memory) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.memory = m
+	l.account(1)
+}
+
+// account tells memory how many bytes are kept if that has changed by so many. Called with
+// mu held.
+func (l *Link) account(by int) {
+	n := l.out.held - l.accounted
+	if l.memory != nil && (n >= by || -n >= by) {
+		l.accounted += n
+		l.memory.Charge(int64(n))
+	}
 }
 
 // Full says whether those who write should wait until the link has room, of which
@@ -259,7 +301,8 @@ func (l *Link) Full() bool {
 }
 
 func (l *Link) full() bool {
-	return l.out.unsent >= l.pace.unsentLimit() || l.out.held >= l.cfg.ReplayBuffer
+	return l.out.unsent >= l.pace.unsentLimit() || l.out.held >= l.cfg.ReplayBuffer ||
+		l.out.held >= scarceReplay && l.memory != nil && !l.memory.Spare()
 }
 
 // Flush waits until the peer has acknowledged everything that was written, and
@@ -345,6 +388,7 @@ func (l *Link) end(err error) {
 		l.leaving.carrier.Abort(err)
 	}
 	l.out.discard()
+	l.account(1)
 	l.work.Broadcast()
 	l.settled.Broadcast()
 	l.stop(err)

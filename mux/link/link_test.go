@@ -154,11 +154,11 @@ func (e *ends) hear(to *Link, text string) {
 
 func TestDefaults(t *testing.T) {
 	for _, test := range []struct{ config, want Config }{
-		{Config{}, Config{ResumeWindow: time.Minute, ReplayBuffer: 16 << 20, MaxMessage: 128 << 10}},
-		{Config{time.Second, 1 << 20, 64 << 10, nil}, Config{time.Second, 1 << 20, 64 << 10, nil}},
-		{Config{time.Second, 1, 1, nil}, Config{time.Second, 64 << 10, 4 << 10, nil}},
-		{Config{-1, -1, -1, nil}, Config{time.Minute, 16 << 20, 128 << 10, nil}},
-		{Config{MaxMessage: 1 << 20}, Config{time.Minute, 16 << 20, 128 << 10, nil}},
+		{Config{}, Config{time.Minute, 16 << 20, 128 << 10, 2 << 20, nil}},
+		{Config{time.Second, 1 << 20, 64 << 10, 3, nil}, Config{time.Second, 1 << 20, 64 << 10, 3, nil}},
+		{Config{time.Second, 1, 1, 1, nil}, Config{time.Second, 64 << 10, 4 << 10, 1, nil}},
+		{Config{-1, -1, -1, -1, nil}, Config{time.Minute, 16 << 20, 128 << 10, 2 << 20, nil}},
+		{Config{MaxMessage: 1 << 20}, Config{time.Minute, 16 << 20, 128 << 10, 2 << 20, nil}},
 	} {
 		got := test.config.withDefaults()
 		if got.Logger == nil {
@@ -437,23 +437,74 @@ func TestRoom(t *testing.T) {
 	})
 }
 
-// A peer that has answers queue up without end loses the link.
+// A peer that has answers queue up without end loses the link, whatever the link may keep.
 func TestOverrun(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
-		l := New(Config{ReplayBuffer: 64 << 10})
-		p := make([]byte, 64<<10)
+		const most = 1 << 20
+		l := New(Config{MaxOverrun: most})
+		p := make([]byte, 32<<10)
 		var err error
 		n := 0
-		for ; err == nil && n < 2*maxOverrun; n += len(p) {
+		for ; err == nil && n < 10*most; n += len(p) {
 			err = l.Append([][]byte{p})
 		}
-		if !errors.Is(err, ErrOverrun) || n < maxOverrun*7/8 || n > maxOverrun+maxOverrun/8 {
-			t.Errorf("%v after %d bytes, want %v after about %d", err, n, ErrOverrun, maxOverrun)
+		if !errors.Is(err, ErrOverrun) || n < most || n > most+most/2 {
+			t.Errorf("%v after %d bytes, want %v after about %d", err, n, ErrOverrun, most)
 		}
 		if err := l.Err(); !errors.Is(err, ErrOverrun) || l.out.held != 0 {
 			t.Errorf("the link ended with %v and holds %d bytes", err, l.out.held)
 		}
 		l.Wait()
+	})
+}
+
+// memory is a budget of links.
+type memory struct {
+	used   int64
+	scarce bool
+}
+
+func (m *memory) Charge(n int64) { m.used += n }
+func (m *memory) Spare() bool    { return !m.scarce }
+
+// What a link keeps to send it again counts for a budget, and when memory is scarce it
+// keeps half a MiB.
+func TestAccount(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		l, m := New(Config{}), new(memory)
+		l.Account(m)
+		for i, full := range []bool{false, true} {
+			if err := l.Append([][]byte{make([]byte, 300<<10)}); err != nil {
+				t.Fatal(err)
+			}
+			for l.out.next < len(l.out.queue) { // as if it were under way
+				_, s := l.out.take(0, sendSample{})
+				s.release()
+			}
+			m.scarce = false
+			if l.Full() {
+				t.Errorf("%d: full with memory to spare", i)
+			}
+			if m.scarce = true; l.Full() != full {
+				t.Errorf("%d: full %v when memory is scarce and %d bytes are kept", i, !full, l.out.held)
+			}
+			if lags := int64(l.out.held) - m.used; lags < 0 || lags >= accountEvery {
+				t.Errorf("%d bytes are kept, %d accounted", l.out.held, m.used)
+			}
+		}
+		l.Close("over")
+		if m.used != 0 {
+			t.Errorf("%d bytes accounted after the end", m.used)
+		}
+
+		e := connect(t, Config{}, Config{})
+		m = new(memory)
+		e.client.Account(m)
+		e.say(e.client, e.server, strings.Repeat("x", 200<<10))
+		time.Sleep(time.Second)
+		if m.used >= accountEvery {
+			t.Errorf("%d bytes accounted after all was acknowledged", m.used)
+		}
 	})
 }
 

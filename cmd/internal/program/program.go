@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,9 @@ type Job struct {
 	Run      func(ctx context.Context) error
 	Log      *slog.Logger
 	Warnings []string // logged before Run
+	// Memory is what Run may buffer, in bytes. The garbage collector is told to keep
+	// the process within that and 96 MiB, unless GOMEMLIMIT says something else.
+	Memory int64
 	// Reload changes what Run does to what the user says now, at SIGHUP and after
 	// one of Files has changed; nil: nothing can change, and SIGHUP ends the
 	// process. It is called while Run runs.
@@ -230,7 +234,21 @@ func (j *Job) run(ctx context.Context) error {
 		files := inUse(j.Reload.Files())
 		reloading.Go(func() { j.Reload.run(ctx, j.Log, files, j.Warnings, hangup, ticker.C) })
 	}
+	defer j.limitMemory()()
 	return j.supervise(ctx, signals)
+}
+
+// runtimeMemory is what an agent takes beside its buffers: itself, its goroutines, and what
+// they have left to collect.
+const runtimeMemory = 96 << 20
+
+// limitMemory has the garbage collector keep to the job's memory, until restore is called.
+func (j *Job) limitMemory() (restore func()) {
+	if j.Memory <= 0 || os.Getenv("GOMEMLIMIT") != "" {
+		return func() {}
+	}
+	before := debug.SetMemoryLimit(j.Memory + runtimeMemory)
+	return func() { debug.SetMemoryLimit(before) }
 }
 
 // secondSignalAfter is how long after the first signal another one counts. Some
