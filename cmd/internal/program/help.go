@@ -19,7 +19,11 @@ func (p Program) help() string {
 	fmt.Fprintf(&b, "       %s help [COMMAND]   show help\n       %s version   show the version\n", p.Name, p.Name)
 	b.WriteString("\nFlags, each with its environment variable; --config has them without the dashes:\n")
 	for _, o := range p.Options {
-		fmt.Fprintf(&b, "  %s\n      %s", o.Flag(), o.Help)
+		b.WriteString("  ")
+		if o.Switch != "" {
+			fmt.Fprintf(&b, "-%s, ", o.Switch)
+		}
+		fmt.Fprintf(&b, "%s\n      %s", o.Flag(), o.Help)
 		if o.Default != "" {
 			fmt.Fprintf(&b, " (default %s)", o.Default)
 		}

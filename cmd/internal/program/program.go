@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -100,7 +101,7 @@ func (p Program) app(stdout, stderr io.Writer) *cli.App {
 			case version:
 				return printVersion(stdout, p.Name)
 			case c.Args().Present():
-				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see --help"}
+				return p.unexpected(c.Args().First())
 			}
 			job, err := p.Prepare(given(), stderr)
 			if err != nil {
@@ -113,9 +114,27 @@ func (p Program) app(stdout, stderr io.Writer) *cli.App {
 		helpFlag(), &cli.BoolFlag{Name: "version", Destination: &version})
 	app.Flags = append(app.Flags, p.ignored()...)
 	for _, command := range p.Commands {
-		app.Commands = append(app.Commands, command.command(p, command.Name, stdout, stderr))
+		app.Commands = append(app.Commands, command.command(p, command.Name, given, stdout, stderr))
 	}
 	return app
+}
+
+// unexpected is what there is to say of a word that is no command of the program.
+func (p Program) unexpected(word string) error {
+	hint := "see --help"
+	if near := nearest(word, p.Commands); near != "" {
+		hint = "did you mean " + p.Name + " " + near + "?"
+	}
+	return &usageError{fmt.Sprintf("unexpected argument %q", word), hint}
+}
+
+// nearest is the command whose name a misspelt word comes closest to, or "".
+func nearest(word string, commands []*Command) string {
+	var names []string
+	for _, c := range commands {
+		names = append(names, c.Name)
+	}
+	return config.Nearest(word, names)
 }
 
 // ignored are the flags that change nothing.
@@ -150,8 +169,24 @@ func flagsOf(options []config.Option) (flags []cli.Flag, given func() config.Sou
 	}
 }
 
-// command is cmd as the library has it. path is what a user types after the name of p.
-func (cmd *Command) command(p Program, path string, stdout, stderr io.Writer) *cli.Command {
+// before adds the flags that were given in front of a command to its own.
+func (cmd *Command) before(src, before config.Sources) (config.Sources, error) {
+	for name, values := range before.Flags {
+		if len(values) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(cmd.Options, func(o config.Option) bool { return o.Name == name }) {
+			return src, &usageError{fmt.Sprintf("%s: %s does not take it", before.Typed[name][0], cmd.Name), "leave it out"}
+		}
+		src.Flags[name] = append(values, src.Flags[name]...)
+		src.Typed[name] = append(before.Typed[name], src.Typed[name]...)
+	}
+	return src, nil
+}
+
+// command is cmd as the library has it. path is what a user types after the name of p, and
+// before is what was given in front of it.
+func (cmd *Command) command(p Program, path string, before func() config.Sources, stdout, stderr io.Writer) *cli.Command {
 	own := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
 	options, given := flagsOf(cmd.Options)
 	flags := append(options, own...)
@@ -176,7 +211,11 @@ func (cmd *Command) command(p Program, path string, stdout, stderr io.Writer) *c
 			case c.Args().Present():
 				return &usageError{fmt.Sprintf("unexpected argument %q", c.Args().First()), "see " + path + " --help"}
 			}
-			job, err := cmd.Prepare(given(), stdout, stderr)
+			src, err := cmd.before(given(), before())
+			if err != nil {
+				return err
+			}
+			job, err := cmd.Prepare(src, stdout, stderr)
 			if err != nil {
 				return err
 			}
@@ -184,19 +223,19 @@ func (cmd *Command) command(p Program, path string, stdout, stderr io.Writer) *c
 		},
 	}
 	for _, sub := range cmd.Commands {
-		c.Subcommands = append(c.Subcommands, sub.command(p, path+" "+sub.Name, stdout, stderr))
+		c.Subcommands = append(c.Subcommands, sub.command(p, path+" "+sub.Name, before, stdout, stderr))
 	}
 	return c
 }
 
 // missing is what there is to say of a word that is none of the commands below cmd.
 func (cmd *Command) missing(path, word string) error {
-	var names []string
-	for _, sub := range cmd.Commands {
-		names = append(names, sub.Name)
-	}
-	switch near := config.Nearest(word, names); {
+	switch near := nearest(word, cmd.Commands); {
 	case word == "":
+		var names []string
+		for _, sub := range cmd.Commands {
+			names = append(names, sub.Name)
+		}
 		return &usageError{path + " needs a command: " + strings.Join(names, ", "), "see " + path + " --help"}
 	case near != "":
 		return &usageError{fmt.Sprintf("there is no command %q", path+" "+word), "did you mean " + path + " " + near + "?"}

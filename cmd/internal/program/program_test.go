@@ -104,6 +104,9 @@ func TestCommandLine(t *testing.T) {
 		{"command", []string{"sub", "-L", "1:h:1", "--once", "--local", "2:h:2"}, nil, 0, "sub once=true local=[1:h:1 2:h:2]", ""},
 		{"command's help", []string{"sub", "-h"}, nil, 0, "--once\n      do it once", ""},
 		{"command's typo", []string{"sub", "--onc"}, nil, 2, "", `culvert-client: there is no flag "--onc"; did you mean --once?` + "\n"},
+		{"flags before a command", []string{"-L", "1:h:1", "sub", "-L", "2:h:2"}, nil, 0, "sub once=false local=[1:h:1 2:h:2]", ""},
+		{"flags before a command without them", []string{"-L", "1:h:1", "group", "echo", "a"}, nil, 2, "", "culvert-client: -L: echo does not take it; leave it out\n"},
+		{"misspelt command", []string{"sbu"}, nil, 2, "", `culvert-client: unexpected argument "sbu"; did you mean culvert-client sub?` + "\n"},
 		{"group", []string{"group", "echo", "a", "--b"}, nil, 0, `["a" "--b"]`, ""},
 		{"group's help", []string{"group", "--help"}, nil, 0, "culvert-client group: commands\n\nUsage:\n       culvert-client group echo [flags] WORD...   say it\n", ""},
 		{"help in a group", []string{"group", "echo", "--help"}, nil, 0, "Usage: culvert-client group echo [flags] WORD...\n", ""},
@@ -133,7 +136,7 @@ func TestCommandLine(t *testing.T) {
 func TestHelpHasEverything(t *testing.T) {
 	_, stdout, _, _ := start(t, nil, "--help")
 	for _, o := range config.ClientOptions() {
-		for _, want := range []string{"\n  " + o.Flag() + "\n", o.Help, "[" + o.Env() + "]"} {
+		for _, want := range []string{o.Flag() + "\n", o.Help, "[" + o.Env() + "]"} {
 			if !strings.Contains(stdout, want) {
 				t.Errorf("%q is not in the help", want)
 			}
