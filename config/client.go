@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"culvert/auth/hostname"
 )
@@ -28,13 +29,13 @@ type Client struct {
 	Password     Secret
 	PasswordFile string
 
-	// Proxy returns the forward proxy to a server, nil for none, from the option
-	// and the environment. The server's scheme is http or https; nil: no proxy.
 	// FrontUser and its password are for a reverse proxy in front of the server.
 	FrontUser         string // "": none
 	FrontPasswordFile string // or FrontPassword
 	FrontPassword     Secret
 
+	// Proxy returns the forward proxy to a server, nil for none, from the option
+	// and the environment. The server's scheme is http or https; nil: no proxy.
 	Proxy func(server *url.URL) (*url.URL, error)
 	proxy Secret // the option
 
@@ -209,6 +210,10 @@ func (l *loader) checkFrontUser(c *Client) {
 			return
 		}
 		password, given := user.Password()
+		if strings.Contains(user.Username(), ":") || strings.ContainsFunc(user.Username()+password, unicode.IsControl) {
+			l.problem("server", i, "give --front-user and --front-password-file", "has a colon in the user name, or a control character, before the @")
+			return
+		}
 		named := c.FrontUser != "" && c.FrontUser != user.Username()
 		other := given && !c.FrontPassword.Empty() && c.FrontPassword.Reveal() != password
 		if named || other {
@@ -288,7 +293,8 @@ func (l *loader) checkServers(c *Client) {
 	if l.given("known-servers") && !c.Sealed() {
 		l.problem("known-servers", 0, "give --seal too, or leave it out", "means nothing without --seal")
 	}
-	if c.AllowPlaintext && exposed > 0 && (!c.Sealed() && (!c.Token.Empty() || c.TokenFile+c.TokenCommand+c.User != "") || c.HeaderFile != "") {
+	open := !c.Sealed() && (!c.Token.Empty() || c.TokenFile+c.TokenCommand+c.User != "") // the credential for the server
+	if c.AllowPlaintext && exposed > 0 && (open || c.HeaderFile+c.FrontUser != "") {
 		l.warn("the credential is sent in plain text (allow-plaintext): whoever is in the way can read it; use wss://")
 	}
 	if secure > 0 {
