@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -53,10 +54,14 @@ const (
 	toControl
 )
 
+// yieldEvery is after how many frames of a message other goroutines have their turn: a
+// peer that fills messages with tiny frames should keep nobody else waiting.
+const yieldEvery = 64
+
 // receive takes what the link has received.
 func (s *Session) receive(p []byte) {
 	d := &s.demux
-	for len(p) > 0 && !d.broken {
+	for frames := 0; len(p) > 0 && !d.broken; {
 		var err error
 		if d.payload > 0 {
 			k := min(d.payload, len(p))
@@ -70,6 +75,9 @@ func (s *Session) receive(p []byte) {
 			if d.have == frameHeader {
 				d.have = 0
 				err = s.frame(d.header[:])
+				if frames++; frames%yieldEvery == 0 {
+					runtime.Gosched()
+				}
 			}
 		}
 		if err != nil {

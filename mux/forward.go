@@ -90,10 +90,6 @@ func (s *Session) answered(r record) {
 	}
 }
 
-// maxListens bounds the requests of a peer that wait for the one before them with the same
-// number to end, or that are being served.
-const maxListens = 1024
-
 // forward is a number at which a server listens for the peer, or is about to. There is a
 // goroutine for each, which serves one request after the other, so that none overtakes
 // another and each gets one answer.
@@ -107,8 +103,8 @@ type forward struct {
 func (s *Session) listen(number uint32, bind string) {
 	f := s.forwards[number]
 	switch {
-	case f == nil && len(s.forwards) >= maxListens:
-		s.limitReached("forwards of a session", "value", maxListens)
+	case f == nil && len(s.forwards) >= s.cfg.MaxForwards:
+		s.limitReached("forwards of a session", "value", s.cfg.MaxForwards)
 		s.answer(number, "", &Error{Code: Limit, Reason: "too many forwards in this session"})
 	case f == nil:
 		f = new(forward)

@@ -253,12 +253,12 @@ func TestListenServer(t *testing.T) {
 	})
 	t.Run("many", func(t *testing.T) {
 		l := newListening(t)
-		for id := range uint32(maxListens) {
+		for id := range uint32(DefaultMaxForwards) {
 			l.ask(id, "a")
 		}
-		l.ask(maxListens, "a")
-		l.fails(maxListens, Limit, "too many forwards in this session")
-		for range maxListens {
+		l.ask(DefaultMaxForwards, "a")
+		l.fails(DefaultMaxForwards, Limit, "too many forwards in this session")
+		for range DefaultMaxForwards {
 			l.binds("a", inUse)
 			l.next()
 		}

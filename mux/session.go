@@ -51,6 +51,9 @@ type Config struct {
 	// MaxStreams bounds the streams of each end that are open at once. The peer is
 	// told, and what it opens beyond is reset. 16,384.
 	MaxStreams int
+	// MaxForwards bounds the listeners that the peer may have, those included that
+	// are being made or ended. 128.
+	MaxForwards int
 	// OpenTimeout bounds the time until a stream's header has arrived, and
 	// until the control stream has. It runs only while there is a carrier. 10 s.
 	OpenTimeout time.Duration
@@ -72,6 +75,7 @@ type Config struct {
 // Defaults of Config.
 const (
 	DefaultMaxStreams  = 16384
+	DefaultMaxForwards = 128
 	DefaultOpenTimeout = 10 * time.Second
 	DefaultMaxWindow   = 16 << 20
 	DefaultMemory      = 64 << 20
@@ -83,6 +87,9 @@ const initialWindow = 256 << 10
 func (c Config) withDefaults() Config {
 	if c.MaxStreams <= 0 {
 		c.MaxStreams = DefaultMaxStreams
+	}
+	if c.MaxForwards <= 0 {
+		c.MaxForwards = DefaultMaxForwards
 	}
 	if c.OpenTimeout <= 0 {
 		c.OpenTimeout = DefaultOpenTimeout

@@ -366,7 +366,7 @@ func (s *clientSession) run() {
 	life, end := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { s.maintain(life) })
-	running.Go(func() { acceptStreams(s.mux, s.serve) })
+	running.Go(func() { acceptStreams(s.mux, nil, s.serve) })
 	running.Go(func() { s.listen(life) })
 	running.Go(func() { s.watch(life) })
 	running.Go(func() { s.announce(life) })

@@ -114,7 +114,11 @@ func (u *usage) admit(what, event string) bool {
 // enterTold is enter with a refusal told to the audit log's entry of the stream.
 func (u *usage) enterTold(e *entry) error {
 	err := u.enter()
-	if err != nil && u.admit("", auditStreamDenied) {
+	if err == nil {
+		return nil
+	}
+	u.refuse()
+	if u.admit("", auditStreamDenied) {
 		e.refuse(err)
 	}
 	return err
@@ -123,6 +127,7 @@ func (u *usage) enterTold(e *entry) error {
 // targetRefused tells the audit log why a stream to a target is not served, and reports
 // whether the log is to be told too.
 func (u *usage) targetRefused(e *entry, err error) (told bool) {
+	u.refuse()
 	event, _ := refusal(err, auditStreamDenied, auditStreamFailed)
 	if told = u.admit("target refused", event); told {
 		e.refuse(err)
@@ -132,6 +137,7 @@ func (u *usage) targetRefused(e *entry, err error) (told bool) {
 
 // listenRefused writes why the peer may not listen at bind.
 func (p *peer) listenRefused(bind string, err error) {
+	p.usage.refuse()
 	event, attrs := refusal(err, auditListenDenied, auditListenFailed)
 	what := "listen refused"
 	if isLimit(err) { // of which the log is told otherwise

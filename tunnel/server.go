@@ -451,7 +451,7 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 	d := &dialer{guard: s.cfg.Guard, identity: identity, timeout: s.cfg.DialTimeout, lookup: s.cfg.Lookup, memory: &s.addresses, usage: u}
 	var streams sync.WaitGroup
 	streams.Go(func() {
-		acceptStreams(session, func(accepted stream) (relaying func()) {
+		acceptStreams(session, u.opening, func(accepted stream) (relaying func()) {
 			e := a.stream(accepted.ID(), accepted.Header())
 			if err := u.enterTold(e); err != nil {
 				accepted.Refuse(verdict(err, mux.Limit))

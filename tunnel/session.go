@@ -93,8 +93,9 @@ func closeSession(s *mux.Session, l *link.Link, reason string) {
 // acceptStreams hands each stream that the peer opens to handle, on a goroutine
 // of its own, until the session has ended; then it waits for them. What handle
 // returns, if anything, runs on another, so that what a dial needs of stack is
-// not kept while the stream lives.
-func acceptStreams(s *mux.Session, handle func(stream) (relaying func())) {
+// not kept while the stream lives. Each handle takes one of the places in opening, so that
+// no more than there are run at once; nil sets no limit.
+func acceptStreams(s *mux.Session, opening chan struct{}, handle func(stream) (relaying func())) {
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	for {
@@ -102,8 +103,15 @@ func acceptStreams(s *mux.Session, handle func(stream) (relaying func())) {
 		if err != nil {
 			return
 		}
+		if opening != nil {
+			opening <- struct{}{} // each dial ends in time
+		}
 		streams.Go(func() {
-			if relaying := handle(st); relaying != nil {
+			relaying := handle(st)
+			if opening != nil {
+				<-opening
+			}
+			if relaying != nil {
 				streams.Go(relaying)
 			}
 		})
@@ -133,7 +141,7 @@ func (s Settings) link() link.Config {
 
 func (s Settings) mux(budget *mux.Budget) mux.Config {
 	return mux.Config{
-		MaxStreams: s.MaxStreams, OpenTimeout: s.OpenTimeout, Memory: int64(s.SessionMemory), Budget: budget,
+		MaxStreams: s.MaxStreams, MaxForwards: 2 * s.MaxForwards, OpenTimeout: s.OpenTimeout, Memory: int64(s.SessionMemory), Budget: budget,
 		Logger: s.Logger,
 	}
 }

@@ -38,6 +38,9 @@ type usage struct {
 	memory   *mux.Budget
 	refused  every // for the log
 
+	opening  chan struct{} // an element for each stream whose target is being dialled
+	refusing chan struct{} // one element while something is refused
+
 	counts atomic.Bool // there is a limit of bytes per day
 
 	mu       sync.Mutex // guards the rest
@@ -48,6 +51,24 @@ type usage struct {
 	streams  int
 	day      int64 // days since 1970
 	bytes    int64 // of that day
+}
+
+// maxOpening streams of an identity are being opened at once; more wait. What waits takes
+// no goroutine, and many goroutines are what others would have to wait for.
+const maxOpening = 256
+
+// refusalTime is what a refusal takes of the time of its identity, whose refusals come one
+// after the other: they do nothing for anybody, and cost a server more than they cost the
+// client that asks for them.
+const refusalTime = time.Millisecond
+
+// refuse waits for the time that a refusal takes. A nil usage does not wait.
+func (u *usage) refuse() {
+	if u != nil {
+		u.refusing <- struct{}{}
+		time.Sleep(refusalTime)
+		<-u.refusing
+	}
 }
 
 // Limits as logs and clients are told of them.
@@ -84,6 +105,7 @@ func (us *usages) join(identity string) *usage {
 	if u == nil {
 		u = &usage{
 			all: us, identity: identity, up: us.up.Share(), down: us.down.Share(), memory: us.memory.Part(),
+			opening: make(chan struct{}, maxOpening), refusing: make(chan struct{}, 1),
 			refused: every{interval: 10 * time.Second},
 		}
 		u.limit(us.guard.Limits(identity))
