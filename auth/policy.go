@@ -22,6 +22,9 @@ import "net/netip"
 // An IPv6 address that networks translate (NAT64, 6to4) is the IPv4 address inside
 // it.
 //
+// A listener never has a port of the server's own, at whichever address, unless the
+// rule names that very port: see [Guard.Protect].
+//
 // Rules for listeners are about the address that is bound. One that allows some
 // addresses does not allow to listen at all of them at once, and one that denies
 // some denies that too.
@@ -61,7 +64,7 @@ type question struct {
 	ip    netip.Addr // without a zone; of a dial, what would be reached
 	outer netip.Addr // that ip was found in, or ip
 
-	own     bool     // one of the server's own listeners
+	own     bool     // one of the server's own listeners or, of a listener, a port of the server's own
 	special *special // that ip is in, or nil
 }
 
@@ -101,6 +104,8 @@ func (p Policy) judge(q question) Verdict {
 	case !q.ip.IsValid():
 		none.Why = "not an address"
 		return none
+	case q.own && q.op == OpListen:
+		none.Why = "a port of the server's own, which no rule names"
 	case q.own:
 		none.Why = "the server's own listener, which no rule names"
 	case q.special != nil:

@@ -239,12 +239,12 @@ func (r Rule) reaches(q question) bool {
 	}
 }
 
-// namesOwn reports whether the rule is written with a single address, or localhost,
-// and with the very port.
+// namesOwn reports whether the rule is written with the very port and, for a dial, with
+// a single address or localhost. It is the port that a listener takes from the server.
 func (r Rule) namesOwn(q question) bool {
 	for _, p := range r.ports {
 		if p.first == q.port && p.last == q.port {
-			return r.hosts.local || r.hosts.prefix.IsSingleIP()
+			return q.op == OpListen || r.hosts.local || r.hosts.prefix.IsSingleIP()
 		}
 	}
 	return false

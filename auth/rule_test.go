@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -264,7 +265,7 @@ func TestExactly(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := guardOf(t, Policy{Dial: []Rule{Exactly(host, 80)}})
-		g.Protect(func(netip.AddrPort) bool { return true })
+		g.Protect(func(string, netip.AddrPort) bool { return true })
 		addr := netip.MustParseAddrPort(tt.addr)
 		if got := g.Explain(OpDial, "", TCP, host, addr); got.Allowed != tt.want {
 			t.Errorf("%s at %s: %+v, want %v", tt.host, tt.addr, got, tt.want)
@@ -285,14 +286,65 @@ func TestOwn(t *testing.T) {
 		"allow 127.0.0.1:8443": true, "allow localhost:8443": true,
 	} {
 		g := guardOf(t, Policy{Dial: []Rule{mustParse(rule)}})
-		g.Protect(func(netip.AddrPort) bool { return false })
-		g.Protect(func(a netip.AddrPort) bool { return a == addr })
+		g.Protect(func(string, netip.AddrPort) bool { return false })
+		g.Protect(func(op string, a netip.AddrPort) bool { return op == OpDial && a == addr })
 		for _, spelling := range []string{"127.0.0.1:8443", "[::ffff:127.0.0.1]:8443", "[64:ff9b::127.0.0.1]:8443"} {
 			a := netip.MustParseAddrPort(spelling)
 			if got := g.Explain(OpDial, "", TCP, HostOf(a.Addr()), a); got.Allowed != want {
 				t.Errorf("%s: %s: %+v, want %v", rule, spelling, got, want)
 			}
 		}
+	}
+}
+
+// Nobody listens on a port of the server's own, at whichever address, unless a rule names
+// the port.
+func TestOwnPort(t *testing.T) {
+	const port = 8443
+	for _, tt := range []struct {
+		rule, addr string
+		want       bool
+	}{
+		{"allow localhost:*", "[::1]:8443", false},
+		{"allow localhost:*", "127.0.0.1:8443", false},
+		{"allow localhost:*", "[::ffff:127.0.0.1]:8443", false},
+		{"allow localhost:*", "[::1]:8444", true},
+		{"allow localhost:*", "[::1]:0", true},
+		{"allow localhost:8000-8999", "[::1]:8443", false},
+		{"allow localhost:0", "[::1]:8443", false},
+		{"allow [::1]:*", "[::1]:8443", false},
+		{"allow *:*", "192.0.2.1:8443", false},
+		{"allow *:*", "[::]:8443", false},
+		{"allow *:*", "0.0.0.0:8443", false},
+		{"allow localhost:8443", "[::1]:8443", true},
+		{"allow localhost:8000-8099,8443", "[::1]:8443", true},
+		{"allow *:8443", "[::]:8443", true},
+		{"allow 192.0.2.0/24:8443", "192.0.2.1:8443", true},
+		{"allow localhost:8443", "192.0.2.1:8443", false},
+	} {
+		g := guardOf(t, Policy{Listen: []Rule{mustParse(tt.rule)}})
+		g.Protect(func(op string, a netip.AddrPort) bool { return op == OpListen && a.Port() == port })
+		addr := netip.MustParseAddrPort(tt.addr)
+		grant, err := g.Listen("", TCP, HostOf(addr.Addr()), addr)
+		if (err == nil) != tt.want {
+			t.Errorf("%s: %s: %v, want allowed: %v", tt.rule, addr, err, tt.want)
+		}
+		var denied *DeniedError
+		if err != nil && (!errors.As(err, &denied) || !denied.Own || denied.Rule != "a port of the server's own, which no rule names") {
+			t.Errorf("%s: %s: %#v", tt.rule, addr, err)
+		}
+		if err == nil && addr.Port() == 0 { // and the system chooses it
+			if err := grant.Bound(netip.AddrPortFrom(addr.Addr(), port)); !errors.Is(err, ErrDenied) {
+				t.Errorf("the system's choice of the port: %v", err)
+			}
+		}
+	}
+	// What a rule denies is that rule's.
+	g := guardOf(t, Policy{Listen: []Rule{mustParse("deny *:8443"), mustParse("allow *:*")}})
+	g.Protect(func(op string, _ netip.AddrPort) bool { return op == OpListen })
+	var denied *DeniedError
+	if _, err := g.Listen("", TCP, HostOf(netip.IPv6Loopback()), netip.AddrPortFrom(netip.IPv6Loopback(), port)); !errors.As(err, &denied) || denied.Own || denied.Rule != "deny *:8443" {
+		t.Errorf("%#v", denied)
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -31,7 +34,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 		return nil, err
 	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Beside: s.beside(), Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
+		Listen: cfg.Listen, Beside: s.beside(), Backends: s.backends(), Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
 		Other: s.web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
 		Key: s.key, Introduce: !cfg.Stealth,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
@@ -58,7 +61,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 	if len(s.files()) > 0 || record.file != nil || cfg.TLSCert != "" {
 		job.Reload = &program.Reload{
 			Files: func() []string { return s.files() },
-			Do: func(context.Context) ([]string, error) {
+			Do: func(ctx context.Context) ([]string, error) {
 				next, err := load(src, s, stderr)
 				if err != nil {
 					return nil, err
@@ -66,6 +69,10 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 				next.web.close() // it was right; the one that there is goes on
 				next.web = s.web
 				if err := record.reopen(); err != nil {
+					next.sources.closeBut(s.sources)
+					return nil, err
+				}
+				if err := server.SetBackends(ctx, next.backends()); err != nil {
 					next.sources.closeBut(s.sources)
 					return nil, err
 				}
@@ -137,6 +144,30 @@ func (s *setup) beside() []string {
 		return nil
 	}
 	return []string{s.cfg.ACMEHTTP}
+}
+
+// backends are the web servers that the process itself asks, and that a client which
+// listens in their place could pretend to be: the fallback, and issuers without TLS.
+func (s *setup) backends() []string {
+	var all []string
+	if fallback := s.web.cfg.Fallback; fallback != nil { // the one that runs, after a reload too
+		all = append(all, hostPort(fallback))
+	}
+	for _, issuer := range s.cfg.Issuers {
+		if u, err := url.Parse(issuer.Keys.Value); err == nil && u.Scheme == "http" {
+			all = append(all, hostPort(u))
+		}
+	}
+	return all
+}
+
+// hostPort is "host:port" of the server in a URL.
+func hostPort(u *url.URL) string {
+	port := "80"
+	if u.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 // close ends the fetching of keys, and what the web server has.

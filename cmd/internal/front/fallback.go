@@ -9,7 +9,9 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,7 +45,7 @@ type Fallback struct {
 // within 60 s 504. log gets a warning then, once a minute at most.
 func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 	f := &Fallback{backend: newBackend(target), log: log, transport: &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: fallbackConnect}).DialContext, //nolint:forbidigo // no stream has to do with it
+		DialContext:           dialerOf(target),
 		TLSHandshakeTimeout:   fallbackConnect,
 		ResponseHeaderTimeout: fallbackAnswer,
 		IdleConnTimeout:       30 * time.Second,
@@ -68,6 +70,35 @@ func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 		ErrorLog:     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return f
+}
+
+// dialerOf returns what connects to target. A name is resolved each time, but localhost
+// never: it is 127.0.0.1 and ::1, and the one that has answered comes first from then on,
+// so that a program that appears at the other one gets no visitors.
+func dialerOf(target *url.URL) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: fallbackConnect} //nolint:forbidigo // no stream has to do with it
+	if !strings.EqualFold(strings.TrimSuffix(target.Hostname(), "."), "localhost") {
+		return d.DialContext
+	}
+	hosts := [...]string{"127.0.0.1", "::1"}
+	var answered atomic.Int32 // an index of hosts
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		first := answered.Load()
+		conn, err := d.DialContext(ctx, network, net.JoinHostPort(hosts[first], port))
+		if err == nil || ctx.Err() != nil {
+			return conn, err
+		}
+		conn, other := d.DialContext(ctx, network, net.JoinHostPort(hosts[1-first], port))
+		if other != nil {
+			return nil, err
+		}
+		answered.CompareAndSwap(first, 1-first)
+		return conn, nil
+	}
 }
 
 func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -221,3 +221,37 @@ func TestFallbackIsNoOpenProxy(t *testing.T) {
 		t.Errorf("an absolute URL is passed on as %q", got)
 	}
 }
+
+// localhost is both loopback addresses, and the one that has answered comes first.
+func TestFallbackAtLocalhost(t *testing.T) {
+	at := func(ip, port, name string) (*httptest.Server, string) {
+		t.Helper()
+		ln, err := net.Listen("tcp", net.JoinHostPort(ip, port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Connection", "close") // the next request is another connection
+			_, _ = io.WriteString(w, name)
+		}))
+		site.Listener.Close()
+		site.Listener = ln
+		site.Start()
+		t.Cleanup(site.Close)
+		_, port, _ = net.SplitHostPort(ln.Addr().String())
+		return site, port
+	}
+	site, port := at("::1", "0", "site")
+	address, _ := fallbackTo(t, "http://LocalHost.:"+port)
+	want := func(name string) {
+		t.Helper()
+		if _, body := answerTo(t, address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); body != name {
+			t.Errorf("answered %q, want %q", body, name)
+		}
+	}
+	want("site")
+	at("127.0.0.1", port, "other")
+	want("site")
+	site.Close()
+	want("other")
+}
