@@ -279,8 +279,9 @@ func (g *Guard) question(op string, network Network, name string, addr netip.Add
 	g.mu.Lock()
 	own := g.own
 	g.mu.Unlock()
-	reached := netip.AddrPortFrom(q.ip, q.port)
-	q.own = slices.ContainsFunc(own, func(is func(string, netip.AddrPort) bool) bool { return is(op, reached) })
+	q.own = slices.ContainsFunc(own, func(is func(string, netip.AddrPort) bool) bool {
+		return q.leads(func(ip netip.Addr) bool { return is(op, netip.AddrPortFrom(ip, q.port)) })
+	})
 	return q
 }
 

@@ -1,6 +1,9 @@
 package auth
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Policy is what an identity may do: the first rule that matches decides, and what
 // none matches is denied.
@@ -19,8 +22,11 @@ import "net/netip"
 //   - loopback, if the client asked for a name: by anything but the name, unless
 //     that ends in localhost.
 //
-// An IPv6 address that networks translate (NAT64, 6to4) is the IPv4 address inside
-// it.
+// An IPv6 address may lead to an IPv4 address inside it: NAT64 does, and 6to4 and others
+// did. To deny the IPv4 address, by a rule or as one of those above, is to deny those
+// IPv6 addresses too. To allow it is to allow that of NAT64 (64:ff9b::/96) only, which
+// every network takes for the same host; the others are allowed by * and by rules with
+// a network inside of theirs, such as 2002::/16.
 //
 // A listener never has a port of the server's own, at whichever address, unless the
 // rule names that very port: see [Guard.Protect].
@@ -61,8 +67,11 @@ type question struct {
 	port    uint16
 	chosen  bool // the port, by the system
 
-	ip    netip.Addr // without a zone; of a dial, what would be reached
-	outer netip.Addr // that ip was found in, or ip
+	ip     netip.Addr   // without a zone; of a dial through NAT64, the IPv4 address
+	outer  netip.Addr   // that ip was found in, or ip
+	inside []netip.Addr // IPv4 addresses that a dial of outer may lead to
+
+	translator *translator // that leads there; nil: none
 
 	own     bool     // one of the server's own listeners or, of a listener, a port of the server's own
 	special *special // that ip is in, or nil
@@ -78,9 +87,24 @@ func newQuestion(op string, network Network, name string, addr netip.AddrPort) q
 		}
 		return q
 	}
-	q.ip = embedded(ip)
+	if q.translator = translatorOf(ip); q.translator != nil {
+		q.inside = q.translator.inside(ip)
+		if q.translator.allows {
+			q.ip = q.inside[0]
+		}
+	}
 	q.special = specialOf(q.ip)
+	for _, inner := range q.inside {
+		if q.special == nil {
+			q.special = specialOf(inner)
+		}
+	}
 	return q
+}
+
+// leads reports whether is is true of an address that would or may be reached.
+func (q question) leads(is func(netip.Addr) bool) bool {
+	return is(q.ip) || slices.ContainsFunc(q.inside, is)
 }
 
 // everywhere reports whether q asks for all addresses of the machine.

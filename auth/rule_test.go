@@ -119,14 +119,33 @@ func TestRules(t *testing.T) {
 		{"allow [fd00:ec2::/32]:*", "", "[fd00:ec2::254]:80", false},
 		{"allow [fd00:ec2::254]:80", "", "[fd00:ec2::254]:80", true},
 
-		// The IPv4 address inside is what would be reached.
+		// The IPv4 address inside is what would be reached, or might be.
 		{"allow 10.0.0.0/8:22", "", "[64:ff9b::10.0.0.5]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[64:ff9b:1::10.0.0.5]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[::ffff:0:10.0.0.5]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[2002:a00:5::1]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[::10.0.0.5]:22", true},
+		{"allow 10.0.0.0/8:22", "", "[64:ff9b:1::10.0.0.5]:22", false},
+		{"allow 10.0.0.0/8:22", "", "[::ffff:0:10.0.0.5]:22", false},
+		{"allow 10.0.0.0/8:22", "", "[2002:a00:1::bad]:22", false},
+		{"allow 10.0.0.0/8:22", "", "[::10.0.0.5]:22", false},
+		{"allow localhost:22", "", "[64:ff9b::127.0.0.1]:22", true},
+		{"allow localhost:22", "", "[2002:7f00:1::]:22", false},
 		{"allow [::/0]:22", "", "[64:ff9b::10.0.0.5]:22", false},
+		{"allow [64::/16]:22", "", "[64:ff9b::10.0.0.5]:22", false},
+		{"allow [64:ff9b::/95]:22", "", "[64:ff9b::10.0.0.5]:22", false},
 		{"allow [2000::/3]:22", "", "[2002:a00:5::1]:22", false},
+		{"allow [2002::/15]:22", "", "[2002:a00:5::1]:22", false},
+		{"allow [2002::/16]:22", "", "[2002:a00:5::1]:22", true},
+		{"allow [2002:a00:5::1]:22", "", "[2002:a00:5::1]:22", true},
+		{"allow [64:ff9b:1::/48]:22", "", "[64:ff9b:1::10.0.0.5]:22", true},
+		{"allow *:22", "", "[2002:a00:5::1]:22", true},
+		{"allow [2002::/16]:80", "", "[2002:a9fe:a9fe::1]:80", false},
+		{"allow [64:ff9b:1::/48]:80", "", "[64:ff9b:1::169.254.169.254]:80", false},
+		{"allow [64:ff9b:1::/48]:80", "", "[64:ff9b:1:a9fe:a9:fe00::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:a9fe:a9:fe00::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:a9:fe:a9fe::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:0:a9:fea9:fe00:0]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:6464:64:c800::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:e0:a:5::]:80", true}, // 10.0.5.0 and no multicast
+		{"allow *:80", "", "[64:ff9b:1:2::10.0.0.5]:80", true},
+		{"allow a.example:80", "a.example", "[2002:7f00:1::]:80", false},
 		{"allow [64:ff9b::/96]:22", "", "[64:ff9b::10.0.0.5]:22", true},
 		{"allow [64:ff9b::/96]:22", "", "[64:ff9b::169.254.169.254]:22", false},
 		{"allow a.example:22", "a.example", "[64:ff9b::127.0.0.1]:22", false},
@@ -160,6 +179,14 @@ func TestDenies(t *testing.T) {
 		{"deny 10.0.0.0/8:*", "", "10.0.0.5:22", true},
 		{"deny 10.0.0.0/8:*", "", "[64:ff9b::10.0.0.5]:22", true},
 		{"deny 10.0.0.0/8:*", "", "[2002:a00:5::]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[::10.0.0.5]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[::ffff:0:10.0.0.5]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1::10.0.0.5]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1:a00:0:500::]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1:0:a:5::]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1::11.0.0.5]:22", false},
+		{"deny [2002::/16]:*", "", "[2002:a00:5::]:22", true},
+		{"deny localhost:*", "", "[2002:7f00:1::]:22", true},
 		{"deny [::ffff:10.0.0.0/104]:*", "", "10.0.0.5:22", true},
 		{"deny [64:ff9b::/96]:*", "", "[64:ff9b::10.0.0.5]:22", true},
 		{"deny [::/0]:*", "", "[64:ff9b::10.0.0.5]:22", true},
@@ -293,6 +320,10 @@ func TestOwn(t *testing.T) {
 			if got := g.Explain(OpDial, "", TCP, HostOf(a.Addr()), a); got.Allowed != want {
 				t.Errorf("%s: %s: %+v, want %v", rule, spelling, got, want)
 			}
+		}
+		six := netip.MustParseAddrPort("[2002:7f00:1::]:8443")
+		if got := g.Explain(OpDial, "", TCP, HostOf(six.Addr()), six); got.Allowed {
+			t.Errorf("%s: %s: %+v", rule, six, got)
 		}
 	}
 }
