@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,9 +38,11 @@ type Fallback struct {
 //
 // A request keeps its path, its query and its headers, Origin and Referer among them.
 // The web server gets its own name as Host, and the visitor's address and the host and
-// scheme that the visitor used in X-Forwarded-For, -Host and -Proto. In the headers of
-// its answers its own name is replaced, so that visitors come back here and do not learn
-// where the web server is. Upgrades are passed on.
+// scheme that the visitor used in X-Forwarded-For, -Host and -Proto. Other headers that
+// seem to say where a request comes from are removed, since the visitor may have written
+// them. In the headers of its answers its own name is replaced, so that visitors come back
+// here and do not learn where the web server is. Upgrades to WebSocket are passed on, and
+// no others: what follows one to HTTP/2 would be requests that nobody here has looked at.
 //
 // A web server that cannot be reached is answered 502, one that does not begin to answer
 // within 60 s 504. log gets a warning then, once a minute at most.
@@ -59,6 +62,11 @@ func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // the library leaves out what it cannot parse
+			for name := range r.Out.Header {
+				if forwarding(name) {
+					delete(r.Out.Header, name)
+				}
+			}
 			r.SetXForwarded()
 			for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} { // a trusted proxy's
 				if said := r.In.Header.Get(name); said != "" {
@@ -106,6 +114,14 @@ func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 		return
 	}
+	if r.ProtoMajor != 1 { // the beginning of HTTP/2
+		http.Error(w, http.StatusText(http.StatusHTTPVersionNotSupported), http.StatusHTTPVersionNotSupported)
+		return
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		r = r.Clone(r.Context())
+		r.Header.Del("Upgrade")
+	}
 	outer := outerOrigin(r)
 	hide := func(header http.Header) { f.backend.hide(header, outer) }
 	proxy := f.proxy // a copy for this visitor
@@ -114,6 +130,16 @@ func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return nil
 	}
 	proxy.ServeHTTP(&hintWriter{w, hide}, r)
+}
+
+// forwarding reports whether a header seems to say where a request comes from. Many web
+// servers do not tell dashes from underscores (RFC 3875, 4.1.18).
+func forwarding(name string) bool {
+	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	return slices.Contains(strings.Split(name, "-"), "forwarded") ||
+		slices.ContainsFunc([]string{"real-ip", "client-ip", "connecting-ip", "originating-ip", "remote-ip", "remote-addr"}, func(end string) bool {
+			return name == end || strings.HasSuffix(name, "-"+end)
+		})
 }
 
 // outerOrigin returns how the visitor reached this server, or the trusted proxy in front
