@@ -162,6 +162,18 @@ func (r *revocations) inForce() bool { return r.next.IsZero() || time.Now().Befo
 // Pool is the authorities, for the TLS stack. It is not to be changed.
 func (c *ClientCAs) Pool() *x509.CertPool { return c.pool }
 
+// Verify returns why a client certificate, with those between it and an authority behind
+// it, is not good now: its chain, its dates or a revocation list.
+func (c *ClientCAs) Verify(certs []*x509.Certificate) error {
+	if len(certs) == 0 {
+		return ErrNoCredential
+	}
+	if _, err := c.verify(certs); err != nil {
+		return fmt.Errorf("certificate %s: %w", certificateLabel(certs[0]), err)
+	}
+	return nil
+}
+
 // verify reports whether a client certificate, with those between it and an
 // authority behind it, is good now, and until when it can be. The TLS stack has
 // verified it too, but perhaps long ago, and against older authorities: a session that

@@ -54,6 +54,7 @@ type DeniedError struct {
 	Op       string // "dial" or "listen"
 	Addr     netip.AddrPort
 	Rule     string // what decided: a rule of the policy, or what about the address is not allowed
+	Own      bool   // the address, or the port of a listener, is the server's own, and no rule names it
 }
 
 func (e *DeniedError) Error() string {

@@ -25,7 +25,7 @@ type Guard struct {
 
 	mu        sync.Mutex // guards the rest
 	directory *Directory
-	own       []func(netip.AddrPort) bool
+	own       []func(op string, addr netip.AddrPort) bool
 	changed   []func()
 	grants    map[*Grant]struct{} // the good ones
 	watches   map[*watch]struct{}
@@ -39,9 +39,10 @@ func NewGuard(d *Directory) *Guard {
 	}
 }
 
-// Protect has addresses denied that are the server's own listeners, as own reports,
-// unless a rule names them. own must not block. It may not be taken back.
-func (g *Guard) Protect(own func(netip.AddrPort) bool) {
+// Protect denies what own reports as the server's own, unless a rule names it: to dial
+// an address (op is OpDial), or to listen at one (OpListen). own must not block. It may
+// not be taken back.
+func (g *Guard) Protect(own func(op string, addr netip.AddrPort) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.own = append(slices.Clip(g.own), own)
@@ -264,7 +265,7 @@ func (g *Guard) judge(d *Directory, grant *Grant) error {
 	q.chosen = grant.chosen
 	v := d.judge(grant.identity, q)
 	if !v.Allowed {
-		return &DeniedError{Identity: grant.identity, Op: q.op, Addr: addr, Rule: v.Why}
+		return &DeniedError{Identity: grant.identity, Op: q.op, Addr: addr, Rule: v.Why, Own: q.own && v.Rule < 0}
 	}
 	grant.mu.Lock()
 	grant.rule = v.Why
@@ -278,8 +279,9 @@ func (g *Guard) question(op string, network Network, name string, addr netip.Add
 	g.mu.Lock()
 	own := g.own
 	g.mu.Unlock()
-	reached := netip.AddrPortFrom(q.ip, q.port)
-	q.own = op == OpDial && slices.ContainsFunc(own, func(is func(netip.AddrPort) bool) bool { return is(reached) })
+	q.own = slices.ContainsFunc(own, func(is func(string, netip.AddrPort) bool) bool {
+		return q.leads(func(ip netip.Addr) bool { return is(op, netip.AddrPortFrom(ip, q.port)) })
+	})
 	return q
 }
 

@@ -181,7 +181,7 @@ func TestUseWhileAsking(t *testing.T) {
 // What the directory before would have granted is asked of the one in force.
 func TestUseDuringAnAnswer(t *testing.T) {
 	g := NewGuard(two(t, "allow *:*", ""))
-	g.Protect(func(netip.AddrPort) bool { // asked in the midst of it
+	g.Protect(func(string, netip.AddrPort) bool { // asked in the midst of it
 		if g.Knows("alice") {
 			g.Use(guardOf(t, Policy{}).current())
 		}

@@ -1,6 +1,9 @@
 package auth
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+)
 
 // Policy is what an identity may do: the first rule that matches decides, and what
 // none matches is denied.
@@ -19,8 +22,14 @@ import "net/netip"
 //   - loopback, if the client asked for a name: by anything but the name, unless
 //     that ends in localhost.
 //
-// An IPv6 address that networks translate (NAT64, 6to4) is the IPv4 address inside
-// it.
+// An IPv6 address may lead to an IPv4 address inside it: NAT64 does, and 6to4 and others
+// did. To deny the IPv4 address, by a rule or as one of those above, is to deny those
+// IPv6 addresses too. To allow it is to allow that of NAT64 (64:ff9b::/96) only, which
+// every network takes for the same host; the others are allowed by * and by rules with
+// a network inside of theirs, such as 2002::/16.
+//
+// A listener never has a port of the server's own, at whichever address, unless the
+// rule names that very port: see [Guard.Protect].
 //
 // Rules for listeners are about the address that is bound. One that allows some
 // addresses does not allow to listen at all of them at once, and one that denies
@@ -58,10 +67,13 @@ type question struct {
 	port    uint16
 	chosen  bool // the port, by the system
 
-	ip    netip.Addr // without a zone; of a dial, what would be reached
-	outer netip.Addr // that ip was found in, or ip
+	ip     netip.Addr   // without a zone; of a dial through NAT64, the IPv4 address
+	outer  netip.Addr   // that ip was found in, or ip
+	inside []netip.Addr // IPv4 addresses that a dial of outer may lead to
 
-	own     bool     // one of the server's own listeners
+	translator *translator // that leads there; nil: none
+
+	own     bool     // one of the server's own listeners or, of a listener, a port of the server's own
 	special *special // that ip is in, or nil
 }
 
@@ -75,9 +87,24 @@ func newQuestion(op string, network Network, name string, addr netip.AddrPort) q
 		}
 		return q
 	}
-	q.ip = embedded(ip)
+	if q.translator = translatorOf(ip); q.translator != nil {
+		q.inside = q.translator.inside(ip)
+		if q.translator.allows {
+			q.ip = q.inside[0]
+		}
+	}
 	q.special = specialOf(q.ip)
+	for _, inner := range q.inside {
+		if q.special == nil {
+			q.special = specialOf(inner)
+		}
+	}
 	return q
+}
+
+// leads reports whether is is true of an address that would or may be reached.
+func (q question) leads(is func(netip.Addr) bool) bool {
+	return is(q.ip) || slices.ContainsFunc(q.inside, is)
 }
 
 // everywhere reports whether q asks for all addresses of the machine.
@@ -101,6 +128,8 @@ func (p Policy) judge(q question) Verdict {
 	case !q.ip.IsValid():
 		none.Why = "not an address"
 		return none
+	case q.own && q.op == OpListen:
+		none.Why = "a port of the server's own, which no rule names"
 	case q.own:
 		none.Why = "the server's own listener, which no rule names"
 	case q.special != nil:

@@ -191,10 +191,21 @@ func (r Rule) hasHost(q question) bool {
 	case q.everywhere():
 		return r.hasEverywhere(q)
 	case r.hosts.local:
-		return q.ip.IsLoopback()
+		return q.ip.IsLoopback() || !r.allow && q.leads(netip.Addr.IsLoopback)
+	case !r.allow:
+		return r.hosts.prefix.Contains(q.outer) || q.leads(r.hosts.prefix.Contains)
+	case q.translator == nil:
+		return r.hosts.prefix.Contains(q.ip)
 	default:
-		return r.hosts.prefix.Contains(q.ip) || q.outer != q.ip && r.hasOuter(q.outer)
+		// A network which merely happens to contain outer does not allow what is inside.
+		return q.translator.allows && r.hosts.prefix.Contains(q.ip) ||
+			r.hosts.prefix.Contains(q.outer) && within(r.hosts.prefix, q.translator.network)
 	}
+}
+
+// within reports whether all of prefix is in network.
+func within(prefix, network netip.Prefix) bool {
+	return network.Contains(prefix.Addr()) && prefix.Bits() >= network.Bits()
 }
 
 // hasEverywhere is hasHost for a listener at all addresses of a family, or of both
@@ -211,13 +222,6 @@ func (r Rule) hasEverywhere(q question) bool {
 	}
 }
 
-// hasOuter is hasHost for the IPv6 address that an IPv4 address was found in. The
-// latter is what would be reached, so that a network which merely happens to contain
-// the former does not allow it.
-func (r Rule) hasOuter(outer netip.Addr) bool {
-	return r.hosts.prefix.Contains(outer) && (!r.allow || embedded(r.hosts.prefix.Addr()).Is4())
-}
-
 // reaches reports whether the rule, which matches and allows, means the address
 // of q and does not just happen to include it.
 func (r Rule) reaches(q question) bool {
@@ -227,11 +231,10 @@ func (r Rule) reaches(q question) bool {
 	case q.own && !r.namesOwn(q):
 		return false
 	case q.special != nil:
-		network := q.special.network
-		return network.Contains(r.hosts.prefix.Addr()) && r.hosts.prefix.Bits() >= network.Bits()
+		return within(r.hosts.prefix, q.special.network)
 	case q.everywhere():
 		return r.hosts.name == "" && r.hosts.under == "" // whose owner could say so
-	case q.ip.IsLoopback() && (r.hosts.name != "" || r.hosts.under != ""):
+	case q.leads(netip.Addr.IsLoopback) && (r.hosts.name != "" || r.hosts.under != ""):
 		// Whoever owns a name may have it lead into this machine.
 		return strings.HasSuffix(r.hosts.name+r.hosts.under, ".localhost")
 	default:
@@ -239,12 +242,12 @@ func (r Rule) reaches(q question) bool {
 	}
 }
 
-// namesOwn reports whether the rule is written with a single address, or localhost,
-// and with the very port.
+// namesOwn reports whether the rule is written with the very port and, for a dial, with
+// a single address or localhost. It is the port that a listener takes from the server.
 func (r Rule) namesOwn(q question) bool {
 	for _, p := range r.ports {
 		if p.first == q.port && p.last == q.port {
-			return r.hosts.local || r.hosts.prefix.IsSingleIP()
+			return q.op == OpListen || r.hosts.local || r.hosts.prefix.IsSingleIP()
 		}
 	}
 	return false

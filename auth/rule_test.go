@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"errors"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -118,14 +119,33 @@ func TestRules(t *testing.T) {
 		{"allow [fd00:ec2::/32]:*", "", "[fd00:ec2::254]:80", false},
 		{"allow [fd00:ec2::254]:80", "", "[fd00:ec2::254]:80", true},
 
-		// The IPv4 address inside is what would be reached.
+		// The IPv4 address inside is what would be reached, or might be.
 		{"allow 10.0.0.0/8:22", "", "[64:ff9b::10.0.0.5]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[64:ff9b:1::10.0.0.5]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[::ffff:0:10.0.0.5]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[2002:a00:5::1]:22", true},
-		{"allow 10.0.0.0/8:22", "", "[::10.0.0.5]:22", true},
+		{"allow 10.0.0.0/8:22", "", "[64:ff9b:1::10.0.0.5]:22", false},
+		{"allow 10.0.0.0/8:22", "", "[::ffff:0:10.0.0.5]:22", false},
+		{"allow 10.0.0.0/8:22", "", "[2002:a00:1::bad]:22", false},
+		{"allow 10.0.0.0/8:22", "", "[::10.0.0.5]:22", false},
+		{"allow localhost:22", "", "[64:ff9b::127.0.0.1]:22", true},
+		{"allow localhost:22", "", "[2002:7f00:1::]:22", false},
 		{"allow [::/0]:22", "", "[64:ff9b::10.0.0.5]:22", false},
+		{"allow [64::/16]:22", "", "[64:ff9b::10.0.0.5]:22", false},
+		{"allow [64:ff9b::/95]:22", "", "[64:ff9b::10.0.0.5]:22", false},
 		{"allow [2000::/3]:22", "", "[2002:a00:5::1]:22", false},
+		{"allow [2002::/15]:22", "", "[2002:a00:5::1]:22", false},
+		{"allow [2002::/16]:22", "", "[2002:a00:5::1]:22", true},
+		{"allow [2002:a00:5::1]:22", "", "[2002:a00:5::1]:22", true},
+		{"allow [64:ff9b:1::/48]:22", "", "[64:ff9b:1::10.0.0.5]:22", true},
+		{"allow *:22", "", "[2002:a00:5::1]:22", true},
+		{"allow [2002::/16]:80", "", "[2002:a9fe:a9fe::1]:80", false},
+		{"allow [64:ff9b:1::/48]:80", "", "[64:ff9b:1::169.254.169.254]:80", false},
+		{"allow [64:ff9b:1::/48]:80", "", "[64:ff9b:1:a9fe:a9:fe00::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:a9fe:a9:fe00::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:a9:fe:a9fe::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:0:a9:fea9:fe00:0]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:6464:64:c800::]:80", false},
+		{"allow *:80", "", "[64:ff9b:1:e0:a:5::]:80", true}, // 10.0.5.0 and no multicast
+		{"allow *:80", "", "[64:ff9b:1:2::10.0.0.5]:80", true},
+		{"allow a.example:80", "a.example", "[2002:7f00:1::]:80", false},
 		{"allow [64:ff9b::/96]:22", "", "[64:ff9b::10.0.0.5]:22", true},
 		{"allow [64:ff9b::/96]:22", "", "[64:ff9b::169.254.169.254]:22", false},
 		{"allow a.example:22", "a.example", "[64:ff9b::127.0.0.1]:22", false},
@@ -159,6 +179,14 @@ func TestDenies(t *testing.T) {
 		{"deny 10.0.0.0/8:*", "", "10.0.0.5:22", true},
 		{"deny 10.0.0.0/8:*", "", "[64:ff9b::10.0.0.5]:22", true},
 		{"deny 10.0.0.0/8:*", "", "[2002:a00:5::]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[::10.0.0.5]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[::ffff:0:10.0.0.5]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1::10.0.0.5]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1:a00:0:500::]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1:0:a:5::]:22", true},
+		{"deny 10.0.0.0/8:*", "", "[64:ff9b:1::11.0.0.5]:22", false},
+		{"deny [2002::/16]:*", "", "[2002:a00:5::]:22", true},
+		{"deny localhost:*", "", "[2002:7f00:1::]:22", true},
 		{"deny [::ffff:10.0.0.0/104]:*", "", "10.0.0.5:22", true},
 		{"deny [64:ff9b::/96]:*", "", "[64:ff9b::10.0.0.5]:22", true},
 		{"deny [::/0]:*", "", "[64:ff9b::10.0.0.5]:22", true},
@@ -264,7 +292,7 @@ func TestExactly(t *testing.T) {
 			t.Fatal(err)
 		}
 		g := guardOf(t, Policy{Dial: []Rule{Exactly(host, 80)}})
-		g.Protect(func(netip.AddrPort) bool { return true })
+		g.Protect(func(string, netip.AddrPort) bool { return true })
 		addr := netip.MustParseAddrPort(tt.addr)
 		if got := g.Explain(OpDial, "", TCP, host, addr); got.Allowed != tt.want {
 			t.Errorf("%s at %s: %+v, want %v", tt.host, tt.addr, got, tt.want)
@@ -285,14 +313,69 @@ func TestOwn(t *testing.T) {
 		"allow 127.0.0.1:8443": true, "allow localhost:8443": true,
 	} {
 		g := guardOf(t, Policy{Dial: []Rule{mustParse(rule)}})
-		g.Protect(func(netip.AddrPort) bool { return false })
-		g.Protect(func(a netip.AddrPort) bool { return a == addr })
+		g.Protect(func(string, netip.AddrPort) bool { return false })
+		g.Protect(func(op string, a netip.AddrPort) bool { return op == OpDial && a == addr })
 		for _, spelling := range []string{"127.0.0.1:8443", "[::ffff:127.0.0.1]:8443", "[64:ff9b::127.0.0.1]:8443"} {
 			a := netip.MustParseAddrPort(spelling)
 			if got := g.Explain(OpDial, "", TCP, HostOf(a.Addr()), a); got.Allowed != want {
 				t.Errorf("%s: %s: %+v, want %v", rule, spelling, got, want)
 			}
 		}
+		six := netip.MustParseAddrPort("[2002:7f00:1::]:8443")
+		if got := g.Explain(OpDial, "", TCP, HostOf(six.Addr()), six); got.Allowed {
+			t.Errorf("%s: %s: %+v", rule, six, got)
+		}
+	}
+}
+
+// Nobody listens on a port of the server's own, at whichever address, unless a rule names
+// the port.
+func TestOwnPort(t *testing.T) {
+	const port = 8443
+	for _, tt := range []struct {
+		rule, addr string
+		want       bool
+	}{
+		{"allow localhost:*", "[::1]:8443", false},
+		{"allow localhost:*", "127.0.0.1:8443", false},
+		{"allow localhost:*", "[::ffff:127.0.0.1]:8443", false},
+		{"allow localhost:*", "[::1]:8444", true},
+		{"allow localhost:*", "[::1]:0", true},
+		{"allow localhost:8000-8999", "[::1]:8443", false},
+		{"allow localhost:0", "[::1]:8443", false},
+		{"allow [::1]:*", "[::1]:8443", false},
+		{"allow *:*", "192.0.2.1:8443", false},
+		{"allow *:*", "[::]:8443", false},
+		{"allow *:*", "0.0.0.0:8443", false},
+		{"allow localhost:8443", "[::1]:8443", true},
+		{"allow localhost:8000-8099,8443", "[::1]:8443", true},
+		{"allow *:8443", "[::]:8443", true},
+		{"allow 192.0.2.0/24:8443", "192.0.2.1:8443", true},
+		{"allow localhost:8443", "192.0.2.1:8443", false},
+	} {
+		g := guardOf(t, Policy{Listen: []Rule{mustParse(tt.rule)}})
+		g.Protect(func(op string, a netip.AddrPort) bool { return op == OpListen && a.Port() == port })
+		addr := netip.MustParseAddrPort(tt.addr)
+		grant, err := g.Listen("", TCP, HostOf(addr.Addr()), addr)
+		if (err == nil) != tt.want {
+			t.Errorf("%s: %s: %v, want allowed: %v", tt.rule, addr, err, tt.want)
+		}
+		var denied *DeniedError
+		if err != nil && (!errors.As(err, &denied) || !denied.Own || denied.Rule != "a port of the server's own, which no rule names") {
+			t.Errorf("%s: %s: %#v", tt.rule, addr, err)
+		}
+		if err == nil && addr.Port() == 0 { // and the system chooses it
+			if err := grant.Bound(netip.AddrPortFrom(addr.Addr(), port)); !errors.Is(err, ErrDenied) {
+				t.Errorf("the system's choice of the port: %v", err)
+			}
+		}
+	}
+	// What a rule denies is that rule's.
+	g := guardOf(t, Policy{Listen: []Rule{mustParse("deny *:8443"), mustParse("allow *:*")}})
+	g.Protect(func(op string, _ netip.AddrPort) bool { return op == OpListen })
+	var denied *DeniedError
+	if _, err := g.Listen("", TCP, HostOf(netip.IPv6Loopback()), netip.AddrPortFrom(netip.IPv6Loopback(), port)); !errors.As(err, &denied) || denied.Own || denied.Rule != "deny *:8443" {
+		t.Errorf("%#v", denied)
 	}
 }
 

@@ -43,30 +43,51 @@ func specialOf(ip netip.Addr) *special {
 	return &specials[i]
 }
 
-// translators are the IPv6 networks whose addresses lead to the IPv4 address inside
-// them, at byte at: to dial one is to dial the other.
-var translators = []struct {
+// translator is an IPv6 network whose addresses may lead to an IPv4 address inside them.
+type translator struct {
 	network netip.Prefix
-	at      int
-}{
-	{netip.MustParsePrefix("64:ff9b::/96"), 12},    // NAT64 (RFC 6052)
-	{netip.MustParsePrefix("64:ff9b:1::/48"), 12},  // NAT64 of a site (RFC 8215), as it is mostly used
-	{netip.MustParsePrefix("::ffff:0:0:0/96"), 12}, // SIIT (RFC 2765)
-	{netip.MustParsePrefix("2002::/16"), 2},        // 6to4 (RFC 3056)
-	{netip.MustParsePrefix("::/96"), 12},           // IPv4-compatible (RFC 4291, 2.5.5.1)
+	at      [][4]int // bytes of the IPv4 address, for each place where it may be
+	allows  bool     // a rule that allows the IPv4 address allows this one: every machine translates it
 }
 
-// embedded returns the IPv4 address inside ip if it is in a network of translators,
-// and otherwise ip.
-func embedded(ip netip.Addr) netip.Addr {
+var translators = []translator{
+	{netip.MustParsePrefix("64:ff9b::/96"), last, true}, // NAT64 (RFC 6052)
+	// NAT64 of a site (RFC 8215), with whichever length of prefix (RFC 6052, 2.2).
+	{netip.MustParsePrefix("64:ff9b:1::/48"), [][4]int{last[0], {6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}}, false},
+	{netip.MustParsePrefix("::ffff:0:0:0/96"), last, false},             // SIIT (RFC 2765)
+	{netip.MustParsePrefix("2002::/16"), [][4]int{{2, 3, 4, 5}}, false}, // 6to4 (RFC 3056)
+	{netip.MustParsePrefix("::/96"), last, false},                       // IPv4-compatible (RFC 4291, 2.5.5.1)
+}
+
+var last = [][4]int{{12, 13, 14, 15}}
+
+// translatorOf returns the network of translators that ip is in, or nil.
+func translatorOf(ip netip.Addr) *translator {
 	if !ip.Is6() || ip.IsUnspecified() || ip.IsLoopback() {
-		return ip
+		return nil
 	}
-	for _, t := range translators {
-		if t.network.Contains(ip) {
-			b := ip.As16()
-			return netip.AddrFrom4([4]byte(b[t.at : t.at+4]))
+	i := slices.IndexFunc(translators, func(t translator) bool { return t.network.Contains(ip) })
+	if i < 0 {
+		return nil
+	}
+	return &translators[i]
+}
+
+// inside returns the IPv4 addresses that ip, in the network of t, may lead to, at least
+// one. Where there are several places, one with an address that nobody connects to is
+// left out: those are other bytes, or parts of the address at another place.
+func (t *translator) inside(ip netip.Addr) []netip.Addr {
+	b := ip.As16()
+	var all, likely []netip.Addr
+	for _, at := range t.at {
+		inner := netip.AddrFrom4([4]byte{b[at[0]], b[at[1]], b[at[2]], b[at[3]]})
+		all = append(all, inner)
+		if first := b[at[0]]; first != 0 && first < 224 {
+			likely = append(likely, inner)
 		}
 	}
-	return ip
+	if len(likely) > 0 {
+		return likely
+	}
+	return all[:1]
 }

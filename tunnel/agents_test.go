@@ -402,7 +402,7 @@ func TestPendingDialEnds(t *testing.T) {
 	server, at := startServer(t, func(c *ServerConfig) {
 		c.DialTimeout = time.Hour
 		c.Guard = everything(t)
-		c.Guard.Protect(func(netip.AddrPort) bool { dialling <- struct{}{}; return false })
+		c.Guard.Protect(func(string, netip.AddrPort) bool { dialling <- struct{}{}; return false })
 	})
 	client := startClient(t, at, local(fullBacklog(t)))
 	app := connect(t, client.listening(t, "local"))

@@ -13,10 +13,13 @@ type Ruling struct {
 	auth.Verdict
 }
 
-// Own reports of an address whether a server that listens at these, each "host:port",
-// would be dialled there: what its guard protects ([auth.Guard.Protect]).
-func Own(ctx context.Context, listeners ...string) (func(netip.AddrPort) bool, error) {
+// Own reports what is a server's own that has these listeners and backends, each
+// "host:port": what its guard protects ([auth.Guard.Protect]).
+func Own(ctx context.Context, listeners, backends []string) (func(op string, addr netip.AddrPort) bool, error) {
 	o := newOwn()
+	if err := o.setBackends(ctx, nil, backends); err != nil {
+		return nil, err
+	}
 	for _, l := range listeners {
 		if err := o.addBind(ctx, l); err != nil {
 			return nil, err

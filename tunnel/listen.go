@@ -24,6 +24,9 @@ const localhost = "localhost"
 // others can reach. Which rules there are it is not told.
 const deniedBeyondLoopback = deniedByPolicy + ": an address beyond localhost takes --gateway-ports at the server, or a listen rule for the identity"
 
+// deniedOwnPort is what a client is told that asks for a port of the server's own.
+const deniedOwnPort = deniedByPolicy + ": the server uses this port itself; take another one, or let a listen rule of the identity name it"
+
 // inUseByAnother is what a client is told that wants an address which a living session
 // listens at.
 const inUseByAnother = "address in use by another session"
@@ -187,7 +190,11 @@ func (ls *listeners) acquire(ctx context.Context, p *peer, forward uint32, bind 
 	if err != nil {
 		p.log.Debug("listen denied", keyAddress, bind, keyError, err)
 		reason := deniedByPolicy
-		if !want.Addr().IsLoopback() {
+		var denied *auth.DeniedError
+		switch {
+		case errors.As(err, &denied) && denied.Own:
+			reason = deniedOwnPort
+		case !want.Addr().IsLoopback():
 			reason = deniedBeyondLoopback
 		}
 		return nil, fmt.Errorf("%w (%w)", &mux.Error{Code: mux.Denied, Reason: reason}, err)

@@ -27,10 +27,13 @@ import (
 // ServerConfig is what a Server is made of. A zero value means the default that
 // its comment names.
 type ServerConfig struct {
-	Listen string      // "host:port" to accept carriers at; required
-	Beside []string    // "host:port" of what else the process listens at, where no stream is to lead
-	Path   string      // of the upgrade request; "/"
-	TLS    *tls.Config // nil: plain ws
+	Listen string   // "host:port" to accept carriers at; required
+	Beside []string // "host:port" of what else the process listens at, where no stream is to lead
+	// Backends are "host:port" of web servers that the process itself asks. No client
+	// listens on the port of one that is on this machine.
+	Backends []string
+	Path     string      // of the upgrade request; "/"
+	TLS      *tls.Config // nil: plain ws
 
 	Other          http.Handler   // answers what is no client's; nil: 404
 	Stealth        bool           // and what is a client's with a wrong credential
@@ -160,6 +163,15 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 // takes about a second at most.
 func (s *Server) Use(d *auth.Directory) { s.cfg.Guard.Use(d) }
 
+// SetBackends replaces ServerConfig.Backends. Listeners of clients that are on such a
+// port already end with the next Use. An error wraps ErrConfig.
+func (s *Server) SetBackends(ctx context.Context, backends []string) error {
+	if err := s.own.setBackends(ctx, s.cfg.Lookup, backends); err != nil {
+		return fmt.Errorf("%w: backends: %w", ErrConfig, err)
+	}
+	return nil
+}
+
 // expel ends the sessions of identities that are no more.
 func (s *Server) expel() {
 	s.mu.Lock()
@@ -222,6 +234,10 @@ func (s *Server) Run(ctx context.Context) error {
 			ln.Close()
 			return fmt.Errorf("%w: address to listen at %s: %w", ErrConfig, bind, err)
 		}
+	}
+	if err := s.SetBackends(ctx, s.cfg.Backends); err != nil {
+		ln.Close()
+		return err
 	}
 	close(s.ready)
 	s.log.Info("server listening", keyAddress, s.addr.String(), "tls", s.cfg.TLS != nil)

@@ -94,8 +94,17 @@ func New(cfg Config) (*Source, error) {
 	return s, nil
 }
 
-// check refuses what leads from an https address to another kind.
-func (s *Source) check(u *url.URL) error { return checkURL(u, s.url.Scheme == "http") }
+// check refuses what leads from an https address to another kind, and from loopback to
+// another port of it: tunnels may have their ends there.
+func (s *Source) check(u *url.URL) error {
+	if err := checkURL(u, s.url.Scheme == "http"); err != nil {
+		return err
+	}
+	if u.Scheme == "http" && u.Host != s.url.Host {
+		return fmt.Errorf("%q is at another address than %q (without https it must be the same)", u.Redacted(), s.url.Redacted())
+	}
+	return nil
+}
 
 func checkURL(u *url.URL, loopback bool) error {
 	switch {

@@ -377,6 +377,12 @@ func TestDiscovery(t *testing.T) {
 		{"not found", keysURL, map[string]http.HandlerFunc{keysURL: http.NotFound}, "404"},
 		{"a redirect", keysURL, map[string]http.HandlerFunc{keysURL: redirect(issuer + "/b"), issuer + "/b": served(t, "", "one")}, ""},
 		{"a redirect to plain HTTP", keysURL, map[string]http.HandlerFunc{keysURL: redirect("http://127.0.0.1/b"), "http://127.0.0.1/b": served(t, "", "one")}, "is not an https URL"},
+		{"at loopback", "http://localhost:9998/keys", map[string]http.HandlerFunc{
+			"http://localhost:9998/keys": redirect("/b"), "http://localhost:9998/b": served(t, "", "one"),
+		}, ""},
+		{"another port of loopback", "http://localhost:9998/keys", map[string]http.HandlerFunc{
+			"http://localhost:9998/keys": redirect("http://localhost:9999/b"), "http://localhost:9999/b": served(t, "", "one"),
+		}, "without https it must be the same"},
 		{"a redirect to itself", keysURL, map[string]http.HandlerFunc{keysURL: redirect(keysURL)}, "too many redirects"},
 		{"huge", keysURL, map[string]http.HandlerFunc{keysURL: configuration(strings.Repeat(" ", maxBody+1))}, "more than"},
 		{"no keys", keysURL, map[string]http.HandlerFunc{keysURL: configuration(`{"keys":[]}`)}, "no key for"},

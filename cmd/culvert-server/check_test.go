@@ -1,11 +1,15 @@
 package main
 
 import (
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"culvert/config"
 )
 
 const hash = "sha256:9b1d5e8f3a7c2046d0e4b6a8c1f35792846ad0b3c5e7f9123d6b8a0c4e2f7591"
@@ -105,8 +109,11 @@ func TestExplain(t *testing.T) {
 		{"--identity bob dial 0xa9fea9fe:80", 3, "dial 169.254.169.254:80: denied: a link-local address", "denied by policy\n"},
 		{"--identity bob dial 127.0.0.1:8080", 3, "dial 127.0.0.1:8080: denied: the server's own listener", "denied by policy\n"},
 		{"--identity bob dial 192.0.2.1:22", 0, "dial 192.0.2.1:22: allowed: allow *:*\n", ""},
-		{"--identity alice listen localhost:8080", 0, "listen 127.0.0.1:8080: allowed: allow localhost:8000-8999 (FILE:8)\n", ""},
-		{"--identity alice listen *:8080", 3, "listen [::]:8080: denied: no rule allows it\n", "denied by policy\n"},
+		{"--identity alice listen localhost:8081", 0, "listen 127.0.0.1:8081: allowed: allow localhost:8000-8999 (FILE:8)\n", ""},
+		{"--identity alice listen [::1]:8080", 3, "listen [::1]:8080: denied: a port of the server's own, which no rule names\n", "denied by policy\n"},
+		{"--fallback http://localhost:8090 --identity alice listen 127.0.0.1:8090", 3, "listen 127.0.0.1:8090: denied: a port of the server's own", "denied by policy\n"},
+		{"--fallback http://192.0.2.1:8090 --identity alice listen 127.0.0.1:8090", 0, "listen 127.0.0.1:8090: allowed: ", ""},
+		{"--identity alice listen *:8081", 3, "listen [::]:8081: denied: no rule allows it\n", "denied by policy\n"},
 		{"--identity alcie dial 192.0.2.1:22", 2, "", "--identity: there is no identity \"alcie\"; did you mean alice?\n"},
 		{"dial 192.0.2.1:22", 2, "", "--identity: is not set; say who asks\n"},
 		{"--identity alice", 2, "", "explain: needs to know what is to be explained; write explain --identity NAME dial HOST:PORT"},
@@ -181,5 +188,23 @@ func TestExpiry(t *testing.T) {
 		if !strings.HasSuffix(got, want) {
 			t.Errorf("%q is %s, want %s", text, got, want)
 		}
+	}
+}
+
+// What the server asks without TLS is nothing that a client may listen in the place of.
+func TestBackends(t *testing.T) {
+	fallback, err := url.Parse("https://localhost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := func(keys string) config.Issuer { return config.Issuer{Keys: config.Text{Value: keys}} }
+	s := &setup{
+		web: &web{cfg: &config.Server{Fallback: fallback}},
+		access: &access{cfg: &config.Server{Issuers: []config.Issuer{
+			issuer("http://localhost:9998/keys"), issuer("http://[::1]/keys"), issuer("https://issuer.example/keys"), issuer("/etc/culvert/keys.pem"),
+		}}},
+	}
+	if got, want := s.backends(), []string{"localhost:443", "localhost:9998", "[::1]:80"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

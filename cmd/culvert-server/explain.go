@@ -40,7 +40,7 @@ func explainCommand() *program.Command {
 				return nil, config.Problems{unknown(s.cfg, identity)}
 			}
 			run := func(ctx context.Context) error {
-				own, err := tunnel.Own(ctx, append(s.beside(), s.cfg.Listen)...)
+				own, err := tunnel.Own(ctx, append(s.beside(), s.cfg.Listen), s.backends())
 				if err != nil {
 					return err
 				}

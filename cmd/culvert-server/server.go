@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdh"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -31,7 +34,7 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 		return nil, err
 	}
 	server, err := tunnel.NewServer(tunnel.ServerConfig{
-		Listen: cfg.Listen, Beside: s.beside(), Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
+		Listen: cfg.Listen, Beside: s.beside(), Backends: s.backends(), Path: cfg.Path, TLS: s.web.tls, Guard: auth.NewGuard(s.directory),
 		Other: s.web.other, Stealth: cfg.Stealth, AllowOrigins: cfg.AllowOrigins, TrustedProxies: cfg.TrustedProxies,
 		Key: s.key, Introduce: !cfg.Stealth,
 		MaxSessions: cfg.MaxSessions, MaxSessionsPerIdentity: cfg.MaxSessionsPerIdentity,
@@ -60,15 +63,20 @@ func prepare(src config.Sources, stdout, stderr io.Writer) (*program.Job, error)
 			// Nothing keeps a change of the identities from coming into force, which may be
 			// that one is gone, but what is wrong with them or the configuration itself.
 			Parts: []program.Part{
-				{Name: "identities", Do: func(context.Context) ([]string, error) {
+				{Name: "identities", Do: func(ctx context.Context) ([]string, error) {
 					next, err := loadAccess(src, s.access, s.log)
 					if err != nil {
 						return nil, err
 					}
-					s.web.use(next.clientCAs)
-					server.Use(next.directory)
-					s.sources.closeBut(next.sources)
+					before := s.access
 					s.access = next
+					s.web.use(next.clientCAs)
+					err = server.SetBackends(ctx, s.backends()) // first, since Use ends the listeners that are in their place
+					server.Use(next.directory)
+					before.sources.closeBut(next.sources)
+					if err != nil {
+						return nil, err
+					}
 					return append(next.warnings, program.NeedsRestart(config.Fixed(cfg, next.cfg))...), nil
 				}},
 				{Name: "certificates, site and key", Do: func(context.Context) ([]string, error) {
@@ -196,6 +204,30 @@ func (s *setup) beside() []string {
 		return nil
 	}
 	return []string{s.cfg.ACMEHTTP}
+}
+
+// backends are the web servers that the process itself asks, and that a client which
+// listens in their place could pretend to be: the fallback, and issuers without TLS.
+func (s *setup) backends() []string {
+	var all []string
+	if fallback := s.web.cfg.Fallback; fallback != nil { // the one that runs, after a reload too
+		all = append(all, hostPort(fallback))
+	}
+	for _, issuer := range s.cfg.Issuers {
+		if u, err := url.Parse(issuer.Keys.Value); err == nil && u.Scheme == "http" {
+			all = append(all, hostPort(u))
+		}
+	}
+	return all
+}
+
+// hostPort is "host:port" of the server in a URL.
+func hostPort(u *url.URL) string {
+	port := "80"
+	if u.Scheme == "https" {
+		port = "443"
+	}
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port))
 }
 
 // close ends the fetching of keys, and what the web server has.

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"culvert/auth"
 	"culvert/cmd/internal/front"
@@ -32,7 +33,9 @@ type web struct {
 	cfg      *config.Server
 	log      *slog.Logger
 
-	changed atomic.Pointer[tls.Config] // in place of tls, with the authorities of clients as they are now; nil: it is as it was
+	clientCAs atomic.Pointer[auth.ClientCAs] // as they are now; nil: no client shows a certificate
+	refusals  refusals
+	changed   atomic.Pointer[tls.Config] // in place of tls, with the authorities of clients as they are now; nil: it is as it was
 }
 
 // newWeb reads the files that are named, and opens nothing else.
@@ -71,8 +74,9 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 	}
 	if w.tls != nil && clientCAs != nil && cfg.ClientCert != "off" {
 		w.tls.ClientCAs, w.tls.ClientAuth = clientCAs.Pool(), tls.VerifyClientCertIfGiven
+		w.clientCAs.Store(clientCAs)
 		if cfg.ClientCert == "require" {
-			w.tls.ClientAuth = tls.RequireAndVerifyClientCert
+			w.tls.ClientAuth, w.tls.VerifyConnection = tls.RequireAndVerifyClientCert, w.verify
 		}
 	}
 	switch {
@@ -88,6 +92,33 @@ func newWeb(cfg *config.Server, clientCAs *auth.ClientCAs, log *slog.Logger) (w 
 	return w, problems
 }
 
+// verify is asked in each handshake where certificates are required, also when a session
+// is resumed. Where they are optional, one that is revoked is no credential, and its client
+// is a stranger like any other, or has another credential.
+func (w *web) verify(state tls.ConnectionState) error {
+	err := w.clientCAs.Load().Verify(state.PeerCertificates)
+	if err != nil && w.refusals.log() {
+		w.log.Warn("client certificate refused", "reason", err)
+	}
+	return err
+}
+
+// refusals lets a log line pass once in 10 s.
+type refusals struct {
+	mu   sync.Mutex
+	last time.Time
+}
+
+func (r *refusals) log() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.last.IsZero() && time.Since(r.last) < 10*time.Second {
+		return false
+	}
+	r.last = time.Now()
+	return true
+}
+
 // use takes what can change while the server runs: the authorities of clients, if it has
 // any.
 func (w *web) use(clientCAs *auth.ClientCAs) {
@@ -96,6 +127,7 @@ func (w *web) use(clientCAs *auth.ClientCAs) {
 	}
 	next := carrier.HardenTLS(w.tls.Clone()) // tickets go on to count: theirs are the keys of tls
 	next.ClientCAs = clientCAs.Pool()
+	w.clientCAs.Store(clientCAs)
 	w.changed.Store(next)
 }
 

@@ -88,56 +88,20 @@ func TestClientAuthoritiesChange(t *testing.T) {
 		}
 	}
 	put(oldPEM)
-	log, w := io.Pipe()
-	defer w.Close()
-	job, err := prepare(config.Sources{Flags: map[string][]string{
-		"listen": {"127.0.0.1:0"}, "token": {secret}, "tls-cert": {in("cert.pem")}, "tls-key": {in("key.pem")},
-		"client-ca": {in("clients.pem")}, "client-cert": {"require"}, "log-format": {"json"}, "grace": {"0s"},
-	}}, io.Discard, w)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer job.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- job.Run(ctx) }()
-	defer func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	}()
-	var line struct{ Address string }
-	for lines := json.NewDecoder(log); line.Address == ""; {
-		if err := lines.Decode(&line); err != nil {
-			t.Fatal(err)
-		}
-	}
-	go func() { _, _ = io.Copy(io.Discard, log) }()
-
+	job, address := running(t, map[string][]string{
+		"tls-cert": {in("cert.pem")}, "tls-key": {in("key.pem")}, "client-ca": {in("clients.pem")}, "client-cert": {"require"},
+	})
 	tickets := make(map[*tls.Certificate]tls.ClientSessionCache) // of each client
 	served := func(cert *tls.Certificate) bool {
 		t.Helper()
 		if tickets[cert] == nil {
 			tickets[cert] = tls.NewLRUClientSessionCache(0)
 		}
-		transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{
-			InsecureSkipVerify: true, ClientSessionCache: tickets[cert], NextProtos: []string{"http/1.1"},
-			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil },
-		}}
-		resp, err := (&http.Client{Transport: transport}).Get("https://" + line.Address)
-		if err != nil {
-			return false
-		}
-		defer resp.Body.Close()
-		if resp.TLS.NegotiatedProtocol != "http/1.1" {
-			t.Errorf("protocol %q", resp.TLS.NegotiatedProtocol)
-		}
-		return resp.StatusCode == http.StatusNotFound
+		return visit(t, address, &tls.Config{ClientSessionCache: tickets[cert]}, cert) != nil
 	}
 	reload := func() {
 		t.Helper()
-		if _, err := reloaded(ctx, job); err != nil {
+		if _, err := reloaded(t.Context(), job); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -154,6 +118,148 @@ func TestClientAuthoritiesChange(t *testing.T) {
 	if served(oldCert) || !served(newCert) {
 		t.Error("an authority that was removed is still known")
 	}
+}
+
+// A certificate that is revoked ends the handshake where one is required, in a session that
+// is resumed, too. Where it is optional, its client is a stranger.
+func TestRevokedInTheHandshake(t *testing.T) {
+	for _, tt := range []struct {
+		mode      string
+		version   uint16
+		wantAfter bool // whether visitors with the certificate are served
+	}{
+		{"require", tls.VersionTLS12, false}, {"require", tls.VersionTLS13, false}, {"optional", tls.VersionTLS13, true},
+	} {
+		t.Run(tt.mode+" "+tls.VersionName(tt.version), func(t *testing.T) {
+			dir := t.TempDir()
+			in := func(name string) string { return filepath.Join(dir, name) }
+			certificate(t, in("cert.pem"), in("key.pem"))
+			authority, ca := ownAuthority(t, 1)
+			put := func(name string, content []byte) {
+				if err := os.WriteFile(in(name), content, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			put("clients.pem", authority)
+			put("crl.pem", revocationList(t, ca))
+			job, address := running(t, map[string][]string{
+				"tls-cert": {in("cert.pem")}, "tls-key": {in("key.pem")},
+				"client-ca": {in("clients.pem")}, "client-cert": {tt.mode}, "crl": {in("crl.pem")},
+			})
+			good, bad := clientCertificate(t, ca, 11), clientCertificate(t, ca, 12)
+			cfg := &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(0), MaxVersion: tt.version}
+			for _, resumed := range []bool{false, true} {
+				if state := visit(t, address, cfg, bad); state == nil || state.DidResume != resumed {
+					t.Fatalf("before: %+v, want resumed: %v", state, resumed)
+				}
+			}
+			put("crl.pem", revocationList(t, ca, bad))
+			if _, err := reloaded(t.Context(), job); err != nil {
+				t.Fatal(err)
+			}
+			if state := visit(t, address, cfg, bad); (state != nil) != tt.wantAfter {
+				t.Errorf("a session of before: %+v", state)
+			}
+			if state := visit(t, address, &tls.Config{MaxVersion: tt.version}, bad); (state != nil) != tt.wantAfter {
+				t.Errorf("a new session: %+v", state)
+			}
+			if visit(t, address, &tls.Config{MaxVersion: tt.version}, good) == nil {
+				t.Error("another certificate is refused")
+			}
+		})
+	}
+}
+
+// running is a server with a token and these flags, which runs until the test ends.
+func running(t *testing.T, flags map[string][]string) (job *program.Job, address string) {
+	t.Helper()
+	flags["listen"], flags["token"] = []string{"127.0.0.1:0"}, []string{secret}
+	flags["log-format"], flags["grace"] = []string{"json"}, []string{"0s"}
+	log, w := io.Pipe()
+	t.Cleanup(func() { w.Close() })
+	job, err := prepare(config.Sources{Flags: flags}, io.Discard, w)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(job.Close)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- job.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	var line struct{ Address string }
+	for lines := json.NewDecoder(log); line.Address == ""; {
+		if err := lines.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, log) }()
+	return job, line.Address
+}
+
+// visit makes a request with a certificate and returns the state of TLS, nil if nothing is
+// answered.
+func visit(t *testing.T, address string, cfg *tls.Config, cert *tls.Certificate) *tls.ConnectionState {
+	t.Helper()
+	cfg = cfg.Clone()
+	cfg.InsecureSkipVerify, cfg.NextProtos = true, []string{"http/1.1"}
+	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return cert, nil }
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: cfg}, Timeout: 20 * time.Second}
+	resp, err := client.Get("https://" + address)
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != http.StatusNotFound || resp.TLS.NegotiatedProtocol != "http/1.1" {
+		t.Errorf("answered %s over %q, %v", resp.Status, resp.TLS.NegotiatedProtocol, err)
+	}
+	return resp.TLS
+}
+
+// clientCertificate is one that the authority has signed.
+func clientCertificate(t *testing.T, ca *tls.Certificate, serial int64) *tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: fmt.Sprint("client ", serial)}, NotAfter: time.Now().Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, leafOf(t, ca), key.Public(), ca.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+func leafOf(t *testing.T, cert *tls.Certificate) *x509.Certificate {
+	t.Helper()
+	leaf, err := x509.ParseCertificate(cert.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf
+}
+
+// revocationList is a list of an authority.
+func revocationList(t *testing.T, ca *tls.Certificate, revoked ...*tls.Certificate) []byte {
+	t.Helper()
+	template := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour)}
+	for _, cert := range revoked {
+		template.RevokedCertificateEntries = append(template.RevokedCertificateEntries,
+			x509.RevocationListEntry{SerialNumber: leafOf(t, cert).SerialNumber, RevocationTime: time.Now()})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, template, leafOf(t, ca), ca.PrivateKey.(*ecdsa.PrivateKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der})
 }
 
 // A server of which only the certificate can change outlives the SIGHUP of who has
@@ -199,7 +305,7 @@ func ownAuthority(t *testing.T, serial int64) ([]byte, *tls.Certificate) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: fmt.Sprint("client ", serial)}, NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {

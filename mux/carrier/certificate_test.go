@@ -9,8 +9,10 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -224,5 +226,43 @@ func TestDialClientCertificate(t *testing.T) {
 			_, _, err = d.Dial(t.Context(), nil)
 			phaseOf(t, err, carrier.PhaseUpgrade)
 		})
+	}
+}
+
+// Neither end speaks a cipher suite with CBC in TLS 1.2.
+func TestHardenTLS(t *testing.T) {
+	cert := issue(t, x509.Certificate{DNSNames: []string{"tunnel.example"}}, nil)
+	speak := func(server, client *tls.Config) error {
+		here, there := net.Pipe()
+		defer here.Close()
+		defer there.Close()
+		ended := make(chan error, 1)
+		go func() { ended <- tls.Server(there, server).Handshake(); there.Close() }()
+		return errors.Join(tls.Client(here, client).Handshake(), <-ended)
+	}
+	offered := 0
+	for _, suite := range tls.CipherSuites() {
+		if !slices.Contains(suite.SupportedVersions, tls.VersionTLS12) || !strings.Contains(suite.Name, "_ECDSA_") {
+			continue
+		}
+		offered++
+		plain := func() (server, client *tls.Config) {
+			return &tls.Config{Certificates: []tls.Certificate{*cert}, MaxVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
+				&tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+		}
+		want := !strings.Contains(suite.Name, "_CBC_")
+		server, client := plain()
+		client.CipherSuites = []uint16{suite.ID}
+		if err := speak(carrier.HardenTLS(server), client); (err == nil) != want {
+			t.Errorf("a server: %s: %v, want it spoken: %v", suite.Name, err, want)
+		}
+		server, client = plain()
+		server.CipherSuites = []uint16{suite.ID}
+		if err := speak(server, carrier.HardenTLS(client)); (err == nil) != want {
+			t.Errorf("a client: %s: %v, want it spoken: %v", suite.Name, err, want)
+		}
+	}
+	if offered < 5 {
+		t.Errorf("only %d suites are tried", offered)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // upgraded.
 type limitListener struct {
 	net.Listener
-	total, perAddr int
+	total, perAddr int                   // perAddr for each source
 	exempt         func(netip.Addr) bool // from perAddr; nil: none
 	log            *slog.Logger
 	limits, stalls seldom
@@ -89,13 +89,13 @@ func passing(err error) bool {
 
 // admit counts conn, or closes it and returns nil.
 func (l *limitListener) admit(conn net.Conn) *wire {
-	key := addrKey(conn.RemoteAddr())
+	from := sourcesOf(conn.RemoteAddr())
 	w := newWire(conn)
 
 	l.mu.Lock()
-	if l.byAddr[key] >= l.perAddr && (l.exempt == nil || !l.exempt(addrOf(conn.RemoteAddr()))) {
+	if limit := l.reached(from); limit != "" && (l.exempt == nil || !l.exempt(addrOf(conn.RemoteAddr()))) {
 		l.mu.Unlock()
-		l.bites("unauthenticated_per_address", conn)
+		l.bites(limit, conn)
 		conn.Close()
 		return nil
 	}
@@ -103,22 +103,22 @@ func (l *limitListener) admit(conn net.Conn) *wire {
 	if l.conns.Len() >= l.total {
 		oldest = l.conns.Front().Value.(*wire)
 	}
-	place := l.count(w, key)
+	place := l.count(w, from)
 	closed := false
 	w.uncount = func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		closed = true
-		place = l.uncount(place, key)
+		place = l.uncount(place, from)
 	}
 	w.trust = func(trusted bool) {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		switch {
 		case trusted:
-			place = l.uncount(place, key)
+			place = l.uncount(place, from)
 		case place == nil && !closed:
-			place = l.count(w, key)
+			place = l.count(w, from)
 		}
 	}
 	l.mu.Unlock()
@@ -130,21 +130,44 @@ func (l *limitListener) admit(conn net.Conn) *wire {
 	return w
 }
 
+// reached returns the limit of a source that has no room for another connection, "" if
+// there is room. Called with mu held.
+func (l *limitListener) reached(from sources) string {
+	switch {
+	case l.byAddr[from.address] >= l.perAddr:
+		return "unauthenticated_per_address"
+	case from.site.IsValid() && l.byAddr[from.site] >= siteAddresses*l.perAddr:
+		return "unauthenticated_per_network"
+	}
+	return ""
+}
+
 // count and uncount are called with mu held. place is nil for a connection that is
 // not counted.
-func (l *limitListener) count(w *wire, key netip.Prefix) (place *list.Element) {
-	l.byAddr[key]++
+func (l *limitListener) count(w *wire, from sources) (place *list.Element) {
+	l.byAddr[from.address]++
+	if from.site.IsValid() {
+		l.byAddr[from.site]++
+	}
 	return l.conns.PushBack(w)
 }
 
-func (l *limitListener) uncount(place *list.Element, key netip.Prefix) *list.Element {
-	if place != nil {
-		l.conns.Remove(place)
-		if l.byAddr[key]--; l.byAddr[key] == 0 {
-			delete(l.byAddr, key)
-		}
+func (l *limitListener) uncount(place *list.Element, from sources) *list.Element {
+	if place == nil {
+		return nil
+	}
+	l.conns.Remove(place)
+	l.forget(from.address)
+	if from.site.IsValid() {
+		l.forget(from.site)
 	}
 	return nil
+}
+
+func (l *limitListener) forget(source netip.Prefix) {
+	if l.byAddr[source]--; l.byAddr[source] == 0 {
+		delete(l.byAddr, source)
+	}
 }
 
 func (l *limitListener) bites(limit string, conn net.Conn) {
@@ -172,16 +195,27 @@ func (l *limitListener) closeConns() {
 	}
 }
 
-// addrKey is what counts as one address: whoever has one IPv6 address mostly has
-// the 64 bits behind it too.
-func addrKey(addr net.Addr) netip.Prefix {
+// siteAddresses is how many times the limit of an address a /48 network of IPv6 may
+// have: that is what a site gets, with 65,536 networks that count as one address each.
+const siteAddresses = 4
+
+// sources are what a connection counts for.
+type sources struct {
+	address netip.Prefix // an IPv4 address, or an IPv6 /64 network, which one machine mostly has
+	site    netip.Prefix // an IPv6 /48 network; not valid for IPv4
+}
+
+// sourcesOf returns the sources of an address, none if it is no address.
+func sourcesOf(addr net.Addr) (s sources) {
 	ip := addrOf(addr)
-	bits := 32
-	if ip.Is6() {
-		bits = 64
+	switch {
+	case ip.Is4():
+		s.address = netip.PrefixFrom(ip, 32)
+	case ip.Is6():
+		s.address, _ = ip.Prefix(64)
+		s.site, _ = ip.Prefix(48)
 	}
-	prefix, _ := ip.Prefix(bits) // none of an address that is none
-	return prefix
+	return s
 }
 
 // addrOf is the address of a TCP socket, in its one spelling.

@@ -3,8 +3,10 @@ package carrier
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -154,6 +156,39 @@ func TestLimitsCount(t *testing.T) {
 	l.closeConns()
 	if n := l.conns.Len(); n != 0 || len(l.byAddr) != 0 {
 		t.Errorf("%d connections and %d addresses are still counted", n, len(l.byAddr))
+	}
+}
+
+// The networks of a site count together.
+func TestLimitsCountSites(t *testing.T) {
+	l := newLimitListener(&scripted{remote: &net.TCPAddr{}}, 100, 2, slog.New(slog.DiscardHandler))
+	from := func(ip string) *wire {
+		conn, _ := net.Pipe()
+		return l.admit(&remoteConn{Conn: conn, remote: &net.TCPAddr{IP: net.ParseIP(ip), Port: 7}})
+	}
+	var last *wire
+	for i := range 2 * siteAddresses {
+		if last = from(fmt.Sprintf("2001:db8:1:%x::1", i)); last == nil {
+			t.Fatalf("connection %d is refused", i)
+		}
+	}
+	if from("2001:db8:1:ffff::1") != nil {
+		t.Error("one more of the site was admitted")
+	}
+	if from("2001:db8:2::1") == nil {
+		t.Error("another site was refused")
+	}
+	last.uncounted() // upgraded
+	if from("2001:db8:1:ffff::1") == nil || from("2001:db8:1:fffe::1") != nil {
+		t.Error("a carrier makes room for one")
+	}
+	l.exempt = func(netip.Addr) bool { return true }
+	if from("2001:db8:1:ffff::1") == nil {
+		t.Error("a trusted proxy is bounded")
+	}
+	l.closeConns()
+	if len(l.byAddr) != 0 {
+		t.Errorf("%d sources are still counted", len(l.byAddr))
 	}
 }
 

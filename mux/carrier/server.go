@@ -36,7 +36,8 @@ type ServerConfig struct {
 	MaxUnauthenticated int
 
 	// MaxUnauthenticatedPerAddress bounds them for each remote IPv4 address or
-	// IPv6 /64 network; one more is closed. Default 64.
+	// IPv6 /64 network, and four times as many for each IPv6 /48 network; one more is
+	// closed. Default 64.
 	MaxUnauthenticatedPerAddress int
 
 	// TrustedProxies are where reverse proxies of the server's own connect from. Of

@@ -9,7 +9,10 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,15 +38,17 @@ type Fallback struct {
 //
 // A request keeps its path, its query and its headers, Origin and Referer among them.
 // The web server gets its own name as Host, and the visitor's address and the host and
-// scheme that the visitor used in X-Forwarded-For, -Host and -Proto. In the headers of
-// its answers its own name is replaced, so that visitors come back here and do not learn
-// where the web server is. Upgrades are passed on.
+// scheme that the visitor used in X-Forwarded-For, -Host and -Proto. Other headers that
+// seem to say where a request comes from are removed, since the visitor may have written
+// them. In the headers of its answers its own name is replaced, so that visitors come back
+// here and do not learn where the web server is. Upgrades to WebSocket are passed on, and
+// no others: what follows one to HTTP/2 would be requests that nobody here has looked at.
 //
 // A web server that cannot be reached is answered 502, one that does not begin to answer
 // within 60 s 504. log gets a warning then, once a minute at most.
 func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 	f := &Fallback{backend: newBackend(target), log: log, transport: &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: fallbackConnect}).DialContext, //nolint:forbidigo // no stream has to do with it
+		DialContext:           dialerOf(target),
 		TLSHandshakeTimeout:   fallbackConnect,
 		ResponseHeaderTimeout: fallbackAnswer,
 		IdleConnTimeout:       30 * time.Second,
@@ -57,6 +62,11 @@ func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // the library leaves out what it cannot parse
+			for name := range r.Out.Header {
+				if forwarding(name) {
+					delete(r.Out.Header, name)
+				}
+			}
 			r.SetXForwarded()
 			for _, name := range []string{"X-Forwarded-Host", "X-Forwarded-Proto"} { // a trusted proxy's
 				if said := r.In.Header.Get(name); said != "" {
@@ -70,10 +80,47 @@ func NewFallback(target *url.URL, log *slog.Logger) *Fallback {
 	return f
 }
 
+// dialerOf returns what connects to target. A name is resolved each time, but localhost
+// never: it is 127.0.0.1 and ::1, and the one that has answered comes first from then on,
+// so that a program that appears at the other one gets no visitors.
+func dialerOf(target *url.URL) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Timeout: fallbackConnect} //nolint:forbidigo // no stream has to do with it
+	if !strings.EqualFold(strings.TrimSuffix(target.Hostname(), "."), "localhost") {
+		return d.DialContext
+	}
+	hosts := [...]string{"127.0.0.1", "::1"}
+	var answered atomic.Int32 // an index of hosts
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		first := answered.Load()
+		conn, err := d.DialContext(ctx, network, net.JoinHostPort(hosts[first], port))
+		if err == nil || ctx.Err() != nil {
+			return conn, err
+		}
+		conn, other := d.DialContext(ctx, network, net.JoinHostPort(hosts[1-first], port))
+		if other != nil {
+			return nil, err
+		}
+		answered.CompareAndSwap(first, 1-first)
+		return conn, nil
+	}
+}
+
 func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect { // which is for proxies of another kind
 		http.Error(w, http.StatusText(http.StatusMethodNotAllowed), http.StatusMethodNotAllowed)
 		return
+	}
+	if r.ProtoMajor != 1 { // the beginning of HTTP/2
+		http.Error(w, http.StatusText(http.StatusHTTPVersionNotSupported), http.StatusHTTPVersionNotSupported)
+		return
+	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		r = r.Clone(r.Context())
+		r.Header.Del("Upgrade")
 	}
 	outer := outerOrigin(r)
 	hide := func(header http.Header) { f.backend.hide(header, outer) }
@@ -83,6 +130,16 @@ func (f *Fallback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return nil
 	}
 	proxy.ServeHTTP(&hintWriter{w, hide}, r)
+}
+
+// forwarding reports whether a header seems to say where a request comes from. Many web
+// servers do not tell dashes from underscores (RFC 3875, 4.1.18).
+func forwarding(name string) bool {
+	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
+	return slices.Contains(strings.Split(name, "-"), "forwarded") ||
+		slices.ContainsFunc([]string{"real-ip", "client-ip", "connecting-ip", "originating-ip", "remote-ip", "remote-addr"}, func(end string) bool {
+			return name == end || strings.HasSuffix(name, "-"+end)
+		})
 }
 
 // outerOrigin returns how the visitor reached this server, or the trusted proxy in front

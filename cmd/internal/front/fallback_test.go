@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,7 +113,7 @@ func TestFallbackHidesTheBackend(t *testing.T) {
 		w.Header().Set("Link", "<"+self+"/a.css>; rel=preload")
 		if r.Header.Get("Upgrade") != "" {
 			w.Header().Set("Connection", "Upgrade")
-			w.Header().Set("Upgrade", "echo")
+			w.Header().Set("Upgrade", "websocket")
 			w.Header().Set("Set-Cookie", "a=b; Domain=127.0.0.1")
 			w.WriteHeader(http.StatusSwitchingProtocols)
 			return
@@ -131,7 +132,7 @@ func TestFallbackHidesTheBackend(t *testing.T) {
 		want    []http.Header
 	}{
 		{request + "\r\n", []http.Header{hint, answer}},
-		{request + "Connection: Upgrade\r\nUpgrade: echo\r\n\r\n", []http.Header{upgrade}},
+		{request + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", []http.Header{upgrade}},
 	} {
 		conn, err := net.Dial("tcp", address)
 		if err != nil {
@@ -176,7 +177,7 @@ func TestFallbackUpgrades(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: WebSocket\r\n\r\n")
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
@@ -185,6 +186,68 @@ func TestFallbackUpgrades(t *testing.T) {
 	_, _ = io.WriteString(conn, "hello\n")
 	if line, err := r.ReadString('\n'); line != "hello\n" {
 		t.Errorf("%q, %v", line, err)
+	}
+}
+
+// Only WebSockets get a connection of their own to the web server.
+func TestFallbackUpgradesToNothingElse(t *testing.T) {
+	address, _ := fallback(t, func(w http.ResponseWriter, r *http.Request) {
+		for _, name := range []string{"Upgrade", "Connection", "Http2-Settings"} {
+			if values := r.Header[name]; values != nil {
+				t.Errorf("passed on %s: %q", name, values)
+			}
+		}
+		_, _ = io.WriteString(w, r.Method)
+	})
+	for _, upgrade := range []string{"h2c", "TLS/1.0", "websocket, h2c", "h2c\r\nUpgrade: websocket", "\x80", "websockets"} {
+		resp, body := answerTo(t, address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: "+upgrade+"\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n\r\n")
+		if resp.StatusCode != http.StatusOK || body != "GET" {
+			t.Errorf("%q: answered %s, %q", upgrade, resp.Status, body)
+		}
+	}
+	if resp, body := answerTo(t, address, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"); resp.StatusCode != http.StatusHTTPVersionNotSupported {
+		t.Errorf("HTTP/2 is answered %s, %q", resp.Status, body)
+	}
+	// A web server that is eager gets no further.
+	address, _ = fallback(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "h2c")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	})
+	if resp, _ := answerTo(t, address, "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"); resp.StatusCode != http.StatusBadGateway {
+		t.Errorf("an upgrade that nobody passed on is answered %s", resp.Status)
+	}
+}
+
+// Where a request comes from says this server alone.
+func TestFallbackRemovesForwarding(t *testing.T) {
+	got := make(chan http.Header, 1)
+	address, _ := fallback(t, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		for name, values := range r.Trailer {
+			r.Header["Trailer "+name] = values
+		}
+		got <- r.Header
+	})
+	kept := []string{"X-Forward", "X-Ip", "Forwarding", "X-Realip-Not"}
+	for _, name := range []string{
+		"Forwarded", "FORWARDED", "X-Forwarded-For", "x_forwarded_for", "X_Forwarded-For", "X-Forwarded_Host", "X-Forwarded-Server", "X-Forwarded-Port",
+		"X-Forwarded-Client-Cert", "X-Forwarded", "X-Original-Forwarded-For", "X-Real-IP", "x_real_ip", "X-Real_IP", "Real-IP", "Client-IP", "X-Client-IP",
+		"True-Client-IP", "X-Cluster-Client-IP", "CF-Connecting-IP", "X-Originating-IP", "Remote_Addr",
+	} {
+		answerTo(t, address, "POST / HTTP/1.1\r\nHost: tunnel.example\r\n"+name+": 192.0.2.9\r\n"+strings.Join(kept, ": 192.0.2.9\r\n")+": 192.0.2.9\r\n"+
+			"Transfer-Encoding: chunked\r\nTrailer: "+name+"\r\n\r\n0\r\n"+name+": 192.0.2.9\r\n\r\n")
+		header := <-got
+		for _, ours := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+			if header.Get(ours) == "" || strings.Contains(header.Get(ours), "192.0.2.9") {
+				t.Errorf("%s: passed on %s: %q", name, ours, header[ours])
+			}
+		}
+		for passed, values := range header {
+			if strings.Contains(strings.Join(values, "|"), "192.0.2.9") != slices.Contains(kept, passed) {
+				t.Errorf("%s: passed on %s: %q", name, passed, values)
+			}
+		}
 	}
 }
 
@@ -220,4 +283,38 @@ func TestFallbackIsNoOpenProxy(t *testing.T) {
 	if got := <-hosts; strings.HasPrefix(got, other) || !strings.HasSuffix(got, "/a") {
 		t.Errorf("an absolute URL is passed on as %q", got)
 	}
+}
+
+// localhost is both loopback addresses, and the one that has answered comes first.
+func TestFallbackAtLocalhost(t *testing.T) {
+	at := func(ip, port, name string) (*httptest.Server, string) {
+		t.Helper()
+		ln, err := net.Listen("tcp", net.JoinHostPort(ip, port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		site := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Connection", "close") // the next request is another connection
+			_, _ = io.WriteString(w, name)
+		}))
+		site.Listener.Close()
+		site.Listener = ln
+		site.Start()
+		t.Cleanup(site.Close)
+		_, port, _ = net.SplitHostPort(ln.Addr().String())
+		return site, port
+	}
+	site, port := at("::1", "0", "site")
+	address, _ := fallbackTo(t, "http://LocalHost.:"+port)
+	want := func(name string) {
+		t.Helper()
+		if _, body := answerTo(t, address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n"); body != name {
+			t.Errorf("answered %q, want %q", body, name)
+		}
+	}
+	want("site")
+	at("127.0.0.1", port, "other")
+	want("site")
+	site.Close()
+	want("other")
 }
