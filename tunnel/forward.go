@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"culvert/mux"
+	"culvert/mux/carrier/reserve"
 	"culvert/tunnel/gate"
 )
 
@@ -53,6 +54,11 @@ func (f *forwarder) run(ctx context.Context, conns *sync.WaitGroup) {
 			}
 		}
 		conn, err := f.listener.Accept()
+		if err == nil {
+			if err = reserve.Check(conn); err != nil {
+				abort(conn)
+			}
+		}
 		if err == nil {
 			pause.reset()
 			conns.Go(func() {

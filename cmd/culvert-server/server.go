@@ -135,11 +135,9 @@ func load(src config.Sources, stderr io.Writer) (*setup, error) {
 // that is wrong.
 func loadAccess(src config.Sources, before *access, log *slog.Logger) (*access, error) {
 	cfg, warnings, err := config.LoadServer(src)
-	if err != nil {
-		return nil, err
-	}
-	a, problems := newAccess(cfg, before, log)
-	if err := problems.Err(); err != nil {
+	problems := program.Problems(err)
+	a, wrong := newAccess(cfg, before, log)
+	if err := append(problems, wrong...).Err(); err != nil {
 		a.sources.closeBut(before.sources)
 		return nil, err
 	}

@@ -187,6 +187,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
+	// Who has sealed a request has yet to show that.
+	if opened == nil && !claim(r, client.Identity) {
+		h.debug(r, "not admitted", errConnections)
+		(&Refusal{Status: http.StatusServiceUnavailable, Token: RefusalLimit, Text: errConnections.Error()}).write(w)
+		return
+	}
 	admission, err := h.admit(r, client, opened)
 	if err != nil {
 		refusal, ok := errors.AsType[*Refusal](err)
@@ -202,7 +208,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	conn, err := h.upgrade(w, r, admission.Reply, opened)
 	if err == nil && opened != nil {
-		err = h.confirmed(r.Context(), conn)
+		err = h.confirmed(r.Context(), conn, client.Identity)
 	}
 	if err != nil {
 		h.debug(r, "upgrade", err)
@@ -264,7 +270,7 @@ func (h *Handler) upgrade(w http.ResponseWriter, r *http.Request, reply []byte, 
 		}
 	}
 	w.Header().Set(helloHeader, encodeHello(reply))
-	hw := &hijackWriter{ResponseWriter: w, sealed: opened != nil}
+	hw := &hijackWriter{ResponseWriter: w}
 	var pinged func(context.Context, []byte) bool // set before anything is read
 	ws, err := websocket.Accept(hw, r, &websocket.AcceptOptions{
 		Subprotocols:   []string{Subprotocol},
@@ -341,8 +347,7 @@ func headerTokens(h http.Header, key string) []string {
 // hijackWriter gives the WebSocket library a cork for the connection.
 type hijackWriter struct {
 	http.ResponseWriter
-	sealed bool  // the client has yet to show that it is the one who sealed the request
-	cork   *cork // set by Hijack
+	cork *cork // set by Hijack
 }
 
 const (
@@ -366,9 +371,6 @@ func (w *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if found == nil && !isTLS(conn) { // a pipe, or another http.Server than ours
 		found = newWire(conn)
 		conn = found
-	}
-	if found != nil && !w.sealed {
-		found.uncounted()
 	}
 	w.cork = newCork(conn, false)
 	w.cork.prefix, _ = rw.Reader.Peek(rw.Reader.Buffered()) // rw is not used again

@@ -403,7 +403,7 @@ func (k *cork) Close() error {
 // nothing, because that could block.
 func (k *cork) closeSocket() {
 	if k.wire != nil {
-		k.wire.uncounted()
+		k.wire.counted.ends()
 	}
 	k.socket.Close()
 	k.hasSpoken()

@@ -10,35 +10,39 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"culvert/mux/carrier/reserve"
 )
 
-// limitListener bounds the connections that are not carriers. A connection is
-// counted from Accept until it is closed or its wire is told that it was
-// upgraded.
+// limitListener bounds the connections that it accepts. Each is counted among those that
+// nobody knows, of its address and in all, or among those of an identity; see counted.
 type limitListener struct {
 	net.Listener
-	total, perAddr int                   // perAddr for each source
-	exempt         func(netip.Addr) bool // from perAddr; nil: none
-	log            *slog.Logger
-	limits, stalls seldom
+	total, perAddr, perIdentity int
+	exempt                      func(netip.Addr) bool // from perAddr; nil: none
+	log                         *slog.Logger
+	limits, stalls              seldom
 
 	closeOnce sync.Once
 	closed    chan struct{}
 
-	mu     sync.Mutex // guards the rest
-	conns  *list.List // of *wire, the oldest first
-	byAddr map[netip.Prefix]int
+	mu         sync.Mutex // guards the rest
+	conns      *list.List // of *wire, the oldest first: those that are closed when there are too many
+	byAddr     map[netip.Prefix]int
+	byIdentity map[string]int
 }
 
-func newLimitListener(ln net.Listener, total, perAddr int, log *slog.Logger) *limitListener {
+func newLimitListener(ln net.Listener, total, perAddr, perIdentity int, log *slog.Logger) *limitListener {
 	return &limitListener{
-		Listener: ln,
-		total:    total,
-		perAddr:  perAddr,
-		log:      log,
-		closed:   make(chan struct{}),
-		conns:    list.New(),
-		byAddr:   make(map[netip.Prefix]int),
+		Listener:    ln,
+		total:       total,
+		perAddr:     perAddr,
+		perIdentity: perIdentity,
+		log:         log,
+		closed:      make(chan struct{}),
+		conns:       list.New(),
+		byAddr:      make(map[netip.Prefix]int),
+		byIdentity:  make(map[string]int),
 	}
 }
 
@@ -49,6 +53,11 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	wait := shortest
 	for {
 		conn, err := l.Listener.Accept()
+		if err == nil {
+			if err = reserve.Check(conn); err != nil {
+				conn.Close()
+			}
+		}
 		if err == nil {
 			wait = shortest
 			if w := l.admit(conn); w != nil {
@@ -89,44 +98,17 @@ func passing(err error) bool {
 
 // admit counts conn, or closes it and returns nil.
 func (l *limitListener) admit(conn net.Conn) *wire {
-	from := sourcesOf(conn.RemoteAddr())
 	w := newWire(conn)
-
+	w.counted = &counted{l: l, wire: w, from: sourcesOf(conn.RemoteAddr())}
 	l.mu.Lock()
-	if limit := l.reached(from); limit != "" && (l.exempt == nil || !l.exempt(addrOf(conn.RemoteAddr()))) {
+	if limit := l.reached(w.counted.from); limit != "" && (l.exempt == nil || !l.exempt(addrOf(conn.RemoteAddr()))) {
 		l.mu.Unlock()
 		l.bites(limit, conn)
 		conn.Close()
 		return nil
 	}
-	var oldest *wire
-	if l.conns.Len() >= l.total {
-		oldest = l.conns.Front().Value.(*wire)
-	}
-	place := l.count(w, from)
-	closed := false
-	w.uncount = func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		closed = true
-		place = l.uncount(place, from)
-	}
-	w.trust = func(trusted bool) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		switch {
-		case trusted:
-			place = l.uncount(place, from)
-		case place == nil && !closed:
-			place = l.count(w, from)
-		}
-	}
 	l.mu.Unlock()
-
-	if oldest != nil {
-		l.bites("unauthenticated", oldest)
-		oldest.Close()
-	}
+	w.counted.begins()
 	return w
 }
 
@@ -142,31 +124,148 @@ func (l *limitListener) reached(from sources) string {
 	return ""
 }
 
-// count and uncount are called with mu held. place is nil for a connection that is
-// not counted.
-func (l *limitListener) count(w *wire, from sources) (place *list.Element) {
-	l.byAddr[from.address]++
-	if from.site.IsValid() {
-		l.byAddr[from.site]++
-	}
-	return l.conns.PushBack(w)
+// counted is where a connection counts:
+//
+//	                     in conns   of its address   of an identity
+//	nobody knows it      yes        yes              no
+//	busy for a client    no         no               yes
+//	idle after that      yes        no               yes
+//
+// One that is busy is a carrier or has a request of an HTTP pipe. One that is idle is the
+// client's until its next request, but makes room for others, as it can be replaced. A nil
+// counted is not bounded. Its fields are guarded by the listener's mu.
+type counted struct {
+	l    *limitListener
+	wire *wire
+	from sources
+
+	place    *list.Element // in conns; nil: not there
+	ofAddr   bool
+	known    bool
+	identity string // if it is known
+	closed   bool
 }
 
-func (l *limitListener) uncount(place *list.Element, from sources) *list.Element {
-	if place == nil {
-		return nil
+// begins is told that the connection, or a request on it, begins, of which nobody knows
+// whose it is.
+func (c *counted) begins() {
+	if c == nil {
+		return
 	}
-	l.conns.Remove(place)
-	l.forget(from.address)
-	if from.site.IsValid() {
-		l.forget(from.site)
+	c.l.mu.Lock()
+	if !c.closed {
+		c.forget()
+		if !c.ofAddr {
+			c.ofAddr = true
+			for _, source := range c.from.all() {
+				c.l.byAddr[source]++
+			}
+		}
+		c.wait()
 	}
-	return nil
+	c.l.mu.Unlock()
+	c.l.evict()
 }
 
-func (l *limitListener) forget(source netip.Prefix) {
-	if l.byAddr[source]--; l.byAddr[source] == 0 {
-		delete(l.byAddr, source)
+// claim is told that the connection is busy for a client of this identity. It reports
+// false, and changes nothing, if the identity has too many.
+func (c *counted) claim(identity string) bool {
+	if c == nil {
+		return true
+	}
+	c.l.mu.Lock()
+	ok := c.closed || c.l.byIdentity[identity] < c.l.perIdentity || c.known && c.identity == identity
+	if ok && !c.closed {
+		c.leave()
+		c.known, c.identity = true, identity
+		c.l.byIdentity[identity]++
+	}
+	c.l.mu.Unlock()
+	if !ok {
+		if n, log := c.l.limits.now(); log {
+			c.l.log.Warn("limit reached", "limit", "connections", "client", identity, "remote", c.wire.RemoteAddr().String(), "times", n)
+		}
+	}
+	return ok
+}
+
+// rests is told that the connection's request has ended.
+func (c *counted) rests() {
+	if c == nil {
+		return
+	}
+	c.l.mu.Lock()
+	if !c.closed {
+		c.wait()
+	}
+	c.l.mu.Unlock()
+	c.l.evict()
+}
+
+// ends is told that the connection is closed. Idempotent.
+func (c *counted) ends() {
+	if c == nil {
+		return
+	}
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	c.closed = true
+	c.leave()
+}
+
+// wait puts the connection in conns, if it is not there. It and the following are called
+// with mu held.
+func (c *counted) wait() {
+	if c.place == nil {
+		c.place = c.l.conns.PushBack(c.wire)
+	}
+}
+
+// leave takes the connection out of all counts.
+func (c *counted) leave() {
+	c.forget()
+	if c.place != nil {
+		c.l.conns.Remove(c.place)
+		c.place = nil
+	}
+	if c.ofAddr {
+		c.ofAddr = false
+		for _, source := range c.from.all() {
+			decrement(c.l.byAddr, source)
+		}
+	}
+}
+
+// forget takes it out of those of an identity.
+func (c *counted) forget() {
+	if c.known {
+		c.known = false
+		decrement(c.l.byIdentity, c.identity)
+	}
+}
+
+func decrement[K comparable](counts map[K]int, key K) {
+	if counts[key]--; counts[key] == 0 {
+		delete(counts, key)
+	}
+}
+
+// evict closes the oldest connections that wait, if there are too many.
+func (l *limitListener) evict() {
+	for {
+		l.mu.Lock()
+		if l.conns.Len() <= l.total {
+			l.mu.Unlock()
+			return
+		}
+		oldest := l.conns.Front().Value.(*wire)
+		known := oldest.counted.known
+		oldest.counted.leave()
+		l.mu.Unlock()
+		if !known { // its client hardly notices
+			l.bites("unauthenticated", oldest)
+		}
+		oldest.Close()
 	}
 }
 
@@ -182,7 +281,7 @@ func (l *limitListener) Close() error {
 	return l.Listener.Close()
 }
 
-// closeConns closes every connection that is counted.
+// closeConns closes every connection that waits.
 func (l *limitListener) closeConns() {
 	l.mu.Lock()
 	var all []*wire
@@ -216,6 +315,14 @@ func sourcesOf(addr net.Addr) (s sources) {
 		s.site, _ = ip.Prefix(48)
 	}
 	return s
+}
+
+// all are the sources that there are.
+func (s sources) all() []netip.Prefix {
+	if s.site.IsValid() {
+		return []netip.Prefix{s.address, s.site}
+	}
+	return []netip.Prefix{s.address}
 }
 
 // addrOf is the address of a TCP socket, in its one spelling.

@@ -66,7 +66,7 @@ func TestAcceptBacksOff(t *testing.T) {
 			}
 		}
 		n := len(inner.errs)
-		l := newLimitListener(inner, 10, 10, slog.New(slog.NewTextHandler(&log, nil)))
+		l := newLimitListener(inner, 10, 10, 10, slog.New(slog.NewTextHandler(&log, nil)))
 		if _, err := l.Accept(); err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +93,7 @@ func TestAcceptBacksOff(t *testing.T) {
 func TestAcceptEnds(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		inner := &scripted{errs: []error{acceptError(syscall.EINVAL)}}
-		l := newLimitListener(inner, 10, 10, slog.New(slog.DiscardHandler))
+		l := newLimitListener(inner, 10, 10, 10, slog.New(slog.DiscardHandler))
 		if _, err := l.Accept(); !errors.Is(err, syscall.EINVAL) {
 			t.Errorf("an error that will not pass: %v", err)
 		}
@@ -118,7 +118,7 @@ func TestAcceptEnds(t *testing.T) {
 
 func TestLimitsCount(t *testing.T) {
 	inner := &scripted{remote: &net.TCPAddr{IP: net.ParseIP("2001:db8:1:2::1")}}
-	l := newLimitListener(inner, 4, 3, slog.New(slog.DiscardHandler))
+	l := newLimitListener(inner, 4, 3, 10, slog.New(slog.DiscardHandler))
 	from := func(ip string) *wire {
 		conn, _ := net.Pipe()
 		return l.admit(&remoteConn{Conn: conn, remote: &net.TCPAddr{IP: net.ParseIP(ip), Port: 7}})
@@ -138,7 +138,7 @@ func TestLimitsCount(t *testing.T) {
 	// One that was closed, however often, makes room for one.
 	b.Close()
 	b.Close()
-	b.uncounted()
+	b.counted.ends()
 	if from("2001:db8:1:2::5") == nil || from("2001:db8:1:2::6") != nil {
 		t.Error("closing makes room for one")
 	}
@@ -146,7 +146,7 @@ func TestLimitsCount(t *testing.T) {
 	if from("192.0.2.1") == nil || !isClosed(a) {
 		t.Error("the one that waited longest is to be closed when all is full")
 	}
-	c.uncounted() // upgraded
+	c.counted.claim("alice")
 	if from("::ffff:192.0.2.1") == nil || from("192.0.2.1") == nil || from("192.0.2.1") != nil {
 		t.Error("an IPv4 address is not one address")
 	}
@@ -154,14 +154,77 @@ func TestLimitsCount(t *testing.T) {
 		t.Error("a carrier was closed to make room")
 	}
 	l.closeConns()
-	if n := l.conns.Len(); n != 0 || len(l.byAddr) != 0 {
-		t.Errorf("%d connections and %d addresses are still counted", n, len(l.byAddr))
+	c.Close()
+	if n := l.conns.Len(); n != 0 || len(l.byAddr) != 0 || len(l.byIdentity) != 0 {
+		t.Errorf("%d connections, %d addresses and %d identities are still counted", n, len(l.byAddr), len(l.byIdentity))
+	}
+}
+
+// A connection that is busy for a client counts for its identity alone, and one that is
+// idle after that makes room for others, until a request comes of which nobody knows whose
+// it is.
+func TestLimitsOfAnIdentity(t *testing.T) {
+	l := newLimitListener(new(scripted), 3, 2, 4, slog.New(slog.DiscardHandler))
+	connect := func() *wire {
+		conn, _ := net.Pipe()
+		return l.admit(&remoteConn{Conn: conn, remote: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 7}})
+	}
+	isClosed := func(w *wire) bool { return w.Conn.(*remoteConn).closed }
+	var busy []*wire
+	for range 4 {
+		w := connect()
+		if w == nil || !w.counted.claim("alice") {
+			t.Fatal("refused within the limits")
+		}
+		busy = append(busy, w)
+	}
+	fifth := connect()
+	if fifth.counted.claim("alice") || !fifth.counted.claim("bob") || !busy[0].counted.claim("alice") {
+		t.Error("not the identity's own limit")
+	}
+	strangers := []*wire{connect(), connect()}
+	if connect() != nil {
+		t.Error("a third stranger of one address was admitted")
+	}
+	busy[0].counted.rests()
+	if isClosed(busy[0]) {
+		t.Error("an idle connection was closed with room for it")
+	}
+	if fifth.counted.claim("alice") {
+		t.Error("idle connections do not count for the identity")
+	}
+	busy[1].counted.rests()
+	if !isClosed(strangers[0]) || isClosed(strangers[1]) || isClosed(busy[0]) {
+		t.Error("the oldest of too many is not closed")
+	}
+	connect()
+	connect()
+	if !isClosed(strangers[1]) || !isClosed(busy[0]) || isClosed(busy[1]) {
+		t.Error("strangers do not take the place of idle connections")
+	}
+	if !fifth.counted.claim("alice") {
+		t.Error("a connection that was closed counts")
+	}
+	l.closeConns()
+	busy[2].counted.begins() // nobody knows whose
+	if alices, ofAddr := l.byIdentity["alice"], l.byAddr[busy[2].counted.from.address]; alices != 2 || ofAddr != 1 {
+		t.Errorf("%d of alice, %d of the address", alices, ofAddr)
+	}
+	fifth.Close()
+	for _, w := range busy {
+		w.Close()
+		w.counted.begins() // too late
+		w.counted.rests()
+		w.counted.claim("alice")
+	}
+	if n := l.conns.Len(); n != 0 || len(l.byAddr) != 0 || len(l.byIdentity) != 0 {
+		t.Errorf("%d connections, %d addresses and %d identities are still counted", n, len(l.byAddr), len(l.byIdentity))
 	}
 }
 
 // The networks of a site count together.
 func TestLimitsCountSites(t *testing.T) {
-	l := newLimitListener(&scripted{remote: &net.TCPAddr{}}, 100, 2, slog.New(slog.DiscardHandler))
+	l := newLimitListener(&scripted{remote: &net.TCPAddr{}}, 100, 2, 100, slog.New(slog.DiscardHandler))
 	from := func(ip string) *wire {
 		conn, _ := net.Pipe()
 		return l.admit(&remoteConn{Conn: conn, remote: &net.TCPAddr{IP: net.ParseIP(ip), Port: 7}})
@@ -178,7 +241,7 @@ func TestLimitsCountSites(t *testing.T) {
 	if from("2001:db8:2::1") == nil {
 		t.Error("another site was refused")
 	}
-	last.uncounted() // upgraded
+	last.counted.claim("alice") // upgraded
 	if from("2001:db8:1:ffff::1") == nil || from("2001:db8:1:fffe::1") != nil {
 		t.Error("a carrier makes room for one")
 	}
@@ -187,6 +250,7 @@ func TestLimitsCountSites(t *testing.T) {
 		t.Error("a trusted proxy is bounded")
 	}
 	l.closeConns()
+	last.Close()
 	if len(l.byAddr) != 0 {
 		t.Errorf("%d sources are still counted", len(l.byAddr))
 	}

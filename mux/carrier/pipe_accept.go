@@ -82,10 +82,11 @@ type (
 // insidePipe reports whether r came through an HTTP pipe.
 func insidePipe(r *http.Request) bool { return r.Context().Value(insideKey{}) != nil }
 
-// errPipes and errRequests mean that there are too many.
+// These mean that there are too many.
 var (
-	errPipes    = errors.New("too many pipes")
-	errRequests = errors.New("too many requests of one pipe at once")
+	errPipes       = errors.New("too many pipes")
+	errRequests    = errors.New("too many requests of one pipe at once")
+	errConnections = errors.New("too many connections of this identity")
 )
 
 // find returns the pipe that the request is about, busy until rest is called. Nil
@@ -237,11 +238,14 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 	w.Header().Set(serverHeader, set.name)
 	w.Header().Set("X-Accel-Buffering", "no") // asks nginx not to wait for more
 	if ask.probe {
-		trust(r)
 		answerProbe(w, r)
 		return
 	}
-	p, err := set.find(r, ask, identity)
+	var p *serverPipe
+	err := errConnections
+	if claim(r, identity) {
+		p, err = set.find(r, ask, identity)
+	}
 	switch {
 	case errors.Is(err, net.ErrClosed):
 		w.Header().Set(refusalHeader, RefusalStopping)
@@ -260,7 +264,6 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 		return
 	}
 	defer p.rest()
-	trust(r)
 	// net/http sends the end of an answer after this, or all of a short one.
 	defer func() { _ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(bodyPatience)) }()
 	if ask.post {
@@ -270,14 +273,15 @@ func (h *Handler) servePipe(w http.ResponseWriter, r *http.Request, set *pipes, 
 	}
 }
 
-// trust takes the request's connection, until its next one, out of those that are
-// bounded because nobody knows who they are.
-func trust(r *http.Request) {
-	if conn, ok := r.Context().Value(connKey{}).(net.Conn); ok {
-		if wire := findWire(conn); wire != nil {
-			wire.trusted(true)
-		}
+// claim counts the request's connection as one of an identity, until its next request. It
+// reports false if there are too many.
+func claim(r *http.Request, identity string) bool {
+	conn, ok := r.Context().Value(connKey{}).(net.Conn)
+	if !ok {
+		return true
 	}
+	wire := findWire(conn)
+	return wire == nil || wire.counted.claim(identity)
 }
 
 // answerProbe lets the client find out whether what is written arrives at once.

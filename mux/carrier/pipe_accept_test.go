@@ -355,47 +355,6 @@ func TestPipesAreNotUnauthenticated(t *testing.T) {
 	})
 }
 
-// A connection counts again with its next request, unless that shows a credential
-// too.
-func TestTrustEndsWithTheRequest(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		s := newPipeServer(t, carrier.ServerConfig{MaxUnauthenticated: 3})
-		defer s.close()
-		var conns []net.Conn
-		for range 5 {
-			conn, err := s.network.Dial(t.Context(), "", "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			_, _ = io.WriteString(conn, "GET /tunnel HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\nCulvert-Pipe: probe\r\n\r\n")
-			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if b, err := io.ReadAll(resp.Body); len(b) != 2 || err != nil {
-				t.Errorf("%d bytes, %v", len(b), err)
-			}
-			resp.Body.Close()
-			conns = append(conns, conn)
-		}
-		for _, conn := range conns {
-			_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
-			synctest.Wait()
-		}
-		conn, err := s.network.Dial(t.Context(), "", "")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		synctest.Wait()
-		_ = conns[0].SetReadDeadline(time.Now().Add(time.Second))
-		if _, err := conns[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
-			t.Errorf("the oldest of too many: %v", err)
-		}
-	})
-}
-
 // A poll may wait for longer than the server gives other answers.
 func TestPipePollOutlastsTimeouts(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

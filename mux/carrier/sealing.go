@@ -112,8 +112,9 @@ func (c *Conn) confirm(ctx context.Context) error {
 
 var errUnconfirmed = errors.New("a sealed request was not confirmed in time")
 
-// confirmed waits for that message. On an error c has ended.
-func (h *Handler) confirmed(ctx context.Context, c *Conn) error {
+// confirmed waits for that message, with which c counts as one of the identity. On an
+// error c has ended.
+func (h *Handler) confirmed(ctx context.Context, c *Conn, identity string) error {
 	timeout := h.HandshakeTimeout
 	if timeout <= 0 {
 		timeout = defaultHandshakeTimeout
@@ -123,18 +124,17 @@ func (h *Handler) confirmed(ctx context.Context, c *Conn) error {
 	defer context.AfterFunc(ctx, func() { c.Abort(context.Cause(ctx)) })()
 	var b [SealOverhead]byte
 	n, err := c.ReadMessage(b[:])
-	if err == nil && n > 0 {
+	switch {
+	case err == nil && n > 0:
 		err = ErrProtocol
+	case err == nil && c.cork.wire != nil && !c.cork.wire.counted.claim(identity):
+		err = errConnections
 	}
 	if err != nil {
 		c.Abort(err)
 		_ = c.Close("")
-		return err
 	}
-	if c.cork.wire != nil {
-		c.cork.wire.uncounted()
-	}
-	return nil
+	return err
 }
 
 // peerKey is the context's key of a [PeerKey].

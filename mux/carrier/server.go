@@ -14,6 +14,10 @@ import (
 	"time"
 )
 
+// connectionsPerPipe is how many connections a client may have for each pipe that it may
+// have: the requests of one are two at a time, and for a moment there are more.
+const connectionsPerPipe = 4
+
 // headerSlack is how many bytes net/http reads beyond Server.MaxHeaderBytes.
 const headerSlack = 4 << 10
 
@@ -50,7 +54,8 @@ type ServerConfig struct {
 	// upgrade passes; each is or becomes a carrier. Default 2048.
 	MaxPipes int
 
-	// MaxPipesPerIdentity bounds them for each identity. Default 128.
+	// MaxPipesPerIdentity bounds them for each identity, and the connections of its
+	// carriers and of the requests of its pipes to four times as many. Default 128.
 	MaxPipesPerIdentity int
 
 	// PipeIdle is how long a pipe lives without a request of its client. It must
@@ -90,7 +95,8 @@ func NewServer(cfg ServerConfig) *Server {
 // pipes, which need it. It may be called for several listeners, each with limits and
 // pipes of its own.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config) error {
-	limited := newLimitListener(ln, s.cfg.MaxUnauthenticated, s.cfg.MaxUnauthenticatedPerAddress, s.cfg.Logger)
+	limited := newLimitListener(ln, s.cfg.MaxUnauthenticated, s.cfg.MaxUnauthenticatedPerAddress,
+		connectionsPerPipe*s.cfg.MaxPipesPerIdentity, s.cfg.Logger)
 	limited.exempt = trustedProxies(s.cfg.TrustedProxies).has
 	var secured net.Listener = limited
 	if tlsConf != nil {
@@ -117,12 +123,17 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 			s.cfg.Handler.ServeHTTP(w, r)
 		}),
 		ConnState: func(conn net.Conn, state http.ConnState) {
-			switch state { //nolint:exhaustive // idle connections stay as they were
+			wire := findWire(conn)
+			switch state {
 			case http.StateNew:
 				busy.Add(1)
 			case http.StateActive:
-				if wire := findWire(conn); wire != nil {
-					wire.trusted(false)
+				if wire != nil {
+					wire.counted.begins()
+				}
+			case http.StateIdle:
+				if wire != nil {
+					wire.counted.rests()
 				}
 			case http.StateHijacked, http.StateClosed:
 				busy.Done()

@@ -14,8 +14,7 @@ type wire struct {
 
 	vitals *vitals
 
-	uncount func()             // the listener's, idempotent; or nil
-	trust   func(trusted bool) // the listener's; or nil
+	counted *counted // by the listener; nil if it does not
 
 	idle atomic.Pointer[idle] // nil: there is no telling
 
@@ -169,24 +168,8 @@ func (w *wire) flush(a *writeTry, wait bool) (sent bool, err error) {
 }
 
 func (w *wire) Close() error {
-	w.uncounted()
+	w.counted.ends()
 	return w.Conn.Close()
-}
-
-// uncounted tells the listener, if it limits, that this connection is not one of
-// those it counts any more. Idempotent.
-func (w *wire) uncounted() {
-	if w.uncount != nil {
-		w.uncount()
-	}
-}
-
-// trusted tells the listener, if it limits, whether the connection's last request
-// had a credential, so that it is not counted, or has yet to show one.
-func (w *wire) trusted(on bool) {
-	if w.trust != nil {
-		w.trust(on)
-	}
 }
 
 // maxReuse is the largest buffer that is kept for the next message.

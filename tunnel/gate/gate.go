@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"culvert/auth"
+	"culvert/mux/carrier/reserve"
 )
 
 // KeepAlive is what connections of streams are probed with.
@@ -18,7 +19,8 @@ var KeepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interv
 
 // Dial connects to the address of a grant to dial. It gives up as soon as ctx ends or
 // the grant is revoked; from then on it is the caller's to ask for that
-// ([auth.Grant.OnRevoke]). An error that is not the system's wraps [auth.ErrDenied].
+// ([auth.Grant.OnRevoke]). An error that is not the system's wraps [auth.ErrDenied]; EMFILE
+// means that only the descriptors in reserve are left.
 func Dial(ctx context.Context, grant *auth.Grant) (net.Conn, error) {
 	if !grant.Dials() {
 		return nil, fmt.Errorf("%w: no leave to dial", auth.ErrDenied)
@@ -27,12 +29,12 @@ func Dial(ctx context.Context, grant *auth.Grant) (net.Conn, error) {
 	defer cancel(nil)
 	grant.OnRevoke(cancel)
 	addr := grant.Addr()
-	d := net.Dialer{KeepAliveConfig: KeepAlive, Control: func(_, address string, _ syscall.RawConn) error {
+	d := net.Dialer{KeepAliveConfig: KeepAlive, Control: func(network, address string, conn syscall.RawConn) error {
 		// The last gate: whatever happened above, nothing else is connected to.
 		if to, err := netip.ParseAddrPort(address); err != nil || plain(to) != addr || !grant.Dials() {
 			return fmt.Errorf("%w: %s is not %s", auth.ErrDenied, address, addr)
 		}
-		return nil
+		return reserve.Control(network, address, conn)
 	}}
 	conn, err := d.DialContext(ctx, string(grant.Network()), addr.String())
 	if revoked := context.Cause(ctx); err != nil && errors.Is(revoked, auth.ErrDenied) {
@@ -61,7 +63,7 @@ func Listen(ctx context.Context, grant *auth.Grant, port uint16) (*net.TCPListen
 	case addr.Addr().IsUnspecified(): // both families, as far as there are two
 		network, address = "tcp", net.JoinHostPort("", strconv.Itoa(int(addr.Port())))
 	}
-	lc := net.ListenConfig{KeepAliveConfig: KeepAlive}
+	lc := net.ListenConfig{KeepAliveConfig: KeepAlive, Control: reserve.Control}
 	ln, err := lc.Listen(ctx, network, address)
 	if err != nil {
 		return nil, err
