@@ -57,6 +57,8 @@ type Conn struct {
 
 	heartbeat atomic.Int64 // see SetHeartbeat
 
+	reading sync.Mutex // held by who reads from the connection
+
 	// Owned by the reader.
 	pongs bucket
 	next  io.Reader // of the message that has begun; nil between messages
@@ -106,7 +108,9 @@ func (c *Conn) start(ws *websocket.Conn) {
 	c.wg.Go(func() {
 		c.flushLoop()
 		// It gives its buffers back, and is freed. Otherwise it never would be: it has a
-		// finalizer and refers to itself.
+		// finalizer and refers to itself. Who reads may yet find out why the Conn is dead.
+		c.reading.Lock()
+		defer c.reading.Unlock()
 		_ = ws.CloseNow()
 	})
 	c.wg.Go(c.pulse)
@@ -136,7 +140,9 @@ func (c *Conn) largest() int {
 // error of the network if the connection was cut, ErrHeartbeat, ErrProtocol, ErrSeal,
 // or what was given to Abort; net.ErrClosed after Close.
 func (c *Conn) ReadMessage(p []byte) (int, error) {
-	if err := c.AwaitMessage(); err != nil {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if err := c.await(); err != nil {
 		return 0, err
 	}
 	r := c.next
@@ -185,6 +191,13 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 // be there while nothing comes. It has the errors of ReadMessage, and is for the same
 // goroutine.
 func (c *Conn) AwaitMessage() error {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	return c.await()
+}
+
+// await is AwaitMessage with reading held.
+func (c *Conn) await() error {
 	if c.dead() { // the WebSocket library would read on after some errors
 		return c.died("read")
 	}
