@@ -58,12 +58,13 @@ func (c *fakeCarrier) Flush() error {
 	return nil
 }
 
-func (c *fakeCarrier) Close(string) error { c.Abort(nil); return nil }
-func (c *fakeCarrier) Abort(error)        { c.dead.once.Do(func() { close(c.dead.c) }) }
-func (c *fakeCarrier) Secure() bool       { return false }
-func (c *fakeCarrier) RemoteAddr() string { return "memory" }
-func (c *fakeCarrier) SetUnsentLimit(int) {}
-func (c *fakeCarrier) OnIdle(func())      {}
+func (c *fakeCarrier) Close(string) error  { c.Abort(nil); return nil }
+func (c *fakeCarrier) Abort(error)         { c.dead.once.Do(func() { close(c.dead.c) }) }
+func (c *fakeCarrier) Secure() bool        { return false }
+func (c *fakeCarrier) RemoteAddr() string  { return "memory" }
+func (c *fakeCarrier) SetUnsentLimit(int)  {}
+func (c *fakeCarrier) OnIdle(func())       {}
+func (c *fakeCarrier) AwaitMessage() error { return nil } // ReadMessage does
 
 // end is one end of a real session.
 type end struct {

@@ -57,8 +57,12 @@ type Conn struct {
 
 	heartbeat atomic.Int64 // see SetHeartbeat
 
-	pongs bucket  // owned by the reader
-	spare [1]byte // owned by the reader: where a byte too much goes
+	reading sync.Mutex // held by who reads from the connection
+
+	// Owned by the reader.
+	pongs bucket
+	next  io.Reader // of the message that has begun; nil between messages
+	spare [1]byte   // where a byte too much goes
 
 	cause    atomic.Pointer[error] // what the Conn died of; the first one counts
 	writeErr atomic.Pointer[error] // the same, if the reader has nothing better to say
@@ -104,7 +108,9 @@ func (c *Conn) start(ws *websocket.Conn) {
 	c.wg.Go(func() {
 		c.flushLoop()
 		// It gives its buffers back, and is freed. Otherwise it never would be: it has a
-		// finalizer and refers to itself.
+		// finalizer and refers to itself. Who reads may yet find out why the Conn is dead.
+		c.reading.Lock()
+		defer c.reading.Unlock()
 		_ = ws.CloseNow()
 	})
 	c.wg.Go(c.pulse)
@@ -134,17 +140,13 @@ func (c *Conn) largest() int {
 // error of the network if the connection was cut, ErrHeartbeat, ErrProtocol, ErrSeal,
 // or what was given to Abort; net.ErrClosed after Close.
 func (c *Conn) ReadMessage(p []byte) (int, error) {
-	if c.dead() { // the WebSocket library would read on after some errors
-		return 0, c.died("read")
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if err := c.await(); err != nil {
+		return 0, err
 	}
-	typ, r, err := c.ws.Reader(context.Background())
-	if err != nil {
-		return 0, c.readFailed(err)
-	}
-	if typ != websocket.MessageBinary {
-		c.cork.putClose(closeUnsupported, "binary messages only")
-		return 0, c.tellThenDie(fmt.Errorf("%w: text message", ErrProtocol))
-	}
+	r := c.next
+	c.next = nil
 
 	// Fragments may be as small as a byte, or empty, and each has a header.
 	c.cork.budget.Store(int64(4*c.opt.MaxMessage + 64<<10))
@@ -185,9 +187,38 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 	return len(plain), nil
 }
 
-// OnIdle has ReadMessage call f when nothing has arrived yet that it could read, as
-// far as the system tells without blocking: on Linux and macOS, over TCP. f must
-// not block. OnIdle is called before the first ReadMessage.
+// AwaitMessage waits until a message begins, which ReadMessage then reads: so p need not
+// be there while nothing comes. It has the errors of ReadMessage, and is for the same
+// goroutine.
+func (c *Conn) AwaitMessage() error {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	return c.await()
+}
+
+// await is AwaitMessage with reading held.
+func (c *Conn) await() error {
+	if c.dead() { // the WebSocket library would read on after some errors
+		return c.died("read")
+	}
+	if c.next != nil {
+		return nil
+	}
+	typ, r, err := c.ws.Reader(context.Background())
+	if err != nil {
+		return c.readFailed(err)
+	}
+	if typ != websocket.MessageBinary {
+		c.cork.putClose(closeUnsupported, "binary messages only")
+		return c.tellThenDie(fmt.Errorf("%w: text message", ErrProtocol))
+	}
+	c.next = r
+	return nil
+}
+
+// OnIdle has ReadMessage and AwaitMessage call f when nothing has arrived yet that they
+// could read, as far as the system tells without blocking: on Linux and macOS, over TCP.
+// f must not block. OnIdle is called before either.
 func (c *Conn) OnIdle(f func()) {
 	if w := c.cork.wire; w != nil {
 		w.onIdle(f)

@@ -293,18 +293,22 @@ var readBuffers = sync.Pool{New: func() any { return new([readBuffer]byte) }}
 
 // received is a message that a carrier has delivered, or why it did not.
 type received struct {
-	buf *[readBuffer]byte
+	buf *[readBuffer]byte // nil: borrowed when a message begins
 	n   int
 	err error
 }
 
-func newReceived() *received { return &received{buf: readBuffers.Get().(*[readBuffer]byte)} }
+func (r *received) read(c Carrier) {
+	if r.err = c.AwaitMessage(); r.err != nil {
+		return
+	}
+	r.buf = readBuffers.Get().(*[readBuffer]byte)
+	r.n, r.err = c.ReadMessage(r.buf[:])
+}
 
-func (r *received) read(c Carrier) { r.n, r.err = c.ReadMessage(r.buf[:]) }
-
-// release gives the memory back. r may be nil.
+// release gives the buffer back. r may be nil.
 func (r *received) release() {
-	if r != nil {
+	if r != nil && r.buf != nil {
 		readBuffers.Put(r.buf)
 		r.buf = nil
 	}
@@ -320,7 +324,7 @@ const proveTime = 10 * time.Second
 func (l *Link) prove(ctx context.Context, c Carrier, checksum, client bool) (*received, error) {
 	defer time.AfterFunc(proveTime, func() { c.Abort(ErrMute) }).Stop()
 	defer context.AfterFunc(ctx, func() { c.Abort(context.Cause(ctx)) })()
-	first := newReceived()
+	first := new(received)
 	c.OnIdle(l.idle)
 	if client {
 		first.err = l.greet(c, checksum)
@@ -359,7 +363,7 @@ func (l *Link) readLoop(att *attachment) {
 	}
 	got := att.first
 	if att.first = nil; got == nil {
-		got = newReceived()
+		got = new(received)
 		att.carrier.OnIdle(l.idle)
 		got.read(att.carrier)
 	}
@@ -388,7 +392,8 @@ func (l *Link) readLoop(att *attachment) {
 			case <-l.Done():
 			}
 		}
-		l.Send() // what is acknowledged, what the path has room for, and what onReceive has written
+		got.release() // most sessions are idle: the next message may be hours away
+		l.Send()      // what is acknowledged, what the path has room for, and what onReceive has written
 		if m.kind == typeLast {
 			l.awaitNext(att)
 			return

@@ -10,12 +10,13 @@ import (
 
 // Carrier is what a link rides on: a transport of whole messages, in order.
 type Carrier interface {
-	// ReadMessage reads one message into p, which holds the largest one
-	// allowed and 64 bytes that the carrier may need beside it. One goroutine of
-	// the link calls it.
+	// AwaitMessage waits until a message begins, and ReadMessage reads it into p,
+	// which holds the largest one allowed and 64 bytes that the carrier may need
+	// beside it. One goroutine of the link at a time calls them, one after the other.
+	AwaitMessage() error
 	ReadMessage(p []byte) (int, error)
-	// OnIdle has ReadMessage call f when it is about to wait for the peer, as
-	// far as it can tell. It is called before the first ReadMessage.
+	// OnIdle has both call f when they are about to wait for the peer, as far as they
+	// can tell. It is called before either.
 	OnIdle(f func())
 	// WriteMessages sends each of v as one message, in order and together if
 	// it can. It does not block: it says whether all was sent, and if not,
@@ -25,7 +26,7 @@ type Carrier interface {
 	WriteMessages(v ...[]byte) (sent bool, err error)
 	Flush() error
 	// Close ends the carrier after what was written; Abort ends it at once.
-	// Both unblock ReadMessage and Flush and may be called at any time.
+	// Both unblock AwaitMessage, ReadMessage and Flush and may be called at any time.
 	Close(reason string) error
 	Abort(cause error)
 	// Secure says whether this end of the carrier is under TLS, or sealed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -413,11 +414,12 @@ func TestWakeAsksReplaceAfter(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		var r rotation
 		redial := r.every(0)
-		after := time.Hour
-		redial.ReplaceAfter = func(Carrier) time.Duration { return after }
+		var after atomic.Int64
+		after.Store(int64(time.Hour))
+		redial.ReplaceAfter = func(Carrier) time.Duration { return time.Duration(after.Load()) }
 		e := connectAs(t, Config{}, Config{}, redial)
 		e.say(e.client, e.server, "x")
-		after = time.Second
+		after.Store(int64(time.Second))
 		time.Sleep(time.Minute)
 		if n, _ := r.count(); n != 0 {
 			t.Errorf("%d carriers replaced", n)

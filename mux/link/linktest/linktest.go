@@ -77,10 +77,18 @@ func (p *Pipe) Filter(toServer bool, f func(m []byte) [][]byte) {
 	q.mu.Unlock()
 }
 
-// ReadMessage reads the next message into p.
-func (c *Carrier) ReadMessage(p []byte) (int, error) {
+// AwaitMessage waits until there is a message, or none will come.
+func (c *Carrier) AwaitMessage() error {
 	if c.idle != nil && c.in.empty() {
 		c.idle()
+	}
+	return c.in.await()
+}
+
+// ReadMessage reads the next message into p.
+func (c *Carrier) ReadMessage(p []byte) (int, error) {
+	if err := c.AwaitMessage(); err != nil {
+		return 0, err
 	}
 	return c.in.pop(p)
 }
@@ -213,17 +221,31 @@ func (q *queue) empty() bool {
 	return len(q.messages) == 0 || q.held
 }
 
-func (q *queue) pop(p []byte) (int, error) {
+// await waits for something to pop.
+func (q *queue) await() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	return q.awaitLocked()
+}
+
+func (q *queue) awaitLocked() error {
 	for (len(q.messages) == 0 || q.held) && (q.err == nil || q.held && len(q.messages) > 0) && !q.deaf {
 		q.cond.Wait()
 	}
-	if q.deaf {
-		return 0, errClosed
+	switch {
+	case q.deaf:
+		return errClosed
+	case len(q.messages) == 0:
+		return q.err
 	}
-	if len(q.messages) == 0 {
-		return 0, q.err
+	return nil
+}
+
+func (q *queue) pop(p []byte) (int, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.awaitLocked(); err != nil {
+		return 0, err
 	}
 	m := q.messages[0]
 	q.messages = q.messages[:copy(q.messages, q.messages[1:])]
