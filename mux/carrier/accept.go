@@ -35,12 +35,13 @@ type Handler struct {
 	// Other answers what is not ours, as the web server that a stranger sees. It has as
 	// long as bytes go on moving, 30 s apart at most; the time-outs of a [Server] do not
 	// cut it. Of requests that look like ours it sees neither the credential nor our
-	// headers. Nil means http.NotFound.
+	// headers; with Stealth it sees them, unless the credential is a good one. Nil means
+	// http.NotFound.
 	Other http.Handler
 
 	// Stealth makes upgrades with a wrong credential, or with an Origin that is not
 	// allowed, Other's. The credential is then checked on every path, so that the right
-	// one takes no longer.
+	// one takes no longer, and in every request that looks like ours.
 	Stealth bool
 
 	// AllowOrigins are those that a request of ours may have, compared exactly; none
@@ -152,9 +153,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var client Client
 	var opened *seal.Opened
 	var err error
-	if asked && allowed && (here || h.Stealth) {
+	hide := !h.Stealth // from Other, what is ours
+	if asked && allowed && here || h.Stealth && looksOurs(r.Header) {
 		var meant *http.Request
-		opened, meant, err = h.open(w, r, piped)
+		opened, meant, err = h.open(w, r, piped || !asked && r.Header.Get(helloHeader) == "")
 		switch {
 		case err != nil:
 			if h.Refused != nil && !errors.Is(err, errQuestion) {
@@ -166,19 +168,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				err = fmt.Errorf("%w: %w", err, errNoKey)
 			}
 		}
+		hide = hide || err == nil
 	}
 	switch {
 	case !asked || !here:
 		h.debug(r, "not an upgrade", nil)
-		h.other(w, r)
+		h.other(w, r, hide)
 		return
 	case !allowed:
 		h.debug(r, "origin", nil)
-		h.refuse(w, r, http.StatusForbidden, nil)
+		h.refuse(w, r, hide, http.StatusForbidden, nil)
 		return
 	case err != nil:
 		h.debug(r, "credential", err)
-		h.refuse(w, r, http.StatusUnauthorized, err)
+		h.refuse(w, r, hide, http.StatusUnauthorized, err)
 		return
 	}
 
@@ -214,10 +217,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	admission.Attach(conn)
 }
 
-// refuse says no to a stranger, or nothing. An err that is a [*Refusal] is the answer.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
+// refuse says no to a stranger, or nothing: then hide is for other. An err that is a
+// [*Refusal] is the answer.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, hide bool, status int, err error) {
 	if h.Stealth {
-		h.other(w, r)
+		h.other(w, r, hide)
 		return
 	}
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
