@@ -246,6 +246,7 @@ func (s *Server) Run(ctx context.Context) error {
 			TrustedProxies:               s.cfg.TrustedProxies,
 			MaxPipes:                     2 * s.cfg.MaxSessions, // one that a client has left lives on for a while
 			MaxPipesPerIdentity:          2 * s.cfg.MaxSessionsPerIdentity,
+			PipeMemory:                   int64(pipeMemory(&s.cfg)),
 			Logger:                       s.cfg.Logger,
 		}).Serve(accepting, ln, s.cfg.TLS)
 		cancel() // if that was by itself, the rest stops too
