@@ -361,14 +361,23 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 	if r.Sealed { // what was recorded proves nothing: the client has yet to say something
 		reply, attach, err = s.registry.Consider(r.Identity, r.Remote, r.Secure, r.Hello)
 	} else {
-		s.cfg.Audit.Event(auditLogin, who...)
 		reply, attach, cancel, err = s.registry.Admit(r.Identity, r.Remote, r.Secure, r.Hello)
 	}
-	if err != nil {
+	r.OnConfirmed(func(confirmed bool) {
+		if !confirmed {
+			s.cfg.Audit.Bounded(auditUnconfirmed, who...)
+			return
+		}
+		s.cfg.Audit.Event(auditLogin, who...)
+		if err == nil {
+			return
+		}
 		s.cfg.Audit.Bounded(auditSessionRefused, append(who, auditError(err))...)
 		if errors.Is(err, link.ErrLimit) && s.limited.now() {
 			s.log.Warn("limit reached", keyLimit, "sessions", keyClient, r.Identity, keyRemote, r.Remote)
 		}
+	})
+	if err != nil {
 		for _, known := range refusals {
 			if errors.Is(err, known.err) {
 				return carrier.Admission{}, &known.refusal
@@ -377,9 +386,6 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 		return carrier.Admission{}, err
 	}
 	return carrier.Admission{Reply: reply, Attach: func(c *carrier.Conn) {
-		if r.Sealed {
-			s.cfg.Audit.Event(auditLogin, who...)
-		}
 		s.origins.carrier(c, from)
 		// A credential that ends takes the carrier with it: a client that has
 		// another resumes the session with that.

@@ -74,8 +74,8 @@ type Handler struct {
 	HandshakeTimeout time.Duration
 
 	// Admit decides on an authenticated client before the upgrade, and must not
-	// block for long. A [*Refusal] is the answer; any other error is logged and
-	// answered with 500. Required.
+	// block for long. A [*Refusal] is the answer, to a sealed request inside of a 101 that
+	// looks like any other; any other error is logged and answered with 500. Required.
 	Admit func(Request) (Admission, error)
 
 	// Logger gets a debug line for each request that is refused, and an error for
@@ -100,6 +100,28 @@ type Request struct {
 	// again. Nothing that lasts may come of it before Attach is called.
 	Sealed bool
 	Hello  []byte // at most 1024 bytes
+
+	confirmation *confirmation // nil: it is not sealed
+}
+
+// OnConfirmed has f called once, when it is known whether the client has sealed the
+// request itself: at once if it is not sealed, and otherwise when the client has
+// confirmed it, before Attach, or has not. It is for Admit.
+func (r Request) OnConfirmed(f func(confirmed bool)) {
+	if r.confirmation == nil {
+		f(true)
+		return
+	}
+	r.confirmation.waiting = append(r.confirmation.waiting, f)
+}
+
+// confirmation is who wants to know whether a request was confirmed.
+type confirmation struct{ waiting []func(confirmed bool) }
+
+func (c *confirmation) is(confirmed bool) {
+	for _, f := range c.waiting {
+		f(confirmed)
+	}
 }
 
 // Admission is the answer to a Request that is accepted.
@@ -190,28 +212,41 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	admission, err := h.admit(r, client, opened)
-	if err != nil {
-		refusal, ok := errors.AsType[*Refusal](err)
-		if !ok {
-			h.log(slog.LevelError, r, "not admitted", err)
-			http.Error(w, "Internal Server Error", http.StatusInternalServerError)
+	var confirmation confirmation
+	admission, err := h.admit(r, client, opened, &confirmation)
+	refusal, refused := errors.AsType[*Refusal](err)
+	switch {
+	case refused:
+		h.debug(r, "not admitted", err)
+		if opened == nil {
+			refusal.write(w)
 			return
 		}
-		h.debug(r, "not admitted", err)
-		refusal.write(w)
+	case err != nil:
+		h.log(slog.LevelError, r, "not admitted", err)
+		confirmation.is(false)
+		http.Error(w, "Internal Server Error", http.StatusInternalServerError)
 		return
 	}
 
-	conn, err := h.upgrade(w, r, admission.Reply, opened)
+	reply := admission.Reply
+	if opened != nil { // whoever plays the request again is not to learn what becomes of it
+		reply = sealedAnswer(reply, refusal)
+	}
+	conn, err := h.upgrade(w, r, reply, opened)
 	if err == nil && opened != nil {
 		err = h.confirmed(r.Context(), conn)
 	}
+	confirmation.is(err == nil)
 	if err != nil {
 		h.debug(r, "upgrade", err)
 		if admission.Cancel != nil {
 			admission.Cancel()
 		}
+		return
+	}
+	if refused {
+		_ = conn.Close("")
 		return
 	}
 	admission.Attach(conn)
@@ -238,7 +273,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, hide bool, stat
 	http.Error(w, http.StatusText(status), status)
 }
 
-func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened) (Admission, error) {
+func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened, c *confirmation) (Admission, error) {
 	hello, err := decodeHello(r.Header)
 	if opened != nil {
 		if hello = opened.Hello; len(hello) > maxHello {
@@ -248,13 +283,16 @@ func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened) (Ad
 	if err != nil {
 		return Admission{}, &Refusal{Status: http.StatusBadRequest, Token: RefusalMalformed, Text: err.Error()}
 	}
-	return h.Admit(Request{
+	request := Request{
 		Client: client,
 		Remote: r.RemoteAddr,
 		Secure: r.TLS != nil || opened != nil,
-		Sealed: opened != nil,
 		Hello:  hello,
-	})
+	}
+	if opened != nil {
+		request.Sealed, request.confirmation = true, c
+	}
+	return h.Admit(request)
 }
 
 // upgrade answers 101 and returns the carrier. On an error it has answered what
