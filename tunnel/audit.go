@@ -19,6 +19,7 @@ import (
 const (
 	auditLogin          = "login"
 	auditLoginRefused   = "login_refused"
+	auditUnconfirmed    = "login_unconfirmed"
 	auditLoginEnded     = "login_ended"
 	auditSessionOpened  = "session_opened"
 	auditSessionResumed = "session_resumed"

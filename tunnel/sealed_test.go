@@ -15,6 +15,7 @@ import (
 
 	"culvert/auth"
 	"culvert/mux/carrier"
+	"culvert/mux/link"
 )
 
 func newKey(t testing.TB) *ecdh.PrivateKey {
@@ -190,15 +191,12 @@ func TestKeyRotation(t *testing.T) {
 	exchange(t, app, far)
 }
 
-// Somebody on the way plays an upgrade again, byte for byte, while its session lives
-// on the carrier that came of it: the session does not notice.
-func TestSealedReplay(t *testing.T) {
-	key, own := newKey(t), newKey(t)
-	server, at := startServer(t, func(c *ServerConfig) {
-		c.Key, c.Guard, c.MaxSessionsPerIdentity = key, auth.NewGuard(keyed(t, own)), 1
-	})
+// recordingFront leads one connection to the server at at, and returns its own address
+// and what the client has sent so far.
+func recordingFront(t *testing.T, at string) (addr string, recorded func() []byte) {
+	t.Helper()
 	var mu sync.Mutex
-	var recorded []byte
+	var sent []byte
 	front := listenLoopback(t)
 	var relaying sync.WaitGroup
 	relaying.Go(func() {
@@ -215,7 +213,7 @@ func TestSealedReplay(t *testing.T) {
 			_, _ = io.Copy(io.MultiWriter(b, writer(func(p []byte) {
 				mu.Lock()
 				defer mu.Unlock()
-				recorded = append(recorded, p...)
+				sent = append(sent, p...)
 			})), a)
 			b.Close()
 		})
@@ -224,16 +222,69 @@ func TestSealedReplay(t *testing.T) {
 	})
 	t.Cleanup(relaying.Wait) // after the client's end
 	t.Cleanup(func() { front.Close() })
+	return front.Addr().String(), func() []byte {
+		mu.Lock()
+		defer mu.Unlock()
+		return sent[:len(sent):len(sent)]
+	}
+}
+
+// A client that sealed its request and is refused is told why, and the audit log says
+// that it was refused. Who plays the request again is told nothing, and the log does not
+// say that it was the client.
+func TestSealedReplayOfRefusal(t *testing.T) {
+	key, a := newKey(t), newAuditing(t)
+	_, at := startServer(t, func(c *ServerConfig) {
+		c.Key, c.Guard, c.Audit = key, auth.NewGuard(limited(t, auth.Limits{Sessions: 1})), a.Log
+	})
+	first := startClient(t, at, sealing(key, nil))
+	first.find(t, `msg="session opened"`)
+	front, recorded := recordingFront(t, at)
+	second := startClient(t, front, sealing(key, nil))
+	if e := a.event(t, auditSessionRefused, 0); e["identity"] != "alice" || e["error"] != link.ErrLimit.Error() {
+		t.Errorf("refused: %v", e)
+	}
+	if err := second.ended(t); !strings.Contains(err.Error(), `503 Service Unavailable, refusal "limit": "too many sessions"`) {
+		t.Errorf("the client was told %v", err)
+	}
+
+	all := recorded()
+	again := connect(t, at)
+	if _, err := again.Write(all[:strings.Index(string(all), "\r\n\r\n")+4]); err != nil {
+		t.Fatal(err)
+	}
+	answer := make([]byte, len("HTTP/1.1 101"))
+	if _, err := io.ReadFull(again, answer); err != nil || string(answer) != "HTTP/1.1 101" {
+		t.Errorf("the replay was answered %q, %v", answer, err)
+	}
+	again.Close()
+	if e := a.event(t, auditUnconfirmed, 0); e["identity"] != "alice" || e["remote"] != again.LocalAddr().String() {
+		t.Errorf("unconfirmed: %v", e)
+	}
+	if n := len(a.events(t, auditSessionRefused)); n != 1 {
+		t.Errorf("%d sessions were refused", n)
+	}
+	if n := len(a.events(t, auditLogin)); n != 2 {
+		t.Errorf("%d logins", n)
+	}
+}
+
+// Somebody on the way plays an upgrade again, byte for byte, while its session lives
+// on the carrier that came of it: the session does not notice.
+func TestSealedReplay(t *testing.T) {
+	key, own := newKey(t), newKey(t)
+	server, at := startServer(t, func(c *ServerConfig) {
+		c.Key, c.Guard, c.MaxSessionsPerIdentity = key, auth.NewGuard(keyed(t, own)), 1
+	})
+	front, recorded := recordingFront(t, at)
 	addr, conns := target(t)
-	client := startClient(t, front.Addr().String(), both(sealing(key, own), local(addr)))
+	client := startClient(t, front, both(sealing(key, own), local(addr)))
 	app := connect(t, client.listening(t, "local"))
 	far := within(t, conns, "connection to the target")
 	greet(t, app, far)
 
-	mu.Lock()
-	request := recorded[:strings.Index(string(recorded), "\r\n\r\n")+4]
-	all := recorded[:len(recorded):len(recorded)]
-	mu.Unlock()
+	all := recorded()
+	request := all[:strings.Index(string(all), "\r\n\r\n")+4]
 	for _, played := range [][]byte{request, all} {
 		for range 20 {
 			again := connect(t, at)

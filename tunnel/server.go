@@ -262,6 +262,7 @@ func (s *Server) Run(ctx context.Context) error {
 			TrustedProxies:               s.cfg.TrustedProxies,
 			MaxPipes:                     2 * s.cfg.MaxSessions, // one that a client has left lives on for a while
 			MaxPipesPerIdentity:          2 * s.cfg.MaxSessionsPerIdentity,
+			PipeMemory:                   int64(pipeMemory(&s.cfg)),
 			Logger:                       s.cfg.Logger,
 		}).Serve(accepting, ln, s.cfg.TLS)
 		cancel() // if that was by itself, the rest stops too
@@ -377,14 +378,25 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 	if r.Sealed { // what was recorded proves nothing: the client has yet to say something
 		reply, attach, err = s.registry.Consider(r.Identity, r.Remote, r.Secure, r.Hello)
 	} else {
-		s.recordLogin(auditLogin, login, who...)
 		reply, attach, cancel, err = s.registry.Admit(r.Identity, r.Remote, r.Secure, r.Hello)
 	}
-	if err != nil {
+	r.OnConfirmed(func(confirmed bool) {
+		if !confirmed {
+			if s.usages.floods.admit(flood{event: auditUnconfirmed}) { // of all together: whose they are is not known
+				s.cfg.Audit.Event(auditUnconfirmed, who...)
+			}
+			return
+		}
+		s.recordLogin(auditLogin, login, who...)
+		if err == nil {
+			return
+		}
 		s.recordLogin(auditSessionRefused, login, append(who, auditError(err))...)
 		if errors.Is(err, link.ErrLimit) && s.limited.now() {
 			s.log.Warn("limit reached", keyLimit, "sessions", keyClient, r.Identity, keyRemote, r.Remote)
 		}
+	})
+	if err != nil {
 		for _, known := range refusals {
 			if errors.Is(err, known.err) {
 				return carrier.Admission{}, &known.refusal
@@ -393,9 +405,6 @@ func (s *Server) admit(r carrier.Request) (carrier.Admission, error) {
 		return carrier.Admission{}, err
 	}
 	return carrier.Admission{Reply: reply, Attach: func(c *carrier.Conn) {
-		if r.Sealed {
-			s.recordLogin(auditLogin, login, who...)
-		}
 		s.origins.carrier(c, from)
 		// A credential that ends takes the carrier with it: a client that has
 		// another resumes the session with that.

@@ -89,13 +89,16 @@ func newUsages(cfg *ServerConfig) *usages {
 	us := &usages{
 		guard: cfg.Guard, log: newEvents(cfg.Settings), floods: newFloods(newEvents(cfg.Settings), cfg.Audit),
 		up: bandwidth.NewLine(cfg.MaxUpload), down: bandwidth.NewLine(cfg.MaxDownload),
-		memory: mux.NewBudget(int64(cfg.Memory)), forwards: cfg.MaxForwards,
+		memory: mux.NewBudget(int64(cfg.Memory - pipeMemory(cfg))), forwards: cfg.MaxForwards,
 		of: make(map[string]*usage),
 	}
 	us.opens.Set(float64(cfg.MaxOpensPerSecond), float64(cfg.MaxOpensPerSecond), time.Now())
 	cfg.Guard.OnUse(us.refresh)
 	return us
 }
+
+// pipeMemory is the part of the memory that is for HTTP pipes.
+func pipeMemory(cfg *ServerConfig) int { return cfg.Memory / 8 }
 
 // join counts one more session of identity.
 func (us *usages) join(identity string) *usage {

@@ -35,12 +35,13 @@ type Handler struct {
 	// Other answers what is not ours, as the web server that a stranger sees. It has as
 	// long as bytes go on moving, 30 s apart at most; the time-outs of a [Server] do not
 	// cut it. Of requests that look like ours it sees neither the credential nor our
-	// headers. Nil means http.NotFound.
+	// headers; with Stealth it sees them, unless the credential is a good one. Nil means
+	// http.NotFound.
 	Other http.Handler
 
 	// Stealth makes upgrades with a wrong credential, or with an Origin that is not
 	// allowed, Other's. The credential is then checked on every path, so that the right
-	// one takes no longer.
+	// one takes no longer, and in every request that looks like ours.
 	Stealth bool
 
 	// AllowOrigins are those that a request of ours may have, compared exactly; none
@@ -73,8 +74,8 @@ type Handler struct {
 	HandshakeTimeout time.Duration
 
 	// Admit decides on an authenticated client before the upgrade, and must not
-	// block for long. A [*Refusal] is the answer; any other error is logged and
-	// answered with 500. Required.
+	// block for long. A [*Refusal] is the answer, to a sealed request inside of a 101 that
+	// looks like any other; any other error is logged and answered with 500. Required.
 	Admit func(Request) (Admission, error)
 
 	// Logger gets a debug line for each request that is refused, and an error for
@@ -99,6 +100,28 @@ type Request struct {
 	// again. Nothing that lasts may come of it before Attach is called.
 	Sealed bool
 	Hello  []byte // at most 1024 bytes
+
+	confirmation *confirmation // nil: it is not sealed
+}
+
+// OnConfirmed has f called once, when it is known whether the client has sealed the
+// request itself: at once if it is not sealed, and otherwise when the client has
+// confirmed it, before Attach, or has not. It is for Admit.
+func (r Request) OnConfirmed(f func(confirmed bool)) {
+	if r.confirmation == nil {
+		f(true)
+		return
+	}
+	r.confirmation.waiting = append(r.confirmation.waiting, f)
+}
+
+// confirmation is who wants to know whether a request was confirmed.
+type confirmation struct{ waiting []func(confirmed bool) }
+
+func (c *confirmation) is(confirmed bool) {
+	for _, f := range c.waiting {
+		f(confirmed)
+	}
 }
 
 // Admission is the answer to a Request that is accepted.
@@ -152,9 +175,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var client Client
 	var opened *seal.Opened
 	var err error
-	if asked && allowed && (here || h.Stealth) {
+	hide := !h.Stealth // from Other, what is ours
+	if asked && allowed && here || h.Stealth && looksOurs(r.Header) {
 		var meant *http.Request
-		opened, meant, err = h.open(w, r, piped)
+		opened, meant, err = h.open(w, r, piped || !asked && r.Header.Get(helloHeader) == "")
 		switch {
 		case err != nil:
 			if h.Refused != nil && !errors.Is(err, errQuestion) {
@@ -166,19 +190,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				err = fmt.Errorf("%w: %w", err, errNoKey)
 			}
 		}
+		hide = hide || err == nil
 	}
 	switch {
 	case !asked || !here:
 		h.debug(r, "not an upgrade", nil)
-		h.other(w, r)
+		h.other(w, r, hide)
 		return
 	case !allowed:
 		h.debug(r, "origin", nil)
-		h.refuse(w, r, http.StatusForbidden, nil)
+		h.refuse(w, r, hide, http.StatusForbidden, nil)
 		return
 	case err != nil:
 		h.debug(r, "credential", err)
-		h.refuse(w, r, http.StatusUnauthorized, err)
+		h.refuse(w, r, hide, http.StatusUnauthorized, err)
 		return
 	}
 
@@ -193,23 +218,32 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		(&Refusal{Status: http.StatusServiceUnavailable, Token: RefusalLimit, Text: errConnections.Error()}).write(w)
 		return
 	}
-	admission, err := h.admit(r, client, opened)
-	if err != nil {
-		refusal, ok := errors.AsType[*Refusal](err)
-		if !ok {
-			h.log(slog.LevelError, r, "not admitted", err)
-			http.Error(w, "Internal Server Error", http.StatusInternalServerError)
+	var confirmation confirmation
+	admission, err := h.admit(r, client, opened, &confirmation)
+	refusal, refused := errors.AsType[*Refusal](err)
+	switch {
+	case refused:
+		h.debug(r, "not admitted", err)
+		if opened == nil {
+			refusal.write(w)
 			return
 		}
-		h.debug(r, "not admitted", err)
-		refusal.write(w)
+	case err != nil:
+		h.log(slog.LevelError, r, "not admitted", err)
+		confirmation.is(false)
+		http.Error(w, "Internal Server Error", http.StatusInternalServerError)
 		return
 	}
 
-	conn, err := h.upgrade(w, r, admission.Reply, opened)
+	reply := admission.Reply
+	if opened != nil { // whoever plays the request again is not to learn what becomes of it
+		reply = sealedAnswer(reply, refusal)
+	}
+	conn, err := h.upgrade(w, r, reply, opened)
 	if err == nil && opened != nil {
 		err = h.confirmed(r.Context(), conn, client.Identity)
 	}
+	confirmation.is(err == nil)
 	if err != nil {
 		h.debug(r, "upgrade", err)
 		if admission.Cancel != nil {
@@ -217,13 +251,18 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if refused {
+		_ = conn.Close("")
+		return
+	}
 	admission.Attach(conn)
 }
 
-// refuse says no to a stranger, or nothing. An err that is a [*Refusal] is the answer.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
+// refuse says no to a stranger, or nothing: then hide is for other. An err that is a
+// [*Refusal] is the answer.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, hide bool, status int, err error) {
 	if h.Stealth {
-		h.other(w, r)
+		h.other(w, r, hide)
 		return
 	}
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
@@ -240,7 +279,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, status int, err
 	http.Error(w, http.StatusText(status), status)
 }
 
-func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened) (Admission, error) {
+func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened, c *confirmation) (Admission, error) {
 	hello, err := decodeHello(r.Header)
 	if opened != nil {
 		if hello = opened.Hello; len(hello) > maxHello {
@@ -250,13 +289,16 @@ func (h *Handler) admit(r *http.Request, client Client, opened *seal.Opened) (Ad
 	if err != nil {
 		return Admission{}, &Refusal{Status: http.StatusBadRequest, Token: RefusalMalformed, Text: err.Error()}
 	}
-	return h.Admit(Request{
+	request := Request{
 		Client: client,
 		Remote: r.RemoteAddr,
 		Secure: r.TLS != nil || opened != nil,
-		Sealed: opened != nil,
 		Hello:  hello,
-	})
+	}
+	if opened != nil {
+		request.Sealed, request.confirmation = true, c
+	}
+	return h.Admit(request)
 }
 
 // upgrade answers 101 and returns the carrier. On an error it has answered what

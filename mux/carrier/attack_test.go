@@ -160,19 +160,19 @@ func TestAttacks(t *testing.T) {
 		name  string
 		send  func(io.Writer)
 		want  error
-		close int // code of the close frame sent back; 0: there may be none
+		close int // code of the close frame sent back
 	}{
 		{"a gigabyte in one frame", then(frame(0x82, 1<<30, nil), forever(kilo)), carrier.ErrMessageTooLarge, 1009},
 		{"2^63-1 bytes in one frame", then(frame(0x82, 1<<63-1, nil), forever(kilo)), carrier.ErrMessageTooLarge, 1009},
 		{"one byte too much", once(frame(0x82, maxMessage+1, make([]byte, maxMessage+1))), carrier.ErrMessageTooLarge, 1009},
-		{"length with the top bit set", then(frame(0x82, 1<<63+5, nil), forever(kilo)), carrier.ErrProtocol, 0},
-		{"all bits of the length set", then(frame(0x82, 1<<64-1, nil), forever(kilo)), carrier.ErrProtocol, 0},
+		{"length with the top bit set", then(frame(0x82, 1<<63+5, nil), forever(kilo)), carrier.ErrProtocol, 1002},
+		{"all bits of the length set", then(frame(0x82, 1<<64-1, nil), forever(kilo)), carrier.ErrProtocol, 1002},
 		{"endless fragments of a kilobyte", then(frame(0x02, 1, kilo[:1]), forever(frame(0x00, 1024, kilo))), carrier.ErrMessageTooLarge, 1009},
 		{"endless fragments of a byte", then(frame(0x02, 1, kilo[:1]), forever(repeat(frame(0x00, 1, kilo[:1])))), carrier.ErrMessageTooLarge, 1009},
 		{"endless empty fragments", then(frame(0x02, 0, nil), forever(repeat(frame(0x00, 0, nil)))), carrier.ErrMessageTooLarge, 1009},
 		{"endless pings inside a message", then(frame(0x02, 0, nil), forever(repeat(frame(0x89, 0, nil)))), carrier.ErrMessageTooLarge, 1009},
 		{"text", once(frame(0x81, 2, []byte("hi"))), carrier.ErrProtocol, 1003},
-		{"unmasked", once([]byte{0x82, 1, 'x'}), carrier.ErrProtocol, 0},
+		{"unmasked", once([]byte{0x82, 1, 'x'}), carrier.ErrProtocol, 1002},
 		{"unknown opcode", once(frame(0x83, 0, nil)), carrier.ErrProtocol, 1002},
 		{"unknown control opcode", once(frame(0x8b, 0, nil)), carrier.ErrProtocol, 1002},
 		{"reserved bit", once(frame(0xa2, 0, nil)), carrier.ErrProtocol, 1002},
@@ -183,8 +183,8 @@ func TestAttacks(t *testing.T) {
 		{"fragmented ping", once(frame(0x09, 0, nil)), carrier.ErrProtocol, 1002},
 		{"close with half a code", once(frame(0x88, 1, kilo[:1])), carrier.ErrProtocol, 1002},
 		{"close with a forbidden code", once(frame(0x88, 2, []byte{0x03, 0xee})), carrier.ErrProtocol, 1002},
-		{"garbage", once([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")), carrier.ErrProtocol, 0},
-		{"TLS", once([]byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")), carrier.ErrProtocol, 0},
+		{"garbage", once([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")), carrier.ErrProtocol, 1002},
+		{"TLS", once([]byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")), carrier.ErrProtocol, 1002},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -207,10 +207,8 @@ func TestAttacks(t *testing.T) {
 				t.Errorf("died of %v, want %v", err, tt.want)
 			}
 			<-sent // and so the socket was closed
-			if tt.close != 0 {
-				if code := closeCode(<-answer); code != tt.close {
-					t.Errorf("closed with %d, want %d", code, tt.close)
-				}
+			if code := closeCode(<-answer); code != tt.close {
+				t.Errorf("closed with %d, want %d", code, tt.close)
 			}
 			_ = c.Close("")
 			runtime.ReadMemStats(&after)
@@ -227,8 +225,8 @@ func TestAttacks(t *testing.T) {
 	}
 }
 
-// A peer that was told what it did wrong, and stays, is cut after a second; one
-// that has said goodbye or has nothing more to say, at once.
+// A peer that was told what it did wrong, or that its goodbye has come, and stays, is cut
+// after a second; one that has nothing more to say, at once.
 func TestPeerThatStays(t *testing.T) {
 	tests := []struct {
 		name  string
@@ -239,7 +237,7 @@ func TestPeerThatStays(t *testing.T) {
 		took  time.Duration
 	}{
 		{"text", frame(0x81, 1, []byte("x")), false, carrier.ErrProtocol, 1003, time.Second},
-		{"close", frame(0x88, 2, []byte{0x03, 0xe8}), false, &carrier.CloseError{Code: 1000}, 1000, 0},
+		{"close", frame(0x88, 2, []byte{0x03, 0xe8}), false, &carrier.CloseError{Code: 1000}, 1000, time.Second},
 		{"end", nil, true, io.EOF, 0, 0},
 	}
 	for _, tt := range tests {

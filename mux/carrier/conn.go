@@ -67,7 +67,6 @@ type Conn struct {
 	cause    atomic.Pointer[error] // what the Conn died of; the first one counts
 	writeErr atomic.Pointer[error] // the same, if the reader has nothing better to say
 	heard    atomic.Bool           // a message was read
-	linger   atomic.Bool           // the peer is to be told why before the socket is closed
 	givenUp  atomic.Bool           // by Abort, and not dead before
 
 	finishOnce sync.Once
@@ -170,6 +169,9 @@ func (c *Conn) ReadMessage(p []byte) (int, error) {
 		}
 	}
 	c.cork.budget.Store(noBudget)
+	if c.dead() { // meanwhile
+		return 0, c.died("read")
+	}
 	if !c.heard.Load() {
 		c.heard.Store(true)
 		if c.spoke != nil {
@@ -288,13 +290,18 @@ func (c *Conn) Close(reason string) error {
 
 // Abort ends the Conn at once, without a close frame: what was not sent yet is
 // lost. Reads and writes return with an error that wraps cause (net.ErrClosed if
-// nil), unless the Conn was dead before. It does not block and joins nothing;
-// that is what a Close after it is for.
+// nil), unless the Conn was dead before. If it was, and its peer is just being told why
+// by a close frame, that goes on, for a second at most. Abort does not block and joins
+// nothing; that is what a Close after it is for.
 func (c *Conn) Abort(cause error) {
 	if cause == nil {
 		cause = net.ErrClosed
 	}
-	if !c.dead() {
+	if c.dead() {
+		if c.cork.saysGoodbye() {
+			return
+		}
+	} else {
 		c.givenUp.Store(true)
 	}
 	c.setCause(cause)
@@ -309,8 +316,9 @@ func (c *Conn) Abort(cause error) {
 
 // Dismiss ends the Conn because its peer may not use it any longer. It is Abort,
 // except that the peer is told so by a close frame with code 1008 and reason, of
-// which 123 bytes at most are sent. A peer that does not read delays the end of the
-// socket by at most a second. Dismiss does not block.
+// which 123 bytes at most are sent. What the peer sends meanwhile is discarded. A peer
+// that does not read, or goes on sending, delays the end of the socket by at most a
+// second. Dismiss does not block.
 func (c *Conn) Dismiss(cause error, reason string) {
 	c.cork.putClose(closePolicy, c.publicReason(reason))
 	c.fail(cause)
@@ -414,7 +422,7 @@ func (c *Conn) writeFailed(err error) {
 // tellThenDie ends the Conn for something that the peer did and has been sent a
 // close frame about.
 func (c *Conn) tellThenDie(err error) error {
-	c.linger.Store(true)
+	c.cork.putClose(closeProtocol, "") // unless one says it better
 	c.fail(err)
 	return c.died("read")
 }
@@ -433,7 +441,9 @@ func (c *Conn) readFailed(err error) error {
 		return c.tellThenDie(fmt.Errorf("%w: too many fragments", ErrMessageTooLarge))
 	case readErr != nil && !errors.Is(*readErr, net.ErrClosed):
 		c.fail(*readErr)
-		c.cork.closeSocket() // there is nobody to say a last word to
+		if !c.cork.saysGoodbye() { // else the flush loop sees to it, and may have ended this read
+			c.cork.closeSocket()
+		}
 	case readErr != nil, errors.Is(err, net.ErrClosed): // this side has closed the socket, and knows why
 		c.finish()
 	default:
@@ -463,8 +473,8 @@ func (c *Conn) flushLoop() {
 		case <-c.done:
 			// c.cut ends everything here that blocks.
 			_, err := c.cork.flush(true)
-			if err == nil && c.linger.Load() {
-				c.drain()
+			if err == nil && c.cork.saysGoodbye() {
+				c.linger()
 			}
 			c.cork.drop()
 			c.cork.Conn.Close()
@@ -475,13 +485,27 @@ func (c *Conn) flushLoop() {
 	}
 }
 
-// drain reads what the peer is still sending: closing a TCP socket with unread
-// bytes resets the connection, and the peer would not see the close frame.
-func (c *Conn) drain() {
-	if half, ok := c.cork.socket.(interface{ CloseWrite() error }); ok {
+// maxDrain is how many bytes a Conn that has sent a close frame reads at most until the
+// peer's end: what was under way then, with the largest buffers that systems use.
+const maxDrain = 16 << 20
+
+// linger sees to it that the peer gets the close frame: closing a TCP socket with unread
+// bytes resets the connection, and the peer may lose with that what it has not read
+// (RFC 6455, 7.1.1). So this end says that nothing follows, and reads until the peer
+// says so too. c.cut bounds the time.
+func (c *Conn) linger() {
+	type writeCloser interface{ CloseWrite() error }
+	if tls, ok := c.cork.Conn.(writeCloser); ok {
+		_ = tls.CloseWrite()
+	}
+	if half, ok := c.cork.socket.(writeCloser); ok {
 		_ = half.CloseWrite()
 	}
-	_, _ = io.CopyN(io.Discard, c.cork.Conn, 1<<20)
+	_ = c.cork.Conn.SetReadDeadline(time.Now()) // for who is in ReadMessage
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	_ = c.cork.Conn.SetReadDeadline(time.Time{})
+	_, _ = io.CopyN(io.Discard, c.cork.Conn, maxDrain)
 }
 
 // closeReason cuts reason to what fits into a close frame.

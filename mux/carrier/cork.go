@@ -63,6 +63,7 @@ type cork struct {
 	filling batch  // what waits to be written
 	control int    // bytes of filling that belong to control frames
 	pinging bool   // a ping of ping is in filling
+	closing bool   // a close frame was written: no other one follows, and no ping or pong
 
 	// flushing holds a token while somebody writes to Conn; it guards leaving. A
 	// channel and not a mutex, because one may wait for it as long as for a peer.
@@ -165,6 +166,10 @@ func (k *cork) Write(p []byte) (int, error) {
 	if k.dead {
 		return 0, net.ErrClosed
 	}
+	if k.closing {
+		return len(p), nil
+	}
+	k.closing = len(p) > 0 && p[0] == finalClose
 	k.filling.buf = append(k.filling.buf, p...)
 	k.controlAdded(len(p))
 	k.vitals.wrote()
@@ -202,7 +207,7 @@ func (k *cork) putMessages(v [][]byte) error {
 func (k *cork) ping() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.dead {
+	if k.dead || k.closing {
 		return
 	}
 	if !k.pinging {
@@ -274,17 +279,25 @@ func mask(p []byte, key uint32) {
 }
 
 // putClose writes a close frame (RFC 6455, 5.5.1) without the WebSocket library,
-// whose Close waits for the peer. It does not block.
+// whose Close waits for the peer, unless there is one already. It does not block.
 func (k *cork) putClose(code uint16, reason string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.dead {
+	if k.dead || k.closing {
 		return
 	}
+	k.closing = true
 	payload := append(binary.BigEndian.AppendUint16(nil, code), reason...)
 	k.appendFrame(finalClose, payload)
 	k.controlAdded(len(payload))
 	k.vitals.wrote()
+}
+
+// saysGoodbye reports whether a close frame was written.
+func (k *cork) saysGoodbye() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.closing
 }
 
 // congested reports whether so many bytes of control frames wait to be written

@@ -292,6 +292,11 @@ func (d *Dialer) upgrade(ctx context.Context, mode Mode, target *url.URL, r *req
 		if err := c.confirm(ctx); err != nil {
 			return nil, nil, "", &DialError{PhaseHello, d.addr(), err}
 		}
+		if refused := answer.refused; refused != nil { // and the server knows now whom it has refused
+			_ = c.Close("")
+			refused.Path, refused.Token, refused.Body = target.Path, r.secrets.hide(refused.Token), r.secrets.hide(refused.Body)
+			return nil, nil, "", &DialError{PhaseUpgrade, d.addr(), refused}
+		}
 	}
 	return c, answer.reply, "", nil
 }

@@ -151,8 +151,9 @@ type answer struct {
 
 	sealing *seal.Sealing // of the request; nil: it is not sealed
 
-	location []string // kept from http.Client
-	reply    []byte   // of a 101
+	location []string      // kept from http.Client
+	reply    []byte        // of a 101
+	refused  *RefusedError // in a sealed 101; nil: it is not
 	in, out  *seal.Cipher
 }
 
@@ -167,7 +168,10 @@ func (a *answer) RoundTrip(r *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	if a.reply, err = checkReply(resp.Header); err == nil && a.sealing != nil {
-		if a.reply, a.in, a.out, err = a.sealing.Finish(a.reply); err != nil {
+		if a.reply, a.in, a.out, err = a.sealing.Finish(a.reply); err == nil {
+			a.reply, a.refused, err = openAnswer(a.reply)
+		}
+		if err != nil {
 			err = fmt.Errorf("%w: %w", errReply, err)
 		}
 	}

@@ -83,6 +83,9 @@ func (d *Dialer) request(progress *progress) (*request, error) {
 			r.header.Set(r.credentialHeader(), value)
 		}
 	}
+	if r.front && r.header.Get(authorizationHeader) == "" {
+		r.header.Set(authorizationHeader, noCredential) // Authorization would be taken for the client's
+	}
 	r.guarded = r.guarded && !d.secure() && !d.AllowPlaintext
 	if host, _, _ := net.SplitHostPort(d.addr()); r.guarded && !loopbackHost(host) {
 		return nil, fmt.Errorf("%w: %q", ErrPlaintextCredential, host)

@@ -15,8 +15,10 @@ import (
 const (
 	helloHeader = "Culvert-Hello"
 	// authorizationHeader is another place for the client's credential: Authorization
-	// may belong to what stands in front of the server.
+	// may belong to what stands in front of the server. With noCredential in it, the
+	// client has none.
 	authorizationHeader = "Culvert-Authorization"
+	noCredential        = "none"
 	refusalHeader       = "Culvert-Refusal"
 	// heartbeatHeader says how often the client pings, in whole seconds.
 	heartbeatHeader = "Culvert-Heartbeat"
@@ -112,14 +114,17 @@ func BasicPassword(r *http.Request) (user, password string, ok bool) {
 }
 
 // HasAuthorization reports whether the request has a header for a credential, whatever
-// is in it.
+// is in it, unless the client says there that it has no credential.
 func HasAuthorization(r *http.Request) bool { return len(authorizations(r)) > 0 }
 
 // authorizations are the values that count as the client's credential: those of
 // Culvert-Authorization or, without any, those of Authorization. With both, Authorization
 // is for somebody in front of the server, and means nothing here.
 func authorizations(r *http.Request) []string {
-	if own := r.Header.Values(authorizationHeader); len(own) > 0 {
+	switch own := r.Header.Values(authorizationHeader); {
+	case len(own) == 1 && own[0] == noCredential:
+		return nil
+	case len(own) > 0:
 		return own
 	}
 	return r.Header.Values("Authorization")

@@ -8,8 +8,10 @@ import (
 	"time"
 )
 
-// other answers what is not ours.
-func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
+// other answers what is not ours. With hide, a request that looks like ours is passed on
+// without the credential and our headers. A stranger must not see that happen where he
+// is to find an ordinary web site, which does not care what is in such a header.
+func (h *Handler) other(w http.ResponseWriter, r *http.Request, hide bool) {
 	if h.Other == nil {
 		http.NotFound(w, r)
 		return
@@ -25,7 +27,7 @@ func (h *Handler) other(w http.ResponseWriter, r *http.Request) {
 	if r.Body != http.NoBody {
 		own.Body = &patientBody{ReadCloser: r.Body, begins: readOn}
 	}
-	if looksOurs(r.Header) {
+	if hide && looksOurs(r.Header) {
 		own.Header = r.Header.Clone()
 		for name := range own.Header {
 			if name == "Authorization" || isOurs(name) {

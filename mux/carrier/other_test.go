@@ -2,6 +2,9 @@ package carrier_test
 
 import (
 	"bufio"
+	"crypto/ecdh"
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +21,7 @@ import (
 
 	"culvert/mux/carrier"
 	"culvert/mux/carrier/carriertest"
+	"culvert/mux/carrier/seal"
 	"culvert/test/bubble"
 )
 
@@ -130,19 +134,27 @@ func TestStealthServesClients(t *testing.T) {
 	}
 }
 
-// What looks like ours goes to nobody else with its credential, not even when a client
-// has the path wrong. What does not keeps all of its header.
+// A client's request goes to nobody else with its credential, not even when the client
+// has the path wrong, or somebody on the way has changed the request. With Stealth, what
+// has no good credential keeps all of its header, as what does not look like ours: a
+// stranger would see the difference.
 func TestOtherSeesNoCredential(t *testing.T) {
-	headers := make(chan http.Header, 1)
-	network := carriertest.NewNetwork()
-	serve(t, network, carrier.ServerConfig{Handler: &carrier.Handler{
-		Path: "/tunnel", Stealth: true, Authenticate: secretOnly,
-		Other: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/last" {
-				headers <- r.Header.Clone()
-			}
-		}),
-	}})
+	key, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := [32]byte(key.PublicKey().Bytes())
+	content := seal.Content{Authorization: "Bearer secret", Hello: []byte("hi")}
+	_, sealed, err := seal.Hello(nil, server, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	voucher, err := seal.Voucher(nil, server, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello, credential := base64.RawURLEncoding.EncodeToString(sealed), base64.RawURLEncoding.EncodeToString(voucher)
+
 	requests := maps.Clone(strangers)
 	// What middleboxes make of an upgrade that they do not pass.
 	const head, tail = "Authorization: Bearer secret\r\nCulvert-Hello: aGk\r\n", "Sec-WebSocket-Protocol: culvert.v1\r\n"
@@ -150,18 +162,49 @@ func TestOtherSeesNoCredential(t *testing.T) {
 	requests["to HTTP/1.0"] = "GET %s HTTP/1.0\r\nHost: a\r\n" + head + anUpgrade
 	requests["hello taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n" + tail + "\r\n"
 	requests["with a body"] = "POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n" + head + "\r\nbody"
-	for name, request := range requests {
-		for _, path := range []string{"/tunnel", "/tunel"} {
-			rawAnswer(t, network, fmt.Sprintf(request, path))
-			header := <-headers
-			if ours := name != "another protocol"; ours && header.Get("Authorization") != "" || header.Get("Culvert-Hello")+header.Get("Culvert-Pipe") != "" {
-				t.Errorf("%s at %s: %v", name, path, header)
+	requests["sealed, upgrade taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\nCulvert-Hello: " + hello + "\r\n\r\n"
+	requests["sealed pipe, offset taken away"] = "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + credential + "\r\nCulvert-Pipe: AAAAAAAAAAAAAAAAAAAAAA\r\n\r\n"
+	requests["a long header"] = "GET %s HTTP/1.1\r\nHost: a\r\nCulvert-A: " + strings.Repeat("x", 9000) + "\r\n\r\n"
+	requests["a strange header"] = "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Digest x\r\nCulvert-Authorization: \r\nCulvert-A: 1\r\nCulvert-A: 2\r\n\r\n"
+	requests["an ordinary one with a password"] = "GET %s HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YTpi\r\nOrigin: http://b\r\n\r\n"
+
+	for _, stealth := range []bool{true, false} {
+		t.Run(fmt.Sprintf("stealth %t", stealth), func(t *testing.T) {
+			headers := make(chan http.Header, 1)
+			network := carriertest.NewNetwork()
+			serve(t, network, carrier.ServerConfig{Handler: &carrier.Handler{
+				Path: "/tunnel", Stealth: stealth, Authenticate: secretOnly, Key: key,
+				Other: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					if r.URL.Path != "/last" {
+						headers <- r.Header.Clone()
+					}
+				}),
+			}})
+			for name, request := range requests {
+				ours := strings.Contains(request, "Culvert-") || strings.Contains(request, "culvert.v1")
+				clients := ours && (strings.Contains(request, "Bearer secret") || strings.Contains(name, "sealed"))
+				for _, path := range []string{"/tunnel", "/tunel"} {
+					if !stealth && path == "/tunnel" {
+						continue // most are refused
+					}
+					rawAnswer(t, network, fmt.Sprintf(request, path))
+					header := <-headers
+					sent, err := http.ReadRequest(bufio.NewReader(strings.NewReader(fmt.Sprintf(request, path))))
+					if err != nil {
+						t.Fatal(err)
+					}
+					want := sent.Header
+					if clients || ours && !stealth {
+						maps.DeleteFunc(want, func(name string, _ []string) bool {
+							return name == "Authorization" || strings.HasPrefix(name, "Culvert-")
+						})
+					}
+					if !maps.EqualFunc(header, want, slices.Equal) {
+						t.Errorf("%s at %s: got %.200q, want %.200q", name, path, header, want)
+					}
+				}
 			}
-		}
-	}
-	rawAnswer(t, network, "GET /tunnel HTTP/1.1\r\nHost: a\r\nAuthorization: Basic YTpi\r\nOrigin: http://b\r\n\r\n")
-	if header := <-headers; header.Get("Authorization") != "Basic YTpi" || header.Get("Origin") != "http://b" {
-		t.Errorf("an ordinary request: %v", header)
+		})
 	}
 }
 

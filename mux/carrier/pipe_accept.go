@@ -21,6 +21,7 @@ type pipes struct {
 	idle               time.Duration // how long a pipe lives without a request
 	log                *slog.Logger
 	limits             seldom
+	memory             *pipeMemory
 
 	accept chan net.Conn
 	closed chan struct{}
@@ -31,9 +32,9 @@ type pipes struct {
 	byIdentity map[string]int
 }
 
-func newPipes(total, perIdentity int, idle time.Duration, log *slog.Logger) *pipes {
+func newPipes(total, perIdentity int, idle time.Duration, memory *pipeMemory, log *slog.Logger) *pipes {
 	return &pipes{
-		name: rand.Text(), total: total, perIdentity: perIdentity, idle: idle, log: log,
+		name: rand.Text(), total: total, perIdentity: perIdentity, idle: idle, memory: memory, log: log,
 		accept: make(chan net.Conn), closed: make(chan struct{}),
 		byID: make(map[pipeID]*serverPipe), byIdentity: make(map[string]int),
 	}
@@ -168,7 +169,7 @@ type serverPipe struct {
 func newServerPipe(s *pipes, id pipeID, identity string, r *http.Request) *serverPipe {
 	return &serverPipe{
 		pipeConn: pipeConn{
-			in: newQueue(firstBody), out: newQueue(firstBody),
+			in: newQueue(firstBody, s.memory), out: newQueue(firstBody, s.memory),
 			local: "pipe", remote: pipeAddr(r.RemoteAddr),
 		},
 		set: s, id: id, identity: identity,
@@ -302,8 +303,8 @@ var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 // until there has been no room for a while, and says how far it got.
 func (p *serverPipe) take(w http.ResponseWriter, r *http.Request, ask pipeRequest) {
 	rc := http.NewResponseController(w)
-	buf := buffers.Get().(*[64 << 10]byte)
-	defer buffers.Put(buf)
+	buf, done := p.set.memory.buffer()
+	defer done()
 	body := http.MaxBytesReader(w, r.Body, maxBody)
 	offset := ask.offset
 	if offset > p.in.received() {
@@ -314,10 +315,10 @@ func (p *serverPipe) take(w http.ResponseWriter, r *http.Request, ask pipeReques
 	defer cancel()
 	for {
 		_ = rc.SetReadDeadline(time.Now().Add(bodyPatience))
-		n, err := body.Read(buf[:])
+		n, err := body.Read(buf)
 		if n > 0 {
-			done, takeErr := p.in.writeAt(room, offset, buf[:n])
-			offset += int64(done)
+			m, takeErr := p.in.writeAt(room, offset, buf[:n])
+			offset += int64(m)
 			switch {
 			case takeErr == nil:
 			case room.Err() != nil && r.Context().Err() == nil:
@@ -431,8 +432,8 @@ func (p *serverPipe) paced() {
 
 // copy gives n bytes and reports whether it could.
 func (p *serverPipe) copy(w io.Writer, rc *http.ResponseController, turn, n int) bool {
-	buf := buffers.Get().(*[64 << 10]byte)
-	defer buffers.Put(buf)
+	buf, done := p.set.memory.buffer()
+	defer done()
 	for n > 0 {
 		m, err := p.out.readTurn(turn, buf[:min(n, len(buf))])
 		if m == 0 || err != nil {

@@ -94,7 +94,7 @@ func (d *Dialer) connectPipe(target *url.URL, r *request) (*cork, error) {
 		url:     *target,
 		ladder:  d.Ladder,
 		pipeConn: pipeConn{
-			in: newQueue(firstBody), out: newQueue(firstBody),
+			in: newQueue(firstBody, nil), out: newQueue(firstBody, nil),
 			local: "pipe", remote: pipeAddr(d.addr()),
 		},
 	}

@@ -14,6 +14,8 @@ import (
 // net.Conn, which has deadlines, and HTTP requests, which have contexts. Each
 // operation takes a context or, if it is the conn's, nil.
 type queue struct {
+	memory *pipeMemory // that the chunks count for; nil: none
+
 	mu      sync.Mutex
 	changed sync.Cond // on mu
 	chunks  []*chunk  // hold the bytes; none when there are none
@@ -39,8 +41,8 @@ var errGap = errors.New("bytes of the pipe are missing")
 // errTurn means that a later request has taken over.
 var errTurn = errors.New("another request reads the pipe")
 
-func newQueue(limit int) *queue {
-	q := &queue{limit: limit}
+func newQueue(limit int, memory *pipeMemory) *queue {
+	q := &queue{limit: limit, memory: memory}
 	q.changed.L = &q.mu
 	return q
 }
@@ -118,28 +120,33 @@ func (q *queue) put(ctx context.Context, offset int64, p []byte) (int, error) {
 			return done, net.ErrClosed
 		case q.end != nil:
 			return done, q.end
-		case q.n >= q.limit:
+		case q.n >= q.limit || !q.add(p[done:min(len(p), done+q.limit-q.n)]):
 			if err := q.wait(ctx); err != nil {
 				return done, err
 			}
-		default:
-			q.add(p[done:min(len(p), done+q.limit-q.n)])
 		}
 	}
 }
 
-func (q *queue) add(p []byte) {
-	q.in += int64(len(p))
+// add appends what there is memory for, and reports whether that is anything. If not,
+// bytes wait, and when they are read there is.
+func (q *queue) add(p []byte) bool {
+	before := q.in
 	for len(p) > 0 {
 		at := q.head + q.n
 		if at == len(q.chunks)*len(chunk{}) {
+			if !q.memory.chunk(len(q.chunks)) {
+				break
+			}
 			q.chunks = append(q.chunks, chunks.Get().(*chunk))
 		}
 		m := copy(q.chunks[at/len(chunk{})][at%len(chunk{}):], p)
 		q.n += m
+		q.in += int64(m)
 		p = p[m:]
 	}
 	q.changed.Broadcast()
+	return q.in > before
 }
 
 // read reads what there is, and waits for the first byte.
@@ -230,6 +237,7 @@ func (q *queue) take(p []byte) (int, error) {
 				q.chunks = nil
 			}
 			chunks.Put(c)
+			q.memory.chunkFreed()
 			q.head = 0
 		}
 	}
@@ -280,6 +288,7 @@ func (q *queue) stop(end error, drop bool) {
 	if drop {
 		for _, c := range q.chunks {
 			chunks.Put(c)
+			q.memory.chunkFreed()
 		}
 		q.chunks, q.head, q.n = nil, 0, 0
 	}

@@ -18,7 +18,7 @@ import (
 // What goes in comes out, whatever the sizes, and no more than the limit waits.
 func TestQueue(t *testing.T) {
 	const limit = 100_000
-	q := newQueue(limit)
+	q := newQueue(limit, nil)
 	random := rand.New(rand.NewPCG(1, 2))
 	sent := make([]byte, 2<<20)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(sent)
@@ -58,7 +58,7 @@ func TestQueue(t *testing.T) {
 
 // Several may write the same bytes at once.
 func TestQueueWriteAt(t *testing.T) {
-	q := newQueue(10)
+	q := newQueue(10, nil)
 	sent := []byte("all that is sent comes out once")
 	for i := range 5 {
 		go func() {
@@ -116,7 +116,7 @@ func TestQueueWaits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble.Test(t, func(t *testing.T) {
-				q := newQueue(5)
+				q := newQueue(5, nil)
 				started := time.Now()
 				if c.end == nil {
 					q.setDeadline(started.Add(time.Hour))
@@ -141,7 +141,7 @@ func TestQueueWaits(t *testing.T) {
 
 // Only who has read everything may read on.
 func TestQueueTurns(t *testing.T) {
-	q := newQueue(100)
+	q := newQueue(100, nil)
 	_, _ = q.write(nil, []byte("abc")) //nolint:staticcheck // nil: the conn
 	first, ok := q.begin(0)
 	if _, bad := q.begin(1); !ok || bad {

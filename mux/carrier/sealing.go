@@ -5,9 +5,11 @@ import (
 	"crypto/ecdh"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"culvert/mux/carrier/seal"
@@ -135,6 +137,42 @@ func (h *Handler) confirmed(ctx context.Context, c *Conn, identity string) error
 		_ = c.Close("")
 	}
 	return err
+}
+
+// leastAnswer is how long the content of a sealed answer is at least: longer than every
+// reply and refusal of this program, so that its length does not tell them apart.
+const leastAnswer = 128
+
+// sealedAnswer is the content of the answer to a sealed request: the status in two bytes,
+// the length of what follows in two, and the reply, or of a refusal its token, a space and
+// its text. The rest is 0.
+func sealedAnswer(reply []byte, refusal *Refusal) []byte {
+	status := http.StatusSwitchingProtocols
+	if refusal != nil {
+		status, reply = refusal.Status, []byte(refusal.Token+" "+refusal.Text)
+	}
+	b := binary.BigEndian.AppendUint16(make([]byte, 0, leastAnswer), uint16(status))
+	b = binary.BigEndian.AppendUint16(b, uint16(len(reply)))
+	b = append(b, reply...)
+	return append(b, make([]byte, max(leastAnswer-len(b), 0))...)
+}
+
+var errAnswer = errors.New("malformed sealed answer")
+
+// openAnswer reads it.
+func openAnswer(b []byte) (reply []byte, refused *RefusedError, err error) {
+	if len(b) < 4 || len(b)-4 < int(binary.BigEndian.Uint16(b[2:])) {
+		return nil, nil, errAnswer
+	}
+	status, content := int(binary.BigEndian.Uint16(b)), b[4:][:binary.BigEndian.Uint16(b[2:])]
+	switch {
+	case status == http.StatusSwitchingProtocols:
+		return content, nil, nil
+	case status < 400 || status > 599:
+		return nil, nil, errAnswer
+	}
+	token, text, _ := strings.Cut(string(content), " ")
+	return nil, &RefusedError{Status: status, Token: token, Body: text[:min(len(text), maxRefusalBody)]}, nil
 }
 
 // peerKey is the context's key of a [PeerKey].

@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/ecdh"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -521,6 +523,108 @@ func TestSealedReplay(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A refusal of a sealed request is told to its client, as one that is not sealed, and to
+// nobody else: who plays the request again cannot tell the answer from any other. The
+// server is told which of the two it was.
+func TestSealedRefusal(t *testing.T) {
+	refusals := []*carrier.Refusal{
+		nil,
+		{Status: 410, Token: carrier.RefusalGone, Text: "no such session"},
+		{Status: 503, Token: carrier.RefusalLimit, Text: "too many sessions"},
+		{Status: 503, Token: carrier.RefusalStopping, Text: "server is stopping"},
+		{Status: 400, Token: carrier.RefusalMalformed, Text: "malformed hello"},
+	}
+	for _, mode := range []carrier.Mode{carrier.ModeWebSocket, carrier.ModeHTTP} {
+		var answers []string // to replays
+		for _, refusal := range refusals {
+			t.Run(fmt.Sprintf("%s, %v", mode, refusal), func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
+					confirmed := make(chan bool, 10)
+					s := newSealedServer(t, func(s *sealedServer, _ *carrier.ServerConfig) {
+						admit := s.handler.Admit
+						s.handler.Admit = func(r carrier.Request) (carrier.Admission, error) {
+							r.OnConfirmed(func(is bool) { confirmed <- is })
+							if refusal != nil {
+								return carrier.Admission{}, refusal
+							}
+							return admit(r)
+						}
+					})
+					var first *recording
+					d := s.dialer(carriertest.Key(t))
+					d.Mode = mode
+					d.NetDial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+						c, err := s.network.Dial(ctx, network, addr)
+						if first != nil {
+							return c, err
+						}
+						first = &recording{Conn: c}
+						return first, err
+					}
+					began := time.Now()
+					client, _, err := d.Dial(t.Context(), []byte("hello"))
+					if took := time.Since(began); took > time.Second {
+						t.Errorf("dialled for %v", took)
+					}
+					refused, _ := errors.AsType[*carrier.RefusedError](err)
+					switch {
+					case refusal == nil:
+						if err != nil {
+							t.Fatal(err)
+						}
+						abort(client, <-s.attached)
+					case refused == nil || refused.Status != refusal.Status || refused.Token != refusal.Token || refused.Body != refusal.Text:
+						t.Errorf("the client was told %v", err)
+					}
+					if !<-confirmed {
+						t.Error("the server was not told that it was the client")
+					}
+					if mode == carrier.ModeHTTP {
+						return
+					}
+
+					again, err := s.network.Dial(t.Context(), "", "")
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer again.Close()
+					if _, err := again.Write(first.wrote[0]); err != nil {
+						t.Fatal(err)
+					}
+					answer, err := io.ReadAll(again)
+					if took := time.Since(began); took != 10*time.Second {
+						t.Errorf("cut after %v", took)
+					}
+					if <-confirmed {
+						t.Error("the server was told that it was the client")
+					}
+					hello := regexp.MustCompile(`Culvert-Hello: \S+`)
+					found := hello.Find(answer)
+					answer = hello.ReplaceAll(answer, fmt.Appendf(nil, "%d bytes", len(found)))
+					answer = regexp.MustCompile(`Accept: \S+`).ReplaceAll(answer, nil) // of the request's key
+					answers = append(answers, fmt.Sprintf("%s %v", date.ReplaceAll(answer, nil), err))
+				})
+			})
+		}
+		for _, answer := range answers {
+			if answer != answers[0] || !strings.HasPrefix(answer, "HTTP/1.1 101 ") {
+				t.Errorf("one replay was answered %q\nanother one %q", answers[0], answer)
+			}
+		}
+	}
+}
+
+// What a server seals that is no answer is a broken one.
+func TestSealedAnswerIsMalformed(t *testing.T) {
+	for name, content := range map[string][]byte{
+		"empty": {}, "short": {0, 101, 0}, "cut": {0, 101, 0, 5, 'r', 'e'}, "a status that is no refusal": {0, 200, 0, 0},
+	} {
+		if err := carrier.OpenAnswer(content); err == nil {
+			t.Errorf("%s: no error", name)
+		}
 	}
 }
 

@@ -58,6 +58,10 @@ type ServerConfig struct {
 	// carriers and of the requests of its pipes to four times as many. Default 128.
 	MaxPipesPerIdentity int
 
+	// PipeMemory bounds the bytes that wait in all pipes, and those of the buffers of
+	// their requests, but that each pipe may hold 32 KiB in each direction. Default 32 MiB.
+	PipeMemory int64
+
 	// PipeIdle is how long a pipe lives without a request of its client. It must
 	// be longer than a client pauses, which is an instant. Default 30 s.
 	PipeIdle time.Duration
@@ -70,7 +74,8 @@ type ServerConfig struct {
 // Server is an http.Server set up for carriers: HTTP/1.1 only, with time-outs
 // and limits for everything that comes before the upgrade.
 type Server struct {
-	cfg ServerConfig
+	cfg    ServerConfig
+	memory *pipeMemory
 }
 
 // NewServer returns a Server. It opens nothing.
@@ -81,11 +86,12 @@ func NewServer(cfg ServerConfig) *Server {
 	cfg.MaxUnauthenticatedPerAddress = cmp.Or(cfg.MaxUnauthenticatedPerAddress, 64)
 	cfg.MaxPipes = cmp.Or(cfg.MaxPipes, 2048)
 	cfg.MaxPipesPerIdentity = cmp.Or(cfg.MaxPipesPerIdentity, 128)
+	cfg.PipeMemory = cmp.Or(cfg.PipeMemory, 32<<20)
 	cfg.PipeIdle = cmp.Or(cfg.PipeIdle, pipeIdle)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg}
+	return &Server{cfg: cfg, memory: &pipeMemory{limit: cfg.PipeMemory}}
 }
 
 // Serve serves the connections that ln accepts, over TLS if tlsConf is not nil,
@@ -93,7 +99,7 @@ func NewServer(cfg ServerConfig) *Server {
 // kept it from accepting. By then every connection that was not upgraded is
 // closed and every handler has returned; carriers live on, but for those over HTTP
 // pipes, which need it. It may be called for several listeners, each with limits and
-// pipes of its own.
+// pipes of its own, but for PipeMemory.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config) error {
 	limited := newLimitListener(ln, s.cfg.MaxUnauthenticated, s.cfg.MaxUnauthenticatedPerAddress,
 		connectionsPerPipe*s.cfg.MaxPipesPerIdentity, s.cfg.Logger)
@@ -104,7 +110,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, tlsConf *tls.Config
 	}
 
 	// A pipe is a connection of the same server: one that comes inside of requests.
-	piped := newPipes(s.cfg.MaxPipes, s.cfg.MaxPipesPerIdentity, s.cfg.PipeIdle, s.cfg.Logger)
+	piped := newPipes(s.cfg.MaxPipes, s.cfg.MaxPipesPerIdentity, s.cfg.PipeIdle, s.memory, s.cfg.Logger)
 	requests, endRequests := context.WithCancel(context.WithValue(context.Background(), pipesKey{}, piped))
 	defer endRequests()
 

@@ -56,6 +56,15 @@ func TestNginxWithPassword(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no token", func(t *testing.T) { // of the two credentials, nginx alone wants one
+		open := agent.Start(t, "server", agent.Command(programs.Server, "--listen", "127.0.0.1:0", "--insecure-no-auth"))
+		address := open.Find(patience, "server listening").Attrs["address"]
+		at := thirdparty.Nginx(t, address, `auth_basic "front"; auth_basic_user_file `+passwords+"; "+thirdparty.NginxUpgrades)
+		_, forward := newClient(t, nil, target, "--server", "ws://alice:"+password+"@"+at)
+		if got := get(t, forward); got != "behind nginx" {
+			t.Errorf("got %q", got)
+		}
+	})
 	secrets := []string{password, token, "wrong-password"}
 	for _, c := range []struct {
 		name, want string
