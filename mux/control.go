@@ -144,6 +144,12 @@ func (s *Session) handle(r record) {
 			s.peerWhy = r.reason
 			close(s.peerGone)
 		}
+	case recordNoStreams:
+		select {
+		case <-s.peerDone:
+		default:
+			close(s.peerDone)
+		}
 	case recordListen:
 		s.listen(r.id, r.reason)
 	case recordUnlisten:
@@ -166,3 +172,17 @@ func (s *Session) GoAway(reason string) {
 
 // PeerGoingAway is closed when the peer takes no new streams.
 func (s *Session) PeerGoingAway() <-chan struct{} { return s.peerGone }
+
+// NoStreams tells the peer that this end has no streams left, and will have none: one of
+// the two takes no new ones. What it received has been passed on.
+func (s *Session) NoStreams() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.done && s.err == nil {
+		s.done = true
+		s.queueRecord(record{kind: recordNoStreams})
+	}
+}
+
+// PeerHasNoStreams is closed when the peer has said that.
+func (s *Session) PeerHasNoStreams() <-chan struct{} { return s.peerDone }

@@ -147,6 +147,8 @@ type Session struct {
 	leaving      bool          // GoAway was sent
 	peerGone     chan struct{}
 	peerWhy      string
+	done         bool // NoStreams was sent
+	peerDone     chan struct{}
 	asked        map[uint32]*request // client: remote forwards
 	nextID       uint32
 	forwards     map[uint32]*forward // server: of the peer, by its numbers
@@ -173,6 +175,7 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 		peerMax:    cfg.MaxStreams, // until the peer has said
 		acceptable: make(chan struct{}, 1),
 		peerGone:   make(chan struct{}),
+		peerDone:   make(chan struct{}),
 		asked:      map[uint32]*request{},
 		forwards:   map[uint32]*forward{},
 	}
@@ -218,7 +221,7 @@ func newSession(l Link, cfg Config, client bool) (*Session, error) {
 // Open opens a stream. It does not wait for the peer's reply: what is written
 // arrives with the header. It waits while the link is full, and fails with an
 // *[Error] when a limit is reached or the session has ended, and with
-// [ErrGoingAway] when the session takes no new streams: the peer said so, or the
+// [ErrGoingAway] when the session takes no new streams: either end said so, or the
 // stream numbers are used up.
 func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
 	if len(h.Target) > maxTarget {
@@ -287,6 +290,9 @@ func (s *Session) openable() error {
 	}
 	if s.err != nil {
 		return s.lostLocked(s.err)
+	}
+	if s.leaving { // the peer may have said already that it has no streams
+		return fmt.Errorf("%w: this end is leaving", ErrGoingAway)
 	}
 	if most := min(s.cfg.MaxStreams, s.peerMax); s.ours >= most {
 		s.limitReached("max_streams", "value", most)

@@ -110,6 +110,7 @@ const (
 	recordUnlisten     byte = 7 // forward (4)
 	recordMaxStreams   byte = 8 // streams that the receiver may have open (4)
 	recordListenEnded  byte = 9 // forward (4) | code (1) | reason
+	recordNoStreams    byte = 10
 
 	recordHeader  = 3
 	maxRecordBody = 1024
@@ -126,7 +127,7 @@ type record struct {
 func (r record) append(b []byte) []byte {
 	start := len(b)
 	b = append(b, r.kind, 0, 0)
-	if r.kind != recordGoAway {
+	if fixedSize(r.kind) > 0 {
 		b = binary.BigEndian.AppendUint32(b, r.id)
 	}
 	switch r.kind {

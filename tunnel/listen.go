@@ -99,12 +99,16 @@ func (ls *listeners) newLease(l *remoteListener, p *peer, forward uint32) *lease
 func (e *lease) Addr() string             { return e.listener.addr.String() }
 func (e *lease) Ended() <-chan *mux.Error { return e.ended }
 
-// Close closes the listener, unless the lease has ended.
+// Close closes the listener, unless the lease has ended. When it returns the address is free.
 func (e *lease) Close() {
 	e.listeners.mu.Lock()
-	defer e.listeners.mu.Unlock()
-	if e.listener.lease == e {
+	held := e.listener.lease == e
+	if held {
 		e.listeners.releaseLocked(e.listener, endedClosed)
+	}
+	e.listeners.mu.Unlock()
+	if held {
+		<-e.listener.done
 	}
 }
 

@@ -163,6 +163,18 @@ func TestListenRefusals(t *testing.T) {
 	}
 }
 
+// An address is free when its listener has been closed: a client may ask for it again in
+// the same breath.
+func TestListenAgainAtOnce(t *testing.T) {
+	ls := newTestListeners(t, everything(t))
+	p := newPeer(t, "alice")
+	addr, stop := mustListen(t, ls, p, 1, "127.0.0.1:0")
+	for range 100 {
+		stop()
+		_, stop = mustListen(t, ls, p, 1, addr)
+	}
+}
+
 func TestListenLimit(t *testing.T) {
 	ls := newTestListeners(t, everything(t))
 	ls.settings.MaxForwards = 2

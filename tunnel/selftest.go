@@ -26,8 +26,7 @@ func serveTest(st stream) (serving func()) {
 	case testDiscard, testGenerate:
 		w = discard{}
 	default:
-		st.Refuse(mux.NotFound, "no such test")
-		st.Close()
+		_ = st.Refuse(mux.NotFound, "no such test") // or the stream has ended
 		return nil
 	}
 	if err := st.Accept(); err != nil {

@@ -42,23 +42,24 @@ const closeFlush = time.Second
 const drainCheck = 10 * time.Millisecond
 
 // drain waits, until ctx ends, for the streams of a session that takes no new
-// ones. Each end alone knows when it has passed on what it received, so both must
-// have no streams left before the session is closed. The end that was told that
-// the other takes no new streams says the same when its own have ended, and
-// leaves closing to the other; the end that told closes when it has heard that
-// and its own have ended too.
+// ones. Each end alone knows when it has passed on what it received, so each says
+// when it has no streams left. An end that was told that the other takes no new
+// streams leaves closing to the other; an end that told closes when neither has any.
 func drain(ctx context.Context, s *mux.Session, l *link.Link, told bool) {
 	check := time.NewTicker(drainCheck)
 	defer check.Stop()
 	for {
 		if s.NumStreams() == 0 {
-			switch {
-			case !l.Attached(): // nobody is there to wait for
+			if !l.Attached() { // nobody is there to wait for
 				return
-			case told:
-				s.GoAway("no streams left")
-			case goingAway(s):
-				return
+			}
+			s.NoStreams()
+			select {
+			case <-s.PeerHasNoStreams():
+				if !told {
+					return
+				}
+			default:
 			}
 		}
 		select {
@@ -68,15 +69,6 @@ func drain(ctx context.Context, s *mux.Session, l *link.Link, told bool) {
 			return
 		case <-check.C:
 		}
-	}
-}
-
-func goingAway(s *mux.Session) bool {
-	select {
-	case <-s.PeerGoingAway():
-		return true
-	default:
-		return false
 	}
 }
 

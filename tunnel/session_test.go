@@ -117,7 +117,7 @@ func newSessions(t testing.TB) (client, server end) {
 // The end whose streams are over does not close the session while the other
 // still passes on what it has received.
 func TestDrainWaitsForBothEnds(t *testing.T) {
-	for _, who := range []string{"client", "server"} {
+	for _, who := range []string{"client", "server", "both"} {
 		t.Run(who+" stops", func(t *testing.T) {
 			told, teller := newSessions(t)
 			if who == "client" {
@@ -134,11 +134,15 @@ func TestDrainWaitsForBothEnds(t *testing.T) {
 			far.Accept()
 			teller.GoAway("stopping")
 			within(t, told.PeerGoingAway(), "notice")
+			if who == "both" { // at the same moment: neither takes the other's word for an answer
+				told.GoAway("stopping, too")
+				within(t, teller.PeerGoingAway(), "notice")
+			}
 			var running sync.WaitGroup
 			defer running.Wait()
 			for _, e := range []end{told, teller} {
 				running.Go(func() {
-					drain(t.Context(), e.Session, e.link, e == told)
+					drain(t.Context(), e.Session, e.link, e == told && who != "both")
 					closeSession(e.Session, e.link, "drained")
 				})
 			}
@@ -152,7 +156,7 @@ func TestDrainWaitsForBothEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			select {
-			case <-teller.PeerGoingAway():
+			case <-teller.PeerHasNoStreams():
 			case <-teller.Done():
 				t.Fatal("session closed under the stream")
 			}

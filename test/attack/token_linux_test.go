@@ -320,7 +320,7 @@ func TestAttacker(t *testing.T) {
 		cancel()
 	}()
 	attack := attacks(deafTarget(t))[name]
-	fmt.Println("attacking")
+	fmt.Fprintln(t.Output(), "attacking")
 	attack(ctx, t, server)
 }
 
