@@ -14,6 +14,10 @@ type RegistryConfig struct {
 	// MaxOf, if not nil, is a limit for one identity that may be lower than
 	// MaxPerIdentity; 0 for none. It must not call the registry.
 	MaxOf func(identity string) int
+	// GroupOf, if not nil, is the group that an identity belongs to, with a limit for
+	// the sessions of all its identities together; 0 for none. It must not call the
+	// registry.
+	GroupOf func(identity string) (group string, most int)
 	// Open runs a new session on l until the session has ended; l was opened
 	// by identity from remote. It is called on a goroutine of its own as soon
 	// as the first carrier is attached. When it returns, l is closed if it is
@@ -46,6 +50,7 @@ type Registry struct {
 type session struct {
 	link     *Link
 	identity string
+	group    string
 	opened   bool // Open was called; guarded by Registry.mu
 }
 
@@ -152,7 +157,8 @@ func (r *Registry) admit(identity string, secure bool, h hello) (*session, reply
 		if err := r.makeRoom(identity); err != nil {
 			return nil, reply{}, err
 		}
-		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity}
+		group, _ := r.groupOf(identity)
+		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity, group: group}
 		r.sessions[h.id] = s
 		r.perIdentity[identity]++
 	}
@@ -293,7 +299,29 @@ func (r *Registry) full(identity string) bool {
 		}
 	}
 	return r.cfg.MaxSessions > 0 && len(r.sessions) >= r.cfg.MaxSessions ||
-		most > 0 && r.perIdentity[identity] >= most
+		most > 0 && r.perIdentity[identity] >= most || r.groupFull(identity)
+}
+
+func (r *Registry) groupOf(identity string) (group string, most int) {
+	if r.cfg.GroupOf == nil {
+		return "", 0
+	}
+	return r.cfg.GroupOf(identity)
+}
+
+// groupFull is full for the group of identity. Called with mu held.
+func (r *Registry) groupFull(identity string) bool {
+	group, most := r.groupOf(identity)
+	if most <= 0 {
+		return false
+	}
+	n := 0
+	for _, s := range r.sessions {
+		if s.group == group {
+			n++
+		}
+	}
+	return n >= most
 }
 
 // oldest is the session of identity that has been without a carrier for longest, nil
