@@ -62,7 +62,7 @@ func NewDirectory(cfg DirectoryConfig) (*Directory, error) {
 		if d.identities[id.Name] != nil {
 			errs = append(errs, fmt.Errorf("identity %s is there twice", id.Name))
 		}
-		if err := id.Limits.check(); err != nil {
+		if err := errors.Join(id.Limits.check(), id.Shared.check()); err != nil {
 			errs = append(errs, fmt.Errorf("identity %s: %w", id.Name, err))
 		}
 		d.identities[id.Name] = id

@@ -16,4 +16,5 @@ type Identity struct {
 
 	Policy Policy
 	Limits Limits
+	Shared Limits // of all subjects of signed tokens together; Memory is not looked at
 }

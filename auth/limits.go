@@ -3,11 +3,12 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Limits are how much an identity may use of the server, on top of what the server
 // allows anybody. Zero is no limit. With signed tokens each subject has the limits
-// for itself.
+// for itself, and those of Identity.Shared together with all others of the identity.
 type Limits struct {
 	Sessions       int
 	Streams        int   // of all its sessions together
@@ -47,4 +48,14 @@ func (g *Guard) Limits(identity string) Limits {
 		return id.Limits
 	}
 	return Limits{}
+}
+
+// SharedLimits are those of all subjects of an identity together, by the name in the Login
+// of one of them, and the name of the identity. Memory is not among them.
+func (g *Guard) SharedLimits(identity string) (name string, l Limits) {
+	name, _, _ = strings.Cut(identity, "/")
+	if id := g.current().lookup(identity); id != nil {
+		l = id.Shared
+	}
+	return name, l
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -44,6 +45,7 @@ type Identity struct {
 	Dial, Listen []Text // rules
 
 	Limits Limits
+	Shared Limits // of all subjects of its claims together; without Memory
 }
 
 // Token is the hash of a token.
@@ -82,6 +84,11 @@ func (l *Limits) options() []Option {
 		{Name: "bytes-per-day", min: 1 << 10, max: 1 << 50, target: &l.BytesPerDay},
 		{Name: "memory", min: 1 << 20, max: 1 << 40, target: &l.Memory},
 	}
+}
+
+// sharedOptions are those of limits of all subjects together.
+func (l *Limits) sharedOptions() []Option {
+	return slices.DeleteFunc(l.options(), func(o Option) bool { return o.Name == "memory" })
 }
 
 // Issuer is who signs tokens that let in.
@@ -158,6 +165,11 @@ func (d *decoder) identity(path string, name Text, at, node ast.Node) (id Identi
 		Option{Name: "limits", target: func(path string, at, node ast.Node) {
 			if root, ok := d.object(path, at, node, "a mapping of limits"); ok {
 				d.fields(path, root, id.Limits.options()...)
+			}
+		}},
+		Option{Name: "shared-limits", target: func(path string, at, node ast.Node) {
+			if root, ok := d.object(path, at, node, "a mapping of limits"); ok {
+				d.fields(path, root, id.Shared.sharedOptions()...)
 			}
 		}},
 	)

@@ -40,6 +40,7 @@ identities:
       - allow [2001:db8::/32]:443
     listen: allow localhost:8000-8999
     limits: {sessions: 4, upload: 10MiB, bytes-per-day: 4096}
+    shared-limits: {sessions: 40, streams: 400, opens-per-second: 5, upload: 10MiB, download: 20MiB, bytes-per-day: 8192}
   "b.ob":
     allow: everything
 issuers:
@@ -50,7 +51,7 @@ issuers:
 		t.Fatal(err)
 	}
 	path := src.Flags["config"][0]
-	if want := []string{path + ":22: identity b.ob has no credential, so nobody can be it"}; !reflect.DeepEqual(warnings, want) {
+	if want := []string{path + ":23: identity b.ob has no credential, so nobody can be it"}; !reflect.DeepEqual(warnings, want) {
 		t.Errorf("warnings are %q, want %q", warnings, want)
 	}
 	if len(s.Identities) != 2 || s.Identities[0].Name.Value != "alice" || s.Identities[1].Name.Value != "b.ob" || !s.Identities[1].Everything {
@@ -80,8 +81,9 @@ issuers:
 		{"dial", plain(a.Dial), []string{"deny 10.0.0.1:*", "allow [2001:db8::/32]:443"}},
 		{"listen", plain(a.Listen), []string{"allow localhost:8000-8999"}},
 		{"limits", a.Limits, Limits{Sessions: 4, Upload: 10 << 20, BytesPerDay: 4096}},
+		{"shared limits", a.Shared, Limits{Sessions: 40, Streams: 400, OpensPerSecond: 5, Upload: 10 << 20, Download: 20 << 20, BytesPerDay: 8192}},
 		{"issuers", []string{s.Issuers[0].Issuer.Value, s.Issuers[0].Audience.Value, s.Issuers[0].Keys.Value, s.Issuers[0].Keys.Place()},
-			[]string{"https://issuer.example", "culvert", filepath.Join(filepath.Dir(path), "keys.json"), path + ":25"}},
+			[]string{"https://issuer.example", "culvert", filepath.Join(filepath.Dir(path), "keys.json"), path + ":26"}},
 		{"problem", a.Dial[1].Problem("is bad", "mend it").String(), path + ":19: identities.alice.dial: is bad; mend it"},
 	} {
 		if !reflect.DeepEqual(tt.got, tt.want) {
@@ -110,7 +112,7 @@ func TestIdentityProblems(t *testing.T) {
 			":3: identities.alice.token: there is no such key; did you mean tokens?", ":4: identities.alice.limts: there is no such key; did you mean limits?",
 		}},
 		{"no such key", "identities:\n  alice:\n    shoe-size: 43", []string{
-			":3: identities.alice.shoe-size: there is no such key; there are tokens, passwords, keys, certificates, claims, allow, dial, listen, limits",
+			":3: identities.alice.shoe-size: there is no such key; there are tokens, passwords, keys, certificates, claims, allow, dial, listen, limits, shared-limits",
 		}},
 		{"allow what", "identities:\n  alice: {allow: 10.0.0.0/8}", []string{`:2: identities.alice.allow: "10.0.0.0/8" is not a choice; give everything`}},
 		{"allow and rules", "identities:\n  alice:\n    allow: everything\n    listen: deny *:*\n    dial: [deny *:*, deny *:*]", []string{
@@ -136,6 +138,7 @@ func TestIdentityProblems(t *testing.T) {
 			":3: identities.alice.limits.sessions: is a text; give a whole number",
 			":3: identities.alice.limits.uploads: there is no such key; did you mean upload?",
 		}},
+		{"memory of all", "identities:\n  alice:\n    shared-limits: {memory: 1MiB}", []string{":3: identities.alice.shared-limits.memory: there is no such key"}},
 		{"claims", "identities:\n  alice:\n    claims: [{admin: true}, groups]", []string{
 			":3: identities.alice.claims.admin: is a yes or no; give a text or a list of texts", ":3: identities.alice.claims: is a text; give a mapping of claims",
 		}},

@@ -131,7 +131,11 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	s.registry = link.NewRegistry(link.RegistryConfig{
 		Config: cfg.link(), MaxSessions: cfg.MaxSessions, MaxPerIdentity: cfg.MaxSessionsPerIdentity,
 		MaxOf: func(identity string) int { return cfg.Guard.Limits(identity).Sessions },
-		Open:  s.serveSession,
+		GroupOf: func(identity string) (string, int) {
+			name, shared := cfg.Guard.SharedLimits(identity)
+			return name, shared.Sessions
+		},
+		Open: s.serveSession,
 		Attached: func(l *link.Link, identity string, resumed bool, c link.Carrier) {
 			what, event := "session opened", auditSessionOpened
 			if resumed {

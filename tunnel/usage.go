@@ -23,17 +23,21 @@ type usages struct {
 	forwards int            // that a session may have
 	ends     sync.WaitGroup // what is still to be done for streams that have ended
 
-	mu sync.Mutex        // taken before that of a usage
-	of map[string]*usage // identities with sessions, or with something taken lately; guarded by mu
+	mu sync.Mutex           // taken before that of a usage
+	of map[string]*usage    // identities with sessions, or with something taken lately; guarded by mu
+	by map[string]*subjects // of such identities, by their names; guarded by mu
 
 	opensMu sync.Mutex // taken after all others
 	opens   bandwidth.Bucket
 }
 
-// usage is what one identity uses: its sessions together.
+// usage is what one identity uses: its sessions together. Each subject of a signed token
+// has one.
 type usage struct {
+	tally
 	all      *usages
 	identity string
+	subjects *subjects
 	up, down *bandwidth.Share
 	memory   *mux.Budget
 	refused  every // for the log
@@ -41,16 +45,27 @@ type usage struct {
 	opening  chan struct{} // an element for each stream whose target is being dialled
 	refusing chan struct{} // one element while something is refused
 
+	listens  bandwidth.Bucket // that are asked for; guarded by the tally's mu
+	sessions int              // guarded by the tally's mu
+}
+
+// subjects are what all subjects of signed tokens use together that are one identity, or
+// what an identity uses that has no subject.
+type subjects struct {
+	tally
+	up, down *bandwidth.Group
+}
+
+// tally counts what has limits.
+type tally struct {
 	counts atomic.Bool // there is a limit of bytes per day
 
-	mu       sync.Mutex // guards the rest
-	limits   auth.Limits
-	opens    bandwidth.Bucket
-	listens  bandwidth.Bucket // that are asked for
-	sessions int
-	streams  int
-	day      int64 // days since 1970
-	bytes    int64 // of that day
+	mu      sync.Mutex // guards the rest; that of a usage is taken before that of its subjects
+	limits  auth.Limits
+	opens   bandwidth.Bucket
+	streams int
+	day     int64 // days since 1970
+	bytes   int64 // of that day
 }
 
 // maxOpening streams of an identity are being opened at once; more wait. What waits takes
@@ -77,6 +92,10 @@ const (
 	limitOpens    = "opens per second of an identity"
 	limitAllOpens = "opens per second"
 	limitDay      = "bytes per day of an identity"
+
+	limitSharedStreams = "streams of all subjects of an identity"
+	limitSharedOpens   = "opens per second of all subjects of an identity"
+	limitSharedDay     = "bytes per day of all subjects of an identity"
 )
 
 // limitError says which limit is reached. The peer is told the same.
@@ -91,6 +110,7 @@ func newUsages(cfg *ServerConfig) *usages {
 		up: bandwidth.NewLine(cfg.MaxUpload), down: bandwidth.NewLine(cfg.MaxDownload),
 		memory: mux.NewBudget(int64(cfg.Memory - pipeMemory(cfg))), forwards: cfg.MaxForwards,
 		of: make(map[string]*usage),
+		by: make(map[string]*subjects),
 	}
 	us.opens.Set(float64(cfg.MaxOpensPerSecond), float64(cfg.MaxOpensPerSecond), time.Now())
 	cfg.Guard.OnUse(us.refresh)
@@ -106,8 +126,15 @@ func (us *usages) join(identity string) *usage {
 	defer us.mu.Unlock()
 	u := us.of[identity]
 	if u == nil {
+		name, shared := us.guard.SharedLimits(identity)
+		s := us.by[name]
+		if s == nil {
+			s = &subjects{up: us.up.Group(), down: us.down.Group()}
+			s.limit(shared)
+			us.by[name] = s
+		}
 		u = &usage{
-			all: us, identity: identity, up: us.up.Share(), down: us.down.Share(), memory: us.memory.Part(),
+			all: us, identity: identity, subjects: s, up: s.up.Share(), down: s.down.Share(), memory: us.memory.Part(),
 			opening: make(chan struct{}, maxOpening), refusing: make(chan struct{}, 1),
 			refused: every{interval: 10 * time.Second},
 		}
@@ -129,9 +156,17 @@ func (us *usages) leave(u *usage) {
 	u.sessions--
 	u.mu.Unlock()
 	now := time.Now()
+	used := make(map[*subjects]bool)
 	for name, u := range us.of {
 		if u.idle(now) {
 			delete(us.of, name)
+		} else {
+			used[u.subjects] = true
+		}
+	}
+	for name, s := range us.by {
+		if !used[s] && s.idle(now) {
+			delete(us.by, name)
 		}
 	}
 }
@@ -140,31 +175,57 @@ func (us *usages) leave(u *usage) {
 func (u *usage) idle(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	return u.sessions == 0 && u.streams == 0 && (u.bytes == 0 || u.day != dayOf(now)) &&
-		u.opens.Full(now) && u.listens.Full(now) && u.up.Rested() && u.down.Rested()
+	return u.sessions == 0 && u.idleLocked(now) && u.listens.Full(now) && u.up.Rested() && u.down.Rested()
+}
+
+func (s *subjects) idle(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.idleLocked(now) && s.up.Rested() && s.down.Rested()
+}
+
+func (t *tally) idleLocked(now time.Time) bool {
+	return t.streams == 0 && (t.bytes == 0 || t.day != dayOf(now)) && t.opens.Full(now)
 }
 
 // refresh gives every identity the limits that it has now.
 func (us *usages) refresh() {
 	us.mu.Lock()
 	defer us.mu.Unlock()
-	for name, u := range us.of {
-		u.limit(us.guard.Limits(name))
+	for identity, u := range us.of {
+		u.limit(us.guard.Limits(identity))
+	}
+	for name, s := range us.by {
+		_, shared := us.guard.SharedLimits(name)
+		s.limit(shared)
 	}
 }
 
 // limit changes the limits. Streams and sessions beyond them go on.
 func (u *usage) limit(l auth.Limits) {
+	u.tally.limit(l)
 	u.mu.Lock()
-	defer u.mu.Unlock()
 	rate := float64(l.OpensPerSecond)
-	u.opens.Set(rate, rate, time.Now())
 	u.listens.Set(rate, max(rate, float64(u.all.forwards)), time.Now())
+	u.mu.Unlock()
 	u.up.SetRate(l.Upload)
 	u.down.SetRate(l.Download)
 	u.memory.SetLimit(l.Memory)
-	u.counts.Store(l.BytesPerDay > 0)
-	u.limits = l
+}
+
+func (s *subjects) limit(l auth.Limits) {
+	s.tally.limit(l)
+	s.up.SetRate(l.Upload)
+	s.down.SetRate(l.Download)
+}
+
+func (t *tally) limit(l auth.Limits) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	rate := float64(l.OpensPerSecond)
+	t.opens.Set(rate, rate, time.Now())
+	t.counts.Store(l.BytesPerDay > 0)
+	t.limits = l
 }
 
 // enter counts one more stream, until exit. The error is a *limitError.
@@ -198,26 +259,40 @@ func (u *usage) within(limit string) error {
 
 // bound counts one more stream, or says which limit is reached.
 func (u *usage) bound(now time.Time) (limit string) {
+	s := u.subjects
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	switch {
-	case u.limits.Streams > 0 && u.streams >= u.limits.Streams:
+	case u.fullLocked():
 		return limitStreams
+	case s.fullLocked():
+		return limitSharedStreams
 	case u.spentLocked(now):
 		return limitDay
+	case s.spentLocked(now):
+		return limitSharedDay
 	case !u.opens.Take(now):
 		return limitOpens
+	case !s.opens.Take(now):
+		return limitSharedOpens
 	case !u.all.opened(now):
 		return limitAllOpens
 	}
 	u.streams++
+	s.streams++
 	return ""
 }
 
+func (t *tally) fullLocked() bool { return t.limits.Streams > 0 && t.streams >= t.limits.Streams }
+
 func (u *usage) exit() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.streams--
+	for _, t := range []*tally{&u.tally, &u.subjects.tally} {
+		t.mu.Lock()
+		t.streams--
+		t.mu.Unlock()
+	}
 }
 
 // meter returns st with its bytes counted, for the audit log's entry of it as well,
@@ -244,30 +319,45 @@ func (us *usages) opened(now time.Time) bool {
 
 // spend counts bytes of today.
 func (u *usage) spend(n int) {
-	if !u.counts.Load() {
+	u.tally.spend(n)
+	u.subjects.spend(n)
+}
+
+func (t *tally) spend(n int) {
+	if !t.counts.Load() {
 		return
 	}
 	today := dayOf(time.Now())
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.day != today {
-		u.day, u.bytes = today, 0
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.day != today {
+		t.day, t.bytes = today, 0
 	}
-	u.bytes += int64(n)
+	t.bytes += int64(n)
 }
 
-// spent says whether the bytes of today are used up.
-func (u *usage) spent() bool {
-	if !u.counts.Load() {
+// spent says of what the bytes of today are used up, "" for nothing.
+func (u *usage) spent() (limit string) {
+	switch {
+	case u.tally.spent():
+		return limitDay
+	case u.subjects.spent():
+		return limitSharedDay
+	}
+	return ""
+}
+
+func (t *tally) spent() bool {
+	if !t.counts.Load() {
 		return false
 	}
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.spentLocked(time.Now())
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.spentLocked(time.Now())
 }
 
-func (u *usage) spentLocked(now time.Time) bool {
-	return u.limits.BytesPerDay > 0 && u.day == dayOf(now) && u.bytes >= u.limits.BytesPerDay
+func (t *tally) spentLocked(now time.Time) bool {
+	return t.limits.BytesPerDay > 0 && t.day == dayOf(now) && t.bytes >= t.limits.BytesPerDay
 }
 
 func dayOf(t time.Time) int64 { return t.Unix() / (24 * 60 * 60) }
@@ -324,7 +414,7 @@ type flow struct {
 }
 
 // waits says whether not everything may go at once.
-func (f *flow) waits() bool { return f.share.Limited() || f.usage.spent() }
+func (f *flow) waits() bool { return f.share.Limited() || f.usage.spent() != "" }
 
 // write writes p to w, piece by piece when the bandwidth is bounded.
 func (f *flow) write(w io.Writer, p []byte) (n int, err error) {
@@ -343,8 +433,8 @@ func (f *flow) write(w io.Writer, p []byte) (n int, err error) {
 // take waits until some of n bytes may go, and returns how many. The error is the
 // end of the stream, which take makes when the bytes of the day are used up.
 func (f *flow) take(n int) (int, error) {
-	if f.usage.spent() {
-		err := &limitError{limitDay}
+	if limit := f.usage.spent(); limit != "" {
+		err := &limitError{limit}
 		f.stream.Reset(verdict(err, mux.Limit))
 		return 0, err
 	}

@@ -36,6 +36,18 @@ func limited(t testing.TB, l auth.Limits) *auth.Directory {
 	return d
 }
 
+// sharing is a directory of alice with these shared limits.
+func sharing(t testing.TB, shared auth.Limits) *auth.Directory {
+	t.Helper()
+	d, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{
+		{Name: "alice", Tokens: []auth.Token{{Sum: sha256.Sum256([]byte(goodToken))}}, Policy: auth.Everything(), Shared: shared},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 func testUsages(t testing.TB, l auth.Limits) *usages {
 	t.Helper()
 	return newUsages(&ServerConfig{Guard: auth.NewGuard(limited(t, l)), Settings: Settings{Memory: 1 << 20, Logger: slog.New(slog.DiscardHandler)}})
@@ -335,6 +347,77 @@ func TestLimitComesLater(t *testing.T) {
 	})
 }
 
+// All subjects of an identity have the shared limits together, on top of their own.
+func TestSharedLimits(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		shared := func(own, all auth.Limits) *auth.Directory {
+			d, err := auth.NewDirectory(auth.DirectoryConfig{Identities: []auth.Identity{{Name: "ops", Limits: own, Shared: all}, {Name: "dev"}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+		us := testUsages(t, auth.Limits{})
+		us.guard.Use(shared(auth.Limits{Streams: 2}, auth.Limits{Streams: 3}))
+		a, b, other := us.join("ops/a"), us.join("ops/b"), us.join("dev/a")
+		_, first := entered(t, a)
+		_, second := entered(t, a)
+		wantLimit(t, a.enter(), limitStreams)
+		_, third := entered(t, b)
+		wantLimit(t, b.enter(), limitSharedStreams)
+		for range 4 {
+			_, far := entered(t, other)
+			far.peer.Close()
+		}
+		first.peer.Close()
+		synctest.Wait()
+		_, fourth := entered(t, b)
+		for _, f := range []*fakeStream{second, third, fourth} {
+			f.peer.Close()
+		}
+		synctest.Wait()
+
+		us.guard.Use(shared(auth.Limits{OpensPerSecond: 2}, auth.Limits{OpensPerSecond: 3}))
+		for _, u := range []*usage{a, a, b} {
+			if limit := u.bound(time.Now()); limit != "" {
+				t.Errorf("reached: %s", limit)
+			}
+			u.exit()
+		}
+		wantLimit(t, a.enter(), limitOpens)
+		us.leave(b)
+		b = us.join("ops/b")
+		wantLimit(t, b.enter(), limitSharedOpens)
+
+		us.guard.Use(shared(auth.Limits{}, auth.Limits{BytesPerDay: 1000}))
+		near, far := entered(t, a)
+		if _, err := near.Write(make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		wantLimit(t, b.enter(), limitSharedDay)
+		if _, err := near.Write(make([]byte, 1)); err == nil {
+			t.Error("a byte more")
+		}
+		wantLimit(t, context.Cause(near.Context()), limitSharedDay)
+		far.Close()
+		near.Close()
+		synctest.Wait()
+
+		us.guard.Use(shared(auth.Limits{}, auth.Limits{Upload: 1000}))
+		if !a.up.Limited() || !b.up.Limited() || a.down.Limited() || other.up.Limited() {
+			t.Error("the wrong ones have a bandwidth")
+		}
+		for _, u := range []*usage{a, b, other} {
+			us.leave(u)
+		}
+		time.Sleep(24 * time.Hour)
+		us.leave(us.join("dev/b"))
+		if len(us.of) != 0 || len(us.by) != 0 {
+			t.Errorf("%d and %d are remembered", len(us.of), len(us.by))
+		}
+	})
+}
+
 // With real sessions: a local application is reset when a limit is reached, whichever
 // end listens, and both logs name the limit.
 func TestLimitsOfSessions(t *testing.T) {
@@ -355,8 +438,13 @@ func TestLimitsOfSessions(t *testing.T) {
 	second.find(t, `msg="connect failed"`, "too many sessions")
 	server.find(t, `msg="limit reached"`, "limit=sessions", "client=alice")
 
+	guard.Use(sharing(t, auth.Limits{Sessions: 1}))
+	third := startClient(t, addr, func(c *ClientConfig) { c.RetryInitial = true })
+	third.find(t, `msg="connect failed"`, "too many sessions")
+
 	guard.Use(limited(t, auth.Limits{}))
 	second.find(t, `msg="session opened"`)
+	third.find(t, `msg="session opened"`)
 	app2 := connect(t, client.listening(t, "local"))
 	far2 := within(t, conns, "connection to the target")
 	greet(t, app2, far2)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"culvert/auth"
 	"culvert/config"
 )
 
@@ -206,5 +208,30 @@ func TestBackends(t *testing.T) {
 	}
 	if got, want := s.backends(), []string{"localhost:443", "localhost:9998", "[::1]:80"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Limits of the file are those that count, of each subject and of all together.
+func TestLimitsOfTheFile(t *testing.T) {
+	file := write(t, "issuers: [{issuer: i, audience: a, keys: 'https://i.example'}]\nidentities:\n  ops:\n    claims: [{a: b}]\n    allow: everything\n"+
+		"    limits: {sessions: 1, streams: 2, opens-per-second: 3, upload: 4KiB, download: 5KiB, bytes-per-day: 6KiB, memory: 7MiB}\n"+
+		"    shared-limits: {sessions: 10, streams: 20, opens-per-second: 30, upload: 40KiB, download: 50KiB, bytes-per-day: 60KiB}\n")
+	cfg, _, err := config.LoadServer(config.Sources{Flags: map[string][]string{"config": {file}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuers, sources, problems := openIssuers(cfg, nil, slog.New(slog.DiscardHandler))
+	defer sources.closeBut(nil)
+	d, _, more := newDirectory(cfg, nil, auth.DirectoryConfig{Issuers: issuers})
+	if problems = append(problems, more...); len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	guard := auth.NewGuard(d)
+	if got, want := guard.Limits("ops/alice"), (auth.Limits{Sessions: 1, Streams: 2, OpensPerSecond: 3, Upload: 4 << 10, Download: 5 << 10, BytesPerDay: 6 << 10, Memory: 7 << 20}); got != want {
+		t.Errorf("of a subject: %+v", got)
+	}
+	want := auth.Limits{Sessions: 10, Streams: 20, OpensPerSecond: 30, Upload: 40 << 10, Download: 50 << 10, BytesPerDay: 60 << 10}
+	if name, got := guard.SharedLimits("ops/alice"); name != "ops" || got != want {
+		t.Errorf("of all of %s: %+v", name, got)
 	}
 }

@@ -70,11 +70,8 @@ func (r *reader) identity(from config.Identity) auth.Identity {
 		Passwords:    parse(r, from.Passwords, auth.ParsePassword),
 		Keys:         parse(r, from.Keys, auth.ParsePublicKey),
 		Certificates: parse(r, from.Certificates, auth.ParseCertificateName),
-		Limits: auth.Limits{
-			Sessions: from.Limits.Sessions, Streams: from.Limits.Streams, OpensPerSecond: from.Limits.OpensPerSecond,
-			Upload: int64(from.Limits.Upload), Download: int64(from.Limits.Download),
-			BytesPerDay: int64(from.Limits.BytesPerDay), Memory: int64(from.Limits.Memory),
-		},
+		Limits:       limits(from.Limits),
+		Shared:       limits(from.Shared),
 	}
 	for _, claims := range from.Claims {
 		id.Claims = append(id.Claims, claims.Wanted)
@@ -91,6 +88,14 @@ func (r *reader) identity(from config.Identity) auth.Identity {
 		}
 	}
 	return id
+}
+
+func limits(from config.Limits) auth.Limits {
+	return auth.Limits{
+		Sessions: from.Sessions, Streams: from.Streams, OpensPerSecond: from.OpensPerSecond,
+		Upload: int64(from.Upload), Download: int64(from.Download),
+		BytesPerDay: int64(from.BytesPerDay), Memory: int64(from.Memory),
+	}
 }
 
 func (r *reader) token(from config.Token) (t auth.Token, ok bool) {

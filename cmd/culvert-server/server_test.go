@@ -3,18 +3,22 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"culvert/auth"
 	"culvert/config"
+	"culvert/tunnel"
 )
 
 const secret = "sesame-0123456789abcdef"
@@ -238,6 +242,69 @@ func TestReloadedTokens(t *testing.T) {
 			if got := who(token); got != want {
 				t.Errorf("after %q: %s is %q, want %q", tt.tokens, token, got, want)
 			}
+		}
+	}
+}
+
+// A client that listens where the keys of an issuer come from, at the other loopback
+// address, loses its listener with the reload that names the issuer.
+func TestIssuerAtAPortOfAClient(t *testing.T) {
+	issuer, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer issuer.Close()
+	port := issuer.Addr().(*net.TCPAddr).Port
+	file := write(t, "issuers: []\n")
+	job, address := running(t, map[string][]string{"config": {file}})
+
+	log, w := io.Pipe()
+	client, err := tunnel.NewClient(tunnel.ClientConfig{
+		Servers:    []*url.URL{{Scheme: "ws", Host: address}},
+		Credential: func() (string, error) { return secret, nil },
+		Remote:     []tunnel.Forward{{Bind: "::1", Port: port, Target: issuer.Addr().String()}},
+		Settings:   tunnel.Settings{Logger: slog.New(slog.NewJSONHandler(w, nil))},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- client.Run(ctx)
+		w.Close()
+	}()
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	lines := json.NewDecoder(log)
+	for line := (struct{ Msg string }{}); line.Msg != "forward listening"; {
+		if err := lines.Decode(&line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() { _, _ = io.Copy(io.Discard, log) }()
+	listens := func() bool {
+		conn, err := net.Dial("tcp", net.JoinHostPort("::1", strconv.Itoa(port)))
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}
+	if !listens() {
+		t.Fatal("the client does not listen")
+	}
+	content := fmt.Sprintf("issuers: [{issuer: i, audience: a, keys: 'http://localhost:%d/keys'}]\nidentities: {ops: {claims: [{a: b}], allow: everything}}\n", port)
+	if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reloaded(t.Context(), job); err != nil {
+		t.Fatal(err)
+	}
+	for limit := time.Now().Add(20 * time.Second); listens(); {
+		if time.Now().After(limit) {
+			t.Fatal("the client still listens")
 		}
 	}
 }

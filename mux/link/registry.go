@@ -17,6 +17,10 @@ type RegistryConfig struct {
 	// MaxOf, if not nil, is a limit for one identity that may be lower than
 	// MaxPerIdentity; 0 for none. It must not call the registry.
 	MaxOf func(identity string) int
+	// GroupOf, if not nil, is the group that an identity belongs to, with a limit for
+	// the sessions of all its identities together; 0 for none. It must not call the
+	// registry.
+	GroupOf func(identity string) (group string, most int)
 	// Open runs a new session on l until the session has ended; l was opened
 	// by identity from remote. It is called on a goroutine of its own as soon
 	// as the first carrier is attached. When it returns, l is closed if it is
@@ -52,6 +56,7 @@ type Registry struct {
 type session struct {
 	link     *Link
 	identity string
+	group    string
 	opened   bool // Open was called; guarded by Registry.mu
 }
 
@@ -205,7 +210,8 @@ func (r *Registry) admit(identity string, secure bool, h hello) (admission, erro
 		return admission{}, err
 	}
 	if s == nil {
-		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity}
+		group, _ := r.groupOf(identity)
+		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity, group: group}
 		s.link.displacing = &allowance{most: displacements, perSecond: 1}
 		r.sessions[h.id] = s
 		r.perIdentity[identity]++
@@ -410,7 +416,29 @@ func (r *Registry) full(identity string) bool {
 		}
 	}
 	return r.cfg.MaxSessions > 0 && len(r.sessions) >= r.cfg.MaxSessions ||
-		most > 0 && r.perIdentity[identity] >= most
+		most > 0 && r.perIdentity[identity] >= most || r.groupFull(identity)
+}
+
+func (r *Registry) groupOf(identity string) (group string, most int) {
+	if r.cfg.GroupOf == nil {
+		return "", 0
+	}
+	return r.cfg.GroupOf(identity)
+}
+
+// groupFull is full for the group of identity. Called with mu held.
+func (r *Registry) groupFull(identity string) bool {
+	group, most := r.groupOf(identity)
+	if most <= 0 {
+		return false
+	}
+	n := 0
+	for _, s := range r.sessions {
+		if s.group == group {
+			n++
+		}
+	}
+	return n >= most
 }
 
 // oldest is the session of identity that has been without a carrier for longest, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -633,4 +634,42 @@ func strange() hello {
 	h := newHello()
 	h.resume = true
 	return h
+}
+
+// The identities of a group have its limit together, and makes room for nobody else's.
+func TestGroupLimit(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		most := 3
+		r := NewRegistry(RegistryConfig{MaxPerIdentity: 2, GroupOf: func(identity string) (string, int) {
+			group, _, _ := strings.Cut(identity, "/")
+			if group != "ops" {
+				return group, 0
+			}
+			return group, most
+		}})
+		for _, tt := range []struct {
+			identity string
+			want     error
+		}{
+			{"ops/a", nil}, {"ops/a", nil}, {"ops/a", ErrLimit}, {"ops/b", nil}, {"ops/b", ErrLimit}, {"ops/c", ErrLimit}, {"dev/a", nil}, {"ops2/a", nil},
+		} {
+			a := admit(r, tt.identity, newHello())
+			if !errors.Is(a.err, tt.want) {
+				t.Errorf("%s: %v, want %v", tt.identity, a.err, tt.want)
+			}
+			if a.err == nil {
+				a.ride(t)
+			}
+		}
+		most = 4
+		if a := admit(r, "ops/c", newHello()); a.err != nil {
+			t.Errorf("with a higher limit: %v", a.err)
+		} else {
+			a.cancel()
+		}
+		for _, l := range r.links() {
+			l.abandon(ErrClosed)
+		}
+		r.Wait()
+	})
 }

@@ -37,25 +37,62 @@ func (b *Bucket) limit(rate int64) {
 	b.Set(float64(rate), max(float64(rate)*lateness.Seconds(), minTurn), time.Now())
 }
 
+// Group bounds several shares of a line together.
+type Group struct {
+	line    *Line
+	limited atomic.Bool
+
+	// Guarded by line.mu.
+	bucket Bucket
+	clock  float64 // of the group, as that of the line
+	next   *Share  // while the line looks for whose turn it is
+}
+
+// Group returns a new group of the line, without a limit. There is nothing to be closed.
+func (l *Line) Group() *Group { return &Group{line: l} }
+
+// SetRate bounds the bytes per second of all shares of the group together, 0 for no limit
+// but theirs. It counts at once, also for those who wait.
+func (g *Group) SetRate(rate int64) {
+	g.line.mu.Lock()
+	defer g.line.mu.Unlock()
+	g.bucket.limit(rate)
+	g.limited.Store(rate > 0)
+	g.line.dispatch()
+}
+
+// Rested reports whether a new group in the place of g would be given no more than g.
+func (g *Group) Rested() bool {
+	g.line.mu.Lock()
+	defer g.line.mu.Unlock()
+	return g.bucket.Full(time.Now())
+}
+
+// Share returns a new part of the group's line, bounded with the rest of the group, and
+// without a limit of its own. There is nothing to be closed.
+func (g *Group) Share() *Share {
+	s := &Share{line: g.line, group: g}
+	s.limited.Store(g.line.bucket.rate > 0)
+	return s
+}
+
 // Share is an identity's part of a line.
 type Share struct {
 	line    *Line
+	group   *Group
 	limited atomic.Bool
 
 	// Guarded by line.mu.
 	bucket  Bucket
 	row     []*Turn // in the order in which they asked; some may have given up
 	given   float64 // bytes, of those who share the line's clock
+	inGroup float64 // the same of the group's clock
 	waiting bool    // is in line.waiting
 }
 
 // Share returns a new part of the line, without a limit of its own. There is nothing
 // to be closed.
-func (l *Line) Share() *Share {
-	s := &Share{line: l}
-	s.limited.Store(l.bucket.rate > 0)
-	return s
-}
+func (l *Line) Share() *Share { return l.Group().Share() }
 
 // SetRate bounds the share's bytes per second, 0 for no limit but the line's. It
 // counts at once, also for those who wait.
@@ -77,7 +114,12 @@ func (s *Share) Rested() bool {
 
 // Limited reports whether anything bounds the share. While nothing does, Take does
 // not wait.
-func (s *Share) Limited() bool { return s.limited.Load() }
+func (s *Share) Limited() bool { return s.limited.Load() || s.group.limited.Load() }
+
+// buckets are what a turn of the share's takes from. Called with the line's mu held.
+func (s *Share) buckets() [3]*Bucket {
+	return [...]*Bucket{&s.bucket, &s.group.bucket, &s.line.bucket}
+}
 
 // Turn is one stream's place in a row; its zero value is ready. It is for one Take
 // at a time.
@@ -136,9 +178,10 @@ func (l *Line) dispatch() {
 	}
 }
 
-// next is whose turn it is: of those who wait and have not used up what is theirs,
-// the share that was given least. If there is none it says how long to wait for one,
-// 0 if nobody waits. Called with mu held.
+// next is whose turn it is: of those who wait and have not used up what is theirs, the
+// share that was given least. Of each group only the share counts that was given least of
+// what the group has. If there is none it says how long to wait for one, 0 if nobody
+// waits. Called with mu held.
 func (l *Line) next(now time.Time) (next *Share, wait time.Duration) {
 	l.bucket.fill(now)
 	waiting := l.waiting[:0]
@@ -151,8 +194,12 @@ func (l *Line) next(now time.Time) (next *Share, wait time.Duration) {
 			continue
 		}
 		waiting = append(waiting, s)
-		s.bucket.fill(now)
-		if w := max(s.bucket.wait(), l.bucket.wait()); w > 0 {
+		var w time.Duration
+		for _, b := range s.buckets() {
+			b.fill(now)
+			w = max(w, b.wait())
+		}
+		if w > 0 {
 			if wait == 0 || w < wait {
 				wait = w
 			}
@@ -160,12 +207,22 @@ func (l *Line) next(now time.Time) (next *Share, wait time.Duration) {
 		}
 		// Who comes back after a while has no claim to what it did not use.
 		s.given = max(s.given, l.clock-maxTurn)
-		if next == nil || s.given < next.given {
-			next = s
+		s.inGroup = max(s.inGroup, s.group.clock-maxTurn)
+		if g := s.group; g.next == nil || s.inGroup < g.next.inGroup {
+			g.next = s
 		}
 	}
 	clear(l.waiting[len(waiting):])
 	l.waiting = waiting
+	for _, s := range l.waiting {
+		if s.group.next != s {
+			continue
+		}
+		s.group.next = nil
+		if next == nil || s.given < next.given {
+			next = s
+		}
+	}
 	return next, wait
 }
 
@@ -173,10 +230,12 @@ func (l *Line) next(now time.Time) (next *Share, wait time.Duration) {
 func (s *Share) give() {
 	l, t := s.line, s.pop()
 	n := min(t.want, s.turn())
-	l.clock = max(l.clock, s.given)
+	l.clock, s.group.clock = max(l.clock, s.given), max(s.group.clock, s.inGroup)
 	s.given += float64(n)
-	s.bucket.spend(n)
-	l.bucket.spend(n)
+	s.inGroup += float64(n)
+	for _, b := range s.buckets() {
+		b.spend(n)
+	}
 	t.want = 0
 	t.granted <- n
 }
@@ -192,9 +251,11 @@ func (s *Share) pop() *Turn {
 
 // turn is how many bytes go in a turn of the share's.
 func (s *Share) turn() int {
-	rate := s.bucket.rate
-	if all := s.line.bucket.rate; rate == 0 || all > 0 && all < rate {
-		rate = all
+	var rate float64
+	for _, b := range s.buckets() {
+		if b.rate > 0 && (rate == 0 || b.rate < rate) {
+			rate = b.rate
+		}
 	}
 	if rate == 0 { // the limit has just been lifted
 		return maxTurn

@@ -260,3 +260,31 @@ func BenchmarkTake(b *testing.B) {
 		})
 	}
 }
+
+// The shares of a group have its rate together, and those beside it do not notice.
+func TestGroup(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		line := NewLine(0)
+		group := line.Group()
+		group.SetRate(1e6)
+		one, other, slow, beside := &sender{share: group.Share()}, &sender{share: group.Share()}, &sender{share: group.Share()}, &sender{share: line.Share()}
+		slow.share.SetRate(1e5)
+		beside.share.SetRate(3e6)
+		run(t, 10*time.Second, one, other, slow, beside)
+		within(t, "the group", one.bytes.Load()+other.bytes.Load()+slow.bytes.Load(), 1e7, 2)
+		within(t, "one of two", one.bytes.Load(), 4.5e6, 2)
+		within(t, "one with a rate of its own", slow.bytes.Load(), 1e6, 2)
+		within(t, "one beside the group", beside.bytes.Load(), 3e7, 2)
+		if group.Rested() {
+			t.Error("a group that is in use is rested")
+		}
+		time.Sleep(time.Second)
+		if !group.Rested() {
+			t.Error("a group that was left alone is not rested")
+		}
+		group.SetRate(0)
+		if one.share.Limited() || !slow.share.Limited() {
+			t.Error("the limit of a group is not lifted, or that of a share is")
+		}
+	})
+}
