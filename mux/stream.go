@@ -234,24 +234,32 @@ func (st *Stream) Write(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
 		k, crowded, err := st.begin(len(p) - n)
+		if err == nil {
+			k, err = st.sendTurn(p[n:n+k], crowded)
+			n += k
+		}
 		if err != nil {
 			return n, err
 		}
-		s := st.sess
-		err = s.push(st.id, p[n:n+k])
-		st.write.end()
-		if err != nil {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return n, s.lostLocked(err)
-		}
-		if crowded {
-			runtime.Gosched()
-		}
-		s.link.Send()
-		n += k
 	}
 	return n, nil
+}
+
+// sendTurn sends p in the turn that begin has given, and ends it.
+func (st *Stream) sendTurn(p []byte, crowded bool) (int, error) {
+	s := st.sess
+	err := s.push(st.id, p)
+	st.write.end()
+	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return 0, s.lostLocked(err)
+	}
+	if crowded {
+		runtime.Gosched()
+	}
+	s.link.Send()
+	return len(p), nil
 }
 
 // CloseWrite tells the peer that no more bytes follow; reading goes on. It waits

@@ -1,9 +1,11 @@
 package tunnel
 
 import (
+	"net"
 	"runtime"
 	"sync"
 	"testing"
+	"time"
 )
 
 // idleSessions opens sessions until the test ends, and says how many bytes each takes at
@@ -50,4 +52,46 @@ func TestIdleSessionMemory(t *testing.T) {
 	if each := idleSessions(t, 100); each > most {
 		t.Errorf("an idle session takes %d bytes at each end, want %d at most", each, most)
 	}
+}
+
+// Connections that have something to send hold nothing of it in an outage, at either
+// agent: it stays where it is until there is room for it.
+func TestOutageMemory(t *testing.T) {
+	const count = 200
+	_, server := startServer(t, nil)
+	p := newPath(t, server)
+	addr, conns := target(t)
+	client := startClient(t, p.addr, local(addr))
+	at := client.listening(t, "local")
+	var ends [2][]*net.TCPConn // applications and targets
+	for range count {
+		app := connect(t, at)
+		far := within(t, conns, "connection to the target")
+		greet(t, app, far)
+		ends[0], ends[1] = append(ends[0], app), append(ends[1], far)
+	}
+	nowhere := listenLoopback(t)
+	nowhere.Close()
+	p.lead(nowhere.Addr().String())
+	p.cut()
+	client.find(t, "session lost")
+	for i, agent := range []string{"client", "server"} {
+		before := inUse()
+		var writing sync.WaitGroup
+		for _, conn := range ends[i] {
+			writing.Go(func() {
+				conn.SetWriteDeadline(time.Now().Add(time.Second))
+				conn.Write(make([]byte, 16<<20)) // more than the system and a window take
+			})
+		}
+		writing.Wait()
+		const most = 20 << 10
+		// The link takes a little, in all.
+		if each := (int64(inUse()) - int64(before) - 1<<20) / count; each > most {
+			t.Errorf("a connection that waits at the %s holds %d bytes, want %d at most", agent, each, most)
+		} else {
+			t.Logf("a connection that waits at the %s holds %d bytes", agent, each)
+		}
+	}
+	runtime.KeepAlive(ends)
 }

@@ -28,6 +28,9 @@ type stream interface {
 	Context() context.Context
 }
 
+// littleRead is as much as a stream lets go before the bulk of others.
+const littleRead = 2 << 10
+
 // departure is how long after the end of a connection that never sent anything an
 // open may go on: the user most likely left.
 const departure = 2 * time.Second
@@ -128,19 +131,43 @@ func (r *relay) delivered(n int64, err error) {
 	abort(r.conn)
 }
 
-// outbound copies from the connection to the stream.
+// roomy is a stream that says whether there is room for a write, and that writes what is
+// read only then.
+type roomy interface {
+	Room() int
+	WriteFrom(n int, read func(most int) []byte) (int, error)
+}
+
+// outbound copies from the connection to the stream. It reads when there is room for
+// what it reads: in an outage thousands of connections may have something to send.
 func (r *relay) outbound() {
 	src := newSource(r.conn)
+	to, ok := r.stream.(roomy)
+	if ok {
+		src.room = to.Room
+	}
+	fetch := src.readNow
+	next := littleRead // how many bytes may come, by what came last
 	for {
 		chunk, err := src.read()
-		if len(chunk) > 0 {
-			n, werr := r.stream.Write(chunk)
-			r.sent += int64(n)
-			src.release()
-			if werr != nil {
-				abort(r.conn)
-				return
+		var n int
+		var werr error
+		if errors.Is(err, errNoRoom) {
+			n, werr = to.WriteFrom(next, fetch)
+			err = nil
+		} else if len(chunk) > 0 {
+			n, werr = r.stream.Write(chunk)
+		}
+		src.release()
+		if r.sent += int64(n); n > 0 {
+			next = littleRead
+			if n >= littleRead {
+				next = largeChunk
 			}
+		}
+		if werr != nil {
+			abort(r.conn)
+			return
 		}
 		if errors.Is(err, io.EOF) {
 			break

@@ -381,6 +381,23 @@ func (m *metered) Close() error {
 
 func (m *metered) Write(p []byte) (n int, err error) { return m.down.write(m.stream, p) }
 
+// Room is that of the stream. Where bandwidth is bounded there always is some: Write
+// waits.
+func (m *metered) Room() int {
+	if to, ok := m.stream.(roomy); ok && !m.down.waits() {
+		return to.Room()
+	}
+	return largeChunk
+}
+
+// WriteFrom is called where there is no room, and so bandwidth is not bounded.
+func (m *metered) WriteFrom(n int, read func(most int) []byte) (int, error) {
+	n, err := m.stream.(roomy).WriteFrom(n, read)
+	m.down.usage.spend(n)
+	m.down.moved.Add(int64(n))
+	return n, err
+}
+
 func (m *metered) Deliver(w mux.TryWriter, done func(n int64, err error)) {
 	m.stream.Deliver(&meteredWriter{w, &m.up}, done)
 }

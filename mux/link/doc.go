@@ -22,11 +22,12 @@
 // Invariants:
 //   - Data is identified by its offset in the stream. What arrives twice is
 //     recognised and dropped; a gap is a broken carrier, never delivered.
-//   - At most one carrier is attached. Another one either follows it gently: then
-//     the old one is read to its end first, and nothing is sent again. Or it
-//     displaces it: then that ends, its goroutines are waited for, and the rest is
-//     sent again, so a message in the replay buffer is never rewritten while
-//     somebody still sends it.
+//   - At most one carrier is attached. Another one either follows it gently, once it
+//     has delivered a message: then the old one is read to its end first, and nothing
+//     is sent again. Or it displaces it: then that ends, its goroutines are waited for,
+//     and the rest is sent again, so a message in the replay buffer is never rewritten
+//     while somebody still sends it. A handshake is numbered and checked before that:
+//     an older or a wrong one ends nothing.
 //   - Each attachment has a reader and a writer goroutine, which the link joins.
 //     Only one goroutine at a time hands messages to the carrier: whoever calls
 //     [Link.Send], which never blocks, or the writer, which does when the carrier
