@@ -96,12 +96,15 @@ func TestCloseCodeArrives(t *testing.T) {
 							start = slices.Concat(frame(0x82, 1, []byte("x")), start)
 						}
 						_, err := conn.Write(start)
-						behind := 1 << 20
+						behind := 256 << 10
 						if name == "closed" { // the WebSocket library reads it, in the midst of a message
-							behind = 12 << 20
+							behind = 2 << 20
 						}
 						for ; err == nil && behind > 0; behind -= len(garbage) {
 							_, err = conn.Write(garbage)
+						}
+						if err == nil && name == "closed" { // the answer to the server's goodbye
+							_, _ = conn.Write(frame(0x88, 2, []byte{0x03, 0xe8}))
 						}
 					})
 					_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))

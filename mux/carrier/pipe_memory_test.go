@@ -19,7 +19,7 @@ import (
 // However many pipes there are, and whoever does not read, they hold no more than the
 // server's memory for pipes and a chunk each way. Each goes on when it is read.
 func TestPipeMemory(t *testing.T) {
-	const pipes, message, messages, memory, chunk = 24, 64 << 10, 16, 2 << 20, 32 << 10
+	const pipes, message, messages, memory, chunk = 12, 64 << 10, 12, 1 << 20, 32 << 10
 	bubble.Test(t, func(t *testing.T) {
 		network := carriertest.NewNetwork()
 		conns := make(chan *carrier.Conn)
