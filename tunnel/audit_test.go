@@ -342,12 +342,13 @@ func TestAuditOfBytesUnderWay(t *testing.T) {
 	})
 }
 
-// Of a test that there is not, beginning and end are told all the same.
+// A test that there is not is not served.
 func TestAuditOfUnknownTest(t *testing.T) {
 	a := newAuditing(t)
-	st, _ := a.served(t, mux.Header{Kind: mux.KindTest, Target: "daytime"})
-	serveTest(st)
-	if e := a.event(t, auditStreamEnded, 0); e["kind"] != "test" || e["ended"] != endedReset {
+	h := mux.Header{Kind: mux.KindTest, Target: "daytime"}
+	st, _ := newFakeStreams(h)
+	serveTest(st, nil, a.account("s").stream(st.ID(), h))
+	if e := a.event(t, auditStreamFailed, 0); e["kind"] != "test" || e["target"] != "daytime" {
 		t.Errorf("%v", e)
 	}
 }

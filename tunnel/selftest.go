@@ -18,7 +18,7 @@ const testTime = 30 * time.Second
 
 // serveTest makes this end the target of a test stream, and returns what serves
 // it.
-func serveTest(st stream) (serving func()) {
+func serveTest(st stream, u *usage, e *entry) (serving func()) {
 	var w mux.TryWriter
 	switch st.Header().Target {
 	case testEcho:
@@ -26,9 +26,12 @@ func serveTest(st stream) (serving func()) {
 	case testDiscard, testGenerate:
 		w = discard{}
 	default:
-		_ = st.Refuse(mux.NotFound, "no such test") // or the stream has ended
+		unknown := &mux.Error{Code: mux.NotFound, Reason: "no such test"}
+		u.targetRefused(e, unknown)
+		_ = st.Refuse(unknown.Code, unknown.Reason) // or the stream has ended
 		return nil
 	}
+	e.serve()
 	if err := st.Accept(); err != nil {
 		st.Close()
 		return nil

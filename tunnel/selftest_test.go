@@ -15,7 +15,7 @@ import (
 func serveTestStream(t *testing.T, target string) (opener *fakeStream, served chan struct{}) {
 	t.Helper()
 	opener, acceptor := newFakeStreams(mux.Header{Kind: mux.KindTest, Target: target})
-	serving := serveTest(acceptor)
+	serving := serveTest(acceptor, nil, nil)
 	if serving == nil {
 		t.Fatalf("%s is not served", target)
 	}
@@ -58,7 +58,7 @@ func TestTestStreamGenerates(t *testing.T) {
 
 func TestTestStreamUnknown(t *testing.T) {
 	opener, acceptor := newFakeStreams(mux.Header{Kind: mux.KindTest, Target: "daytime"})
-	if serveTest(acceptor) != nil {
+	if serveTest(acceptor, nil, nil) != nil {
 		t.Error("it is served")
 	}
 	var refusal *mux.Error

@@ -491,8 +491,7 @@ func (s *Server) serveSession(l *link.Link, identity, _ string) {
 			case mux.KindDial:
 				return serveTarget(d, st, l.ID(), h.Target, ofClient, e)
 			case mux.KindTest:
-				e.serve()
-				return serveTest(st)
+				return serveTest(st, u, e)
 			default:
 				st.Refuse(mux.NotFound, "this end has no forwards of its own")
 				return nil
