@@ -320,8 +320,9 @@ func (c *Conn) Abort(cause error) {
 // that does not read, or goes on sending, delays the end of the socket by at most a
 // second. Dismiss does not block.
 func (c *Conn) Dismiss(cause error, reason string) {
+	c.setCause(cause) // before the peer can answer the close frame
 	c.cork.putClose(closePolicy, c.publicReason(reason))
-	c.fail(cause)
+	c.finish()
 }
 
 // publicReason is reason as a close frame may say it.
