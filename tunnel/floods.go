@@ -117,7 +117,7 @@ func (u *usage) enterTold(e *entry) error {
 	if err == nil {
 		return nil
 	}
-	u.refuse()
+	u.turn()
 	if u.admit("", auditStreamDenied) {
 		e.refuse(err)
 	}
@@ -127,7 +127,7 @@ func (u *usage) enterTold(e *entry) error {
 // targetRefused tells the audit log why a stream to a target is not served, and reports
 // whether the log is to be told too.
 func (u *usage) targetRefused(e *entry, err error) (told bool) {
-	u.refuse()
+	u.turn()
 	event, _ := refusal(err, auditStreamDenied, auditStreamFailed)
 	if told = u.admit("target refused", event); told {
 		e.refuse(err)
@@ -137,7 +137,6 @@ func (u *usage) targetRefused(e *entry, err error) (told bool) {
 
 // listenRefused writes why the peer may not listen at bind.
 func (p *peer) listenRefused(bind string, err error) {
-	p.usage.refuse()
 	event, attrs := refusal(err, auditListenDenied, auditListenFailed)
 	what := "listen refused"
 	if isLimit(err) { // of which the log is told otherwise

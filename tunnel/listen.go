@@ -155,6 +155,7 @@ func (ls *listeners) listen(ctx context.Context, p *peer, forward uint32, bind s
 			p.listenRefused(bind, err)
 		}
 	}()
+	p.usage.turn()
 	if err := p.usage.listen(); err != nil {
 		return nil, err
 	}

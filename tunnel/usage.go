@@ -42,8 +42,8 @@ type usage struct {
 	memory   *mux.Budget
 	refused  every // for the log
 
-	opening  chan struct{} // an element for each stream whose target is being dialled
-	refusing chan struct{} // one element while something is refused
+	opening chan struct{} // an element for each stream whose target is being dialled
+	turns   chan struct{} // one element while something takes its turn
 
 	listens  bandwidth.Bucket // that are asked for; guarded by the tally's mu
 	sessions int              // guarded by the tally's mu
@@ -72,17 +72,17 @@ type tally struct {
 // no goroutine, and many goroutines are what others would have to wait for.
 const maxOpening = 256
 
-// refusalTime is what a refusal takes of the time of its identity, whose refusals come one
-// after the other: they do nothing for anybody, and cost a server more than they cost the
-// client that asks for them.
-const refusalTime = time.Millisecond
+// turnTime is how long an identity's turn takes.
+const turnTime = time.Millisecond
 
-// refuse waits for the time that a refusal takes. A nil usage does not wait.
-func (u *usage) refuse() {
+// turn waits for a millisecond, after those of the identity that came before. Requests to
+// listen and refusals take such a turn: they cost a server more than they cost the client,
+// which could ask for them without end. A nil usage does not wait.
+func (u *usage) turn() {
 	if u != nil {
-		u.refusing <- struct{}{}
-		time.Sleep(refusalTime)
-		<-u.refusing
+		u.turns <- struct{}{}
+		time.Sleep(turnTime)
+		<-u.turns
 	}
 }
 
@@ -135,7 +135,7 @@ func (us *usages) join(identity string) *usage {
 		}
 		u = &usage{
 			all: us, identity: identity, subjects: s, up: s.up.Share(), down: s.down.Share(), memory: us.memory.Part(),
-			opening: make(chan struct{}, maxOpening), refusing: make(chan struct{}, 1),
+			opening: make(chan struct{}, maxOpening), turns: make(chan struct{}, 1),
 			refused: every{interval: 10 * time.Second},
 		}
 		u.limit(us.guard.Limits(identity))
