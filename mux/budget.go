@@ -100,8 +100,9 @@ func (b *Budget) Spare() bool {
 	return true
 }
 
-// admit says whether there is room for one more stream of s. When there is not, and somebody
-// else takes more of the budget than s and those that share a part with it, they make room.
+// admit says whether there is room for one more stream of s. When there is not, whoever takes
+// most of the budget makes some: a stream is reset that is stuck, and an idle one only for
+// somebody else.
 func (b *Budget) admit(s *Session) bool {
 	var own *Budget // the part of b that s belongs to, nil: s itself is in b
 	for ; b != nil; b, own = b.parent, b {
@@ -109,10 +110,9 @@ func (b *Budget) admit(s *Session) bool {
 			continue
 		}
 		part, session := b.largest()
-		if part == own && (part != nil || session == s) {
+		if mine := part == own && (part != nil || session == s); !takeBack(part, session, !mine) {
 			return false
 		}
-		takeBack(part, session)
 	}
 	return true
 }
@@ -121,7 +121,8 @@ func (b *Budget) admit(s *Session) bool {
 func (b *Budget) relieve() {
 	for ; b != nil; b = b.parent {
 		if b.used.Load() > b.limit.Load() {
-			takeBack(b.largest())
+			part, session := b.largest()
+			takeBack(part, session, true)
 		}
 	}
 }
@@ -144,12 +145,11 @@ func (b *Budget) largest() (part *Budget, session *Session) {
 	return part, session
 }
 
-// takeBack has the session, or the largest of the part, reset a stream.
-func takeBack(part *Budget, session *Session) {
+// takeBack has the session, or the largest of the part, reset a stream: one that is stuck
+// or, if there is none, with idle, one that is not. It says whether there was one.
+func takeBack(part *Budget, session *Session, idle bool) bool {
 	for part != nil {
 		part, session = part.largest()
 	}
-	if session != nil && !session.resetLongestBlocked() {
-		session.resetLongestIdle()
-	}
+	return session != nil && (session.resetLongestBlocked() || idle && session.resetLongestIdle())
 }

@@ -401,8 +401,9 @@ func (s *Session) resetLongestBlocked() bool {
 	return true
 }
 
-// resetLongestIdle resets the stream that has moved nothing for longest.
-func (s *Session) resetLongestIdle() {
+// resetLongestIdle resets the stream that has moved nothing for longest. It says whether
+// there was one.
+func (s *Session) resetLongestIdle() bool {
 	s.mu.Lock()
 	var victim *Stream
 	var since time.Time
@@ -416,8 +417,10 @@ func (s *Session) resetLongestIdle() {
 		}
 	}
 	s.mu.Unlock()
-	if victim != nil {
-		s.limitReached("memory", "stream", victim.id, "idle", time.Since(since).Round(time.Millisecond))
-		victim.Reset(OverBudget, "memory budget exceeded by streams")
+	if victim == nil {
+		return false
 	}
+	s.limitReached("memory", "stream", victim.id, "idle", time.Since(since).Round(time.Millisecond))
+	victim.Reset(OverBudget, "memory budget exceeded by streams")
+	return true
 }

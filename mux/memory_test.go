@@ -333,9 +333,13 @@ func TestStreamOverBudget(t *testing.T) {
 	header := string(Header{Kind: KindDial}.append(nil))
 	p.say(frame{frameSYN, 9, ""}, frame{framePSH, 9, header + "data"}, frame{framePSH, 9, "more"})
 	p.want(reset(9, OverBudget, "memory budget exceeded by streams"))
+	// One that is stuck makes room.
+	p.say(frame{framePSH, 7, strings.Repeat("x", 600)})
+	p.serve(11)
+	p.want(reset(7, OverBudget, "memory budget exceeded by unread data"), frame{frameFIN, 7, ""})
 	first.Close()
 	p.want(reset(5, Cancelled, "closed"), frame{frameFIN, 5, ""})
-	p.serve(11)
+	p.serve(13)
 }
 
 // A limit that bites again and again is logged once a second.

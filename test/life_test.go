@@ -178,7 +178,7 @@ func TestRemotePortIsTakenOver(t *testing.T) {
 		within time.Duration
 	}{
 		{"after a crash", false, 3 * time.Second},
-		{"after a path that died silently", true, 8 * time.Second},
+		{"after a path that died silently", true, 14 * time.Second}, // --heartbeat-timeout is 10 s
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -141,7 +141,7 @@ func TestSessionsAndStreamsAreLimited(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	wantRefused(t, entrance)
-	r.server.Find(patience, "limit reached", "limit", "streams")
+	r.client.Find(patience, "limit reached", "limit", "max_streams", "value", "3") // of which the server has told it
 	another := startClient(t, programs, append(local(target), "--server", "ws://"+r.address,
 		"--token-file", tokenFile(t, token), "--retry-initial", "--max-backoff", "300ms")...)
 	r.server.Find(patience, "limit reached", "limit", "sessions")

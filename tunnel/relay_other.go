@@ -5,12 +5,15 @@ package tunnel
 import (
 	"errors"
 	"net"
+	"syscall"
 )
 
-// source reads a connection through a pooled buffer.
+// source reads a connection through a pooled buffer, which it takes when there is something
+// to be read.
 type source struct {
 	conn  net.Conn
-	room  func() int // not asked here: nothing can be read without a buffer
+	raw   syscall.RawConn // nil if conn is not one of the system's own sockets
+	room  func() int      // not asked here: nothing can be read without a buffer
 	chunk *[]byte
 }
 
@@ -20,11 +23,21 @@ var errNoRoom = errors.New("no room")
 // readNow is not called here.
 func (s *source) readNow(int) []byte { return nil }
 
-func newSource(conn net.Conn) *source { return &source{conn: conn} }
+func newSource(conn net.Conn) *source { return &source{conn: conn, raw: rawConn(conn)} }
 
 // read returns the next bytes, valid until release, which must be called if
 // there are any.
 func (s *source) read() ([]byte, error) {
+	if s.raw != nil {
+		waited := false // package net reads no bytes to find out when there are some, each time that it is told false
+		if err := s.raw.Read(func(uintptr) bool {
+			ready := waited
+			waited = true
+			return ready
+		}); err != nil {
+			return nil, err
+		}
+	}
 	s.chunk = chunks.take()
 	n, err := s.conn.Read(*s.chunk)
 	if n == 0 {

@@ -56,17 +56,3 @@ func (s *sink) attempt(fd uintptr) bool {
 	}
 	return true
 }
-
-// rawConn returns the socket of conn, nil if it is not one of the system's own.
-func rawConn(conn net.Conn) syscall.RawConn {
-	// By type, not by interface: a wrapper that embeds a socket has bytes of
-	// its own to give and promotes SyscallConn all the same.
-	var raw syscall.RawConn
-	switch c := conn.(type) {
-	case *net.TCPConn:
-		raw, _ = c.SyscallConn()
-	case *net.UnixConn:
-		raw, _ = c.SyscallConn()
-	}
-	return raw
-}

@@ -71,9 +71,10 @@ func NewRegistry(cfg RegistryConfig) *Registry {
 	return r
 }
 
-// Carriers of one session may displace each other displacements times at once, and then
-// once a second: a client whose carriers are cut in quick succession is not kept
-// waiting, and many that present the hello of one session are.
+// Carriers of one session may displace each other displacements times at once, and then as
+// often in each second: a client whose carriers are cut in quick succession is not kept
+// waiting, and many that present the hello of one session are. Of an HTTP pipe that was
+// cut the server learns from the next one only.
 const displacements = 8
 
 // An identity may shake hands four times as often at once as it may have sessions, but
@@ -212,7 +213,7 @@ func (r *Registry) admit(identity string, secure bool, h hello) (admission, erro
 	if s == nil {
 		group, _ := r.groupOf(identity)
 		s = &session{link: newLink(h.id, r.cfg.Config), identity: identity, group: group}
-		s.link.displacing = &allowance{most: displacements, perSecond: 1}
+		s.link.displacing = &allowance{most: displacements, perSecond: displacements}
 		r.sessions[h.id] = s
 		r.perIdentity[identity]++
 	}

@@ -382,8 +382,8 @@ func TestDisplacementsAreBounded(t *testing.T) {
 			}
 			return busy
 		}
-		if storm(10*time.Second) == 0 || displaced < displacements || displaced > displacements+11 {
-			t.Errorf("%d displaced in ten seconds, want %d and one a second", displaced, displacements)
+		if storm(10*time.Second) == 0 || displaced < displacements || displaced > 11*displacements+1 {
+			t.Errorf("%d displaced in ten seconds, want %d, and as many in each second", displaced, displacements)
 		}
 		if !r.links()[h.id].Attached() {
 			t.Error("no carrier after the storm")

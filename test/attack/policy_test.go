@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -74,8 +75,13 @@ var metadata = []string{
 	"025177524776", "0251.0376.0251.0376", "0251.0376.0251.0376.", "000251.0376.0251.0376", "0xa9.0xfe.0xa9.0xfe",
 	"0XA9.254.0251.0xfe", "169.254.43518", "169.16689662", "169.0xfea9fe", "0xa9.0376.43518",
 	"[::ffff:169.254.169.254]", "[::FFFF:A9FE:A9FE]", "[0:0:0:0:0:ffff:169.254.169.254]", "[0000:0000:0000:0000:0000:FFFF:A9FE:A9FE]",
-	"[::169.254.169.254]", "[64:ff9b::169.254.169.254]", "[64:FF9B::A9FE:A9FE]", "[64:ff9b:1::a9fe:a9fe]",
-	"[::ffff:0:169.254.169.254]", "[2002:a9fe:a9fe::]", "[2002:a9fe:a9fe::1]",
+	"[64:ff9b::169.254.169.254]", "[64:FF9B::A9FE:A9FE]",
+}
+
+// metadataInside are IPv6 addresses that may lead to 169.254.169.254. They are denied with it, and
+// not allowed with it: that takes a rule of their own.
+var metadataInside = []string{
+	"[::169.254.169.254]", "[64:ff9b:1::a9fe:a9fe]", "[::ffff:0:169.254.169.254]", "[2002:a9fe:a9fe::]", "[2002:a9fe:a9fe::1]",
 }
 
 // loopback is ::1 in every spelling, and loopback4 127.0.0.1.
@@ -127,6 +133,13 @@ func TestSpellings(t *testing.T) {
 			allowing, _ := startGuarded(t, aliceMay(t, "deny *.example:*;allow "+tt.rule, ""), quick)
 			denying, _ := startGuarded(t, aliceMay(t, "deny "+tt.rule+";allow *:*", ""), quick)
 			yes, no := openSession(t, allowing, bearer(tokenOfAlice)), openSession(t, denying, bearer(tokenOfAlice))
+			for _, host := range metadataInside {
+				for what, s := range map[string]*session{"allowing": yes, "denying": no} {
+					if _, code, reason := s.open(1, host+":9"); code != codeDenied && (tt.unanswered || s == yes) {
+						t.Errorf("%s, %q: answered %d %q, want denied", what, host, code, reason)
+					}
+				}
+			}
 			for _, host := range tt.hosts {
 				target := host + ":" + tt.port
 				if strings.HasPrefix(strings.ToLower(host), "localhost") && tt.rule != "localhost:*" {
@@ -145,7 +158,7 @@ func TestSpellings(t *testing.T) {
 	t.Run("not named", func(t *testing.T) {
 		server, _ := startServer(t, nil)
 		s := openSession(t, server, bearer(tokenOfAlice))
-		for _, host := range append(metadata, "0.0.0.0", "0", "0x0", "[::]", "[::ffff:0.0.0.0]", "224.0.0.1", "[ff02::1]", "255.255.255.255",
+		for _, host := range append(slices.Concat(metadata, metadataInside), "0.0.0.0", "0", "0x0", "[::]", "[::ffff:0.0.0.0]", "224.0.0.1", "[ff02::1]", "255.255.255.255",
 			"[fe80::1]", "[fe80::1%lo]", "[FE80::A9FE:A9FE%1]", "[fd00:ec2::254]", "[FD00:0EC2:0:0:0:0:0:0254]", "100.100.100.200", "0x646464c8", "1684301000") {
 			if _, code, reason := s.open(1, host+":80"); code != codeDenied {
 				t.Errorf("%q: answered %d %q, want denied", host, code, reason)

@@ -82,7 +82,7 @@ func testStorm(t *testing.T, leave bool) {
 	grown := heap() - before
 	t.Logf("%.0f handshakes a second, %.0f accepted; memory has grown by %d KiB; echo of another p99 %v",
 		float64(tries.Load())/seconds, float64(accepted.Load())/seconds, grown>>10, p99.Round(time.Microsecond))
-	most := 20 + 2*seconds
+	most := 20 + 9*seconds
 	if leave {
 		most = 256 + 65*seconds // those of the identity
 	}

@@ -2,6 +2,7 @@ package middlebox
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,7 +25,7 @@ func TestNginxWithPassword(t *testing.T) {
 	}
 	target := website(t, "behind nginx")
 	key := filepath.Join(t.TempDir(), "key")
-	out, err := agent.Command(programs.Server, "keygen", "--key-file", key).Output()
+	out, err := exec.Command(programs.Server, "keygen", "--key-file", key).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
