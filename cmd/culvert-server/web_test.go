@@ -287,7 +287,7 @@ func TestCertificateAloneIsReloaded(t *testing.T) {
 	}
 }
 
-// reloaded has all parts of a job reloaded, and returns what comes of it.
+// reloaded has all parts of a job reloaded, and returns their warnings and errors.
 func reloaded(ctx context.Context, job *program.Job) (warnings []string, err error) {
 	for _, part := range job.Reload.Parts {
 		more, failed := part.Do(ctx)
