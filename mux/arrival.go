@@ -72,8 +72,12 @@ func (a *arrival) take(p []byte) (h Header, rest []byte, err error) {
 		n := min(headerSize(a.header)-len(a.header), len(p))
 		a.header = append(a.header, p[:n]...)
 		p = p[n:]
-		if h, rest, err = readHeader(a.header); rest != nil || err != nil {
-			return h, p, err
+		h, rest, err = readHeader(a.header)
+		if err != nil {
+			return h, nil, err
+		}
+		if rest != nil {
+			return h, p, nil
 		}
 	}
 	return h, nil, nil
