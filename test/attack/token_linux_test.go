@@ -260,7 +260,7 @@ func TestValidTokenInHostileHands(t *testing.T) {
 				}
 				peak <- most
 			}()
-			p50, p99 := good.latency(3 * time.Second)
+			p50, p99 := good.latency(2 * time.Second)
 			cancel()
 			most := <-peak
 			t.Logf("%d MiB at most; echo before: p99 %v, beside: p50 %v, p99 %v", most>>20, before, p50, p99)
