@@ -2,8 +2,12 @@ package mux
 
 import "math"
 
-// Room is how many bytes of a Write would not wait, neither for the peer's window nor
-// for the link nor for other streams; 0: all would. When the stream has ended it is more
+// readAhead is how many streams of a session may wait for the link with their bytes at hand:
+// they read while others write. More wait without, and so do all while there is no carrier.
+const readAhead = 64
+
+// Room is how many bytes are worth having at hand for a Write; 0: it would wait for the peer's
+// window, or behind many others. When the stream has ended it is more
 // than that, since a Write says why.
 func (st *Stream) Room() int {
 	s := st.sess
@@ -12,7 +16,9 @@ func (st *Stream) Room() int {
 	switch {
 	case st.writeErrorLocked() != nil:
 		return math.MaxInt32
-	case st.credit <= st.sent || !s.turns.nobody() || s.link.Full():
+	case st.credit <= st.sent || len(s.turns.waiting[0])+len(s.turns.waiting[1]) >= readAhead:
+		return 0
+	case s.link.AttachedFor() == 0 && (!s.turns.nobody() || s.link.Full()): // that may take long
 		return 0
 	}
 	return int(min(st.credit-st.sent, math.MaxInt32))
