@@ -22,14 +22,14 @@ type floods struct {
 	of map[flood]*told
 }
 
-// flood is what is counted together.
+// flood names the events that are counted together.
 type flood struct {
 	what     string // the message in the log, "" if only the audit log has it
 	event    string // of the audit log, "" if only the log has it
 	identity string
 }
 
-// told is what was written of a flood. It is forgotten after a second.
+// told counts the events of a flood that were written. It is forgotten after a second.
 type told struct {
 	since   time.Time // when the present second began
 	written int       // in it

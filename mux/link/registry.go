@@ -84,7 +84,7 @@ const (
 	minSweep      = 1024
 )
 
-// admission is what was decided about a hello.
+// admission is the decision about a hello.
 type admission struct {
 	session   *session // nil: one that has yet to be made
 	reply     reply

@@ -185,7 +185,7 @@ func (cmd *Command) before(src, before config.Sources) (config.Sources, error) {
 }
 
 // command is cmd as the library has it. path is what a user types after the name of p, and
-// before is what was given in front of it.
+// before returns the flags that stand in front of it.
 func (cmd *Command) command(p Program, path string, before func() config.Sources, stdout, stderr io.Writer) *cli.Command {
 	own := append(cmd.Flags[:len(cmd.Flags):len(cmd.Flags)], helpFlag())
 	options, given := flagsOf(cmd.Options)
