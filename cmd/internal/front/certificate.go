@@ -27,7 +27,7 @@ type Certificate struct {
 	failed string       // why it could not be, "" if it could
 }
 
-// fileState is what is known of a regular file, nil if there is none.
+// fileState describes a regular file as it was when it was looked at; nil: there was none.
 type fileState struct{ fs.FileInfo }
 
 // same reports whether it is the same file and has not changed.
